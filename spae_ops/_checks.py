@@ -1,0 +1,102 @@
+"""The checks of every op: each error names the argument, what came and what was expected.
+
+Static checks (shapes, dtypes, devices) run in the api modules and trace under torch.compile. Checks that read values
+(finite, ids in range, a mask that allows something) run inside the registered ops, where no graph can break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DIFFERENTIABLE_DTYPES = (*QUERY_DTYPES, torch.float64)
+
+
+def _names(dtypes: Sequence[torch.dtype]) -> str:
+    return " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def check_tensor(name: str, value: object, dtypes: Sequence[torch.dtype]) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name}: expected dtype {_names(dtypes)}, got {_names([value.dtype])}")
+
+
+def check_codes(name: str, codes: Tensor) -> None:
+    check_tensor(name, codes, QUERY_DTYPES)
+    if codes.ndim != 2:
+        raise ValueError(f"{name}: expected shape [K, D], got {list(codes.shape)}")
+    if codes.shape[0] == 0 or codes.shape[1] == 0:
+        raise ValueError(f"{name}: expected a codebook with K >= 1 and D >= 1, got shape {list(codes.shape)}")
+
+
+def check_device(name: str, value: Tensor, codes: Tensor) -> None:
+    if value.device != codes.device:
+        raise ValueError(f"{name}: expected the codebook's device {codes.device}, got {value.device}")
+
+
+def check_queries(name: str, x: Tensor, codes: Tensor, dtypes: Sequence[torch.dtype] = QUERY_DTYPES) -> None:
+    """x [.., D] against codes [K, D]."""
+    check_tensor(name, x, dtypes)
+    if x.ndim < 1 or x.shape[-1] != codes.shape[1]:
+        raise ValueError(f"{name}: expected shape [.., {codes.shape[1]}] (D of the codebook), got {list(x.shape)}")
+    check_device(name, x, codes)
+
+
+def check_latents(name: str, z: Tensor, shape: Sequence[int], width: int | None = None) -> None:
+    """z [B, D, *shape]."""
+    check_tensor(name, z, DIFFERENTIABLE_DTYPES)
+    if z.ndim != len(shape) + 2 or tuple(z.shape[2:]) != tuple(shape) or width not in (None, z.shape[1]):
+        expected = ", ".join(str(size) for size in ("D" if width is None else width, *shape))
+        raise ValueError(f"{name}: expected shape [B, {expected}], got {list(z.shape)}")
+
+
+def check_mask(mask: Tensor | None, codes: Tensor) -> None:
+    if mask is None:
+        return
+    check_tensor("mask", mask, (torch.bool,))
+    if mask.ndim != 1 or mask.shape[0] != codes.shape[0]:
+        raise ValueError(f"mask: expected shape [{codes.shape[0]}] (K of the codebook), got {list(mask.shape)}")
+    check_device("mask", mask, codes)
+
+
+def check_ids(name: str, ids: Tensor, codes: Tensor) -> None:
+    check_tensor(name, ids, (torch.int64,))
+    check_device(name, ids, codes)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+# Checks that read values.
+
+
+def check_finite(name: str, rows: Tensor) -> None:
+    """rows [N, D]."""
+    if rows.numel() == 0 or torch.isfinite(rows).all():
+        return
+    bad = torch.nonzero(~torch.isfinite(rows).all(-1)).flatten().tolist()
+    shown = ", ".join(map(str, bad[:8])) + (", .." if len(bad) > 8 else "")
+    raise ValueError(f"{name}: expected finite values, got nan or inf in {len(bad)} of {len(rows)} rows: {shown}")
+
+
+def check_allowed(mask: Tensor | None, num_codes: int, k: int) -> None:
+    allowed = num_codes if mask is None else int(mask.sum())
+    if allowed == 0:
+        raise ValueError(f"mask: expected at least one True among {num_codes} codes, got none")
+    if k > allowed:
+        raise ValueError(f"k: expected at most the {allowed} codes that may be chosen, got {k}")
+
+
+def check_range(name: str, ids: Tensor, num_codes: int) -> None:
+    if ids.numel() == 0:
+        return
+    low, high = torch.aminmax(ids)
+    if low < 0 or high >= num_codes:
+        raise ValueError(f"{name}: expected ids in 0..{num_codes - 1}, got {int(low)}..{int(high)}")

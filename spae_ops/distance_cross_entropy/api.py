@@ -1,0 +1,90 @@
+"""`distance_cross_entropy`: the contract, its checks, and its registration with torch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from spae_ops import _checks
+from spae_ops._dispatch import resolve
+from spae_ops.code_index import CodeIndex, as_table
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def distance_cross_entropy(
+    x: Tensor,
+    codes: Tensor | CodeIndex,
+    target: Tensor,
+    *,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """-log softmax over all codes of -||x - c||^2 / temperature, at the target (the loss of SPAE eq. 7).
+
+    x: [.., D] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. target: int64 [..], ids in 0..K-1.
+    temperature: a positive number in the units of a squared distance.
+    reduction: "mean" or "sum" over queries, or "none" for a loss of shape [..]. As in torch, the mean of no queries is nan.
+
+    Returns float32 (float64 if x is). Differentiable once in x; the codebook never gets a gradient. Loss and gradient come
+    from one pass over the codes and no [N, K] tensor is held.
+
+    >>> codes = torch.tensor([[0.0], [1.0]])
+    >>> distance_cross_entropy(torch.tensor([[0.5]]), codes, torch.tensor([1]))
+    tensor(0.6931)
+    """
+    table = as_table(codes)
+    _checks.check_queries("x", x, table.codes, _checks.DIFFERENTIABLE_DTYPES)
+    _checks.check_ids("target", target, table.codes)
+    if target.shape != x.shape[:-1]:
+        raise ValueError(f"target: expected shape {list(x.shape[:-1])} like x [.., D], got {list(target.shape)}")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature: expected a positive finite number, got {temperature!r}")
+    _checks.check_choice("reduction", reduction, REDUCTIONS)
+    with_gradient = x.requires_grad and torch.is_grad_enabled()
+    loss, _ = torch.ops.spae_ops.distance_cross_entropy(
+        x.reshape(-1, x.shape[-1]), table.codes, target.reshape(-1), float(temperature), with_gradient, impl
+    )
+    if reduction == "none":
+        return loss.reshape(target.shape)
+    return loss.mean() if reduction == "mean" else loss.sum()
+
+
+@torch.library.custom_op(
+    "spae_ops::distance_cross_entropy",
+    mutates_args=(),
+    schema="(Tensor x, Tensor codes, Tensor target, float temperature, bool with_gradient, str impl) -> (Tensor, Tensor)",
+)
+def _distance_cross_entropy(x, codes, target, temperature, with_gradient, impl):
+    _, implementation = resolve("distance_cross_entropy", impl, x.device)
+    _checks.check_finite("x", x)
+    _checks.check_finite("codes", codes)
+    _checks.check_range("target", target, len(codes))
+    loss, gradient = implementation.loss_and_gradient(x, codes, target, temperature, with_gradient)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return loss.to(dtype), gradient.to(dtype)
+
+
+@_distance_cross_entropy.register_fake
+def _(x, codes, target, temperature, with_gradient, impl):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows = x.shape[0] if with_gradient else 0
+    return x.new_empty(x.shape[0], dtype=dtype), x.new_empty(rows, x.shape[1], dtype=dtype)
+
+
+def _setup_context(ctx, inputs, output):
+    _, gradient = output
+    ctx.save_for_backward(gradient)
+    ctx.mark_non_differentiable(gradient)
+    ctx.dtype = inputs[0].dtype
+
+
+def _backward(ctx, grad_loss, _):
+    (gradient,) = ctx.saved_tensors
+    return (gradient * grad_loss[:, None]).to(ctx.dtype), None, None, None, None, None
+
+
+_distance_cross_entropy.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,104 @@
+"""`nearest_code` and `topk_codes`: the contract, its checks, and their registration with torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spae_ops import _checks
+from spae_ops._dispatch import resolve
+from spae_ops.code_index import CodeIndex, Table, as_table
+
+
+class NearestCode(NamedTuple):
+    """ids: int64 [..] or [.., k]. sqdist: float32, the squared distances, of the same shape."""
+
+    ids: Tensor
+    sqdist: Tensor
+
+
+def nearest_code(
+    x: Tensor, codes: Tensor | CodeIndex, *, mask: Tensor | None = None, impl: str = "auto"
+) -> NearestCode:
+    """The nearest code of each query, exactly (the argmin of SPAE eq. 3).
+
+    x: [.., D] fp32|fp16|bf16, finite. codes: [K, D] fp32|fp16|bf16, or a CodeIndex of it.
+    mask: bool [K], True = may be chosen. impl: "auto", or a name from `implementations("nearest_code")`.
+
+    Returns ids int64 [..] and sqdist float32 [..]. The id is the argmin of the squared distance evaluated in float64
+    between the values as given, equal distances going to the lowest id; that evaluation is defined to the bit
+    (`spae_ops.squared_distance`), so every implementation returns the same ids on every run. Never holds an [N, K]
+    tensor. Not differentiable: use a straight-through estimator.
+
+    Raises TypeError (dtypes) and ValueError (shapes, devices, nan or inf in x, a mask that allows no code), and
+    RuntimeError if the implementation named cannot run.
+
+    >>> nearest_code(torch.tensor([[0.9, 0.2], [0.0, 3.0]]), torch.eye(2)).ids
+    tensor([0, 1])
+    """
+    ids, sqdist = torch.ops.spae_ops.nearest_code(*_arguments(x, codes, mask), impl)
+    return NearestCode(ids.reshape(x.shape[:-1]), sqdist.reshape(x.shape[:-1]))
+
+
+def topk_codes(
+    x: Tensor, codes: Tensor | CodeIndex, k: int, *, mask: Tensor | None = None, impl: str = "auto"
+) -> NearestCode:
+    """The k nearest codes of each query, exactly, in ascending order of (squared distance, id).
+
+    Like `nearest_code`, with ids and sqdist of shape [.., k]; 1 <= k <= the number of codes that may be chosen.
+
+    >>> topk_codes(torch.tensor([[2.2]]), torch.tensor([[0.0], [1.0], [2.0], [3.0]]), 3).ids
+    tensor([[2, 3, 1]])
+    """
+    arguments = _arguments(x, codes, mask)
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
+    ids, sqdist = torch.ops.spae_ops.topk_codes(*arguments, k, impl)
+    return NearestCode(ids.reshape(*x.shape[:-1], k), sqdist.reshape(*x.shape[:-1], k))
+
+
+def _arguments(x: Tensor, codes: Tensor | CodeIndex, mask: Tensor | None):
+    table = as_table(codes)
+    _checks.check_queries("x", x, table.codes)
+    _checks.check_mask(mask, table.codes)
+    return x.detach().reshape(-1, x.shape[-1]), *table, mask
+
+
+def lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> tuple[Tensor, Tensor]:
+    """The eager body of both ops, x [N, D] -> ids, sqdist [N, k]: dispatch, and the checks that read values."""
+    name, implementation = resolve("nearest_code", impl, x.device)
+    codes, prepared, prepared_for = table
+    if not prepared_for:
+        _checks.check_finite("codes", codes)
+    _checks.check_finite("x", x)
+    _checks.check_allowed(mask, len(codes), k)
+    if name != prepared_for:
+        codes = codes.contiguous()
+        prepared = implementation.prepare(codes)
+    return implementation.search(x.contiguous(), codes, prepared, mask, k)
+
+
+_SCHEMA = "(Tensor x, Tensor codes, Tensor[] prepared, str prepared_for, Tensor? mask, {k}str impl) -> (Tensor, Tensor)"
+
+
+@torch.library.custom_op("spae_ops::nearest_code", mutates_args=(), schema=_SCHEMA.format(k=""))
+def _nearest_code(x, codes, prepared, prepared_for, mask, impl):
+    ids, sqdist = lookup(x, Table(codes, prepared, prepared_for), mask, 1, impl)
+    return ids.flatten(), sqdist.flatten()
+
+
+@_nearest_code.register_fake
+def _(x, codes, prepared, prepared_for, mask, impl):
+    return x.new_empty(x.shape[0], dtype=torch.int64), x.new_empty(x.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("spae_ops::topk_codes", mutates_args=(), schema=_SCHEMA.format(k="int k, "))
+def _topk_codes(x, codes, prepared, prepared_for, mask, k, impl):
+    return lookup(x, Table(codes, prepared, prepared_for), mask, k, impl)
+
+
+@_topk_codes.register_fake
+def _(x, codes, prepared, prepared_for, mask, k, impl):
+    return x.new_empty(x.shape[0], k, dtype=torch.int64), x.new_empty(x.shape[0], k, dtype=torch.float32)

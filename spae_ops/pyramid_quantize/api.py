@@ -1,0 +1,264 @@
+"""The pyramid ops: subsample, quantize, dequantize and layer queries; checks and registration with torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spae_ops import _checks
+from spae_ops._dispatch import resolve
+from spae_ops.code_index import CodeIndex, Table, as_table
+from spae_ops.nearest_code.api import lookup as nearest_lookup
+from spae_ops.pyramid import Pyramid
+from spae_ops.pyramid_quantize import reference, rounds
+from spae_ops.pyramid_quantize.rules import FILLS, RULES, layout
+
+
+class PyramidCodes(NamedTuple):
+    """ids: int64 [B, n], layer by layer in raster order. quantized: float32 [B, D, *shape].
+
+    covered: bool [*shape], True where a kept layer has a token.
+    """
+
+    ids: Tensor
+    quantized: Tensor
+    covered: Tensor
+
+
+def dilation_subsample(z: Tensor, pyramid: Pyramid, layer: int) -> Tensor:
+    """The latents at a layer's positions (SPAE eq. 1): z [B, D, *shape] -> [B, n_l, D], differentiable.
+
+    z: fp32|fp16|bf16|fp64. layer: 0-based.
+
+    >>> z = torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> dilation_subsample(z, Pyramid.square(4, (1, 2, 4)), 1).flatten().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+    """
+    _check_pyramid(pyramid)
+    _check_layer(pyramid, layer)
+    _checks.check_latents("z", z, pyramid.shape)
+    return torch.ops.spae_ops.dilation_subsample(z, *_flat(pyramid), layer)
+
+
+def pyramid_quantize(
+    z: Tensor,
+    codes: Tensor | CodeIndex,
+    pyramid: Pyramid,
+    *,
+    rule: str = "saq",
+    num_layers: int | None = None,
+    mask: Tensor | None = None,
+    impl: str = "auto",
+) -> PyramidCodes:
+    """Quantize latents to a pyramid of codes by streaming average quantization (SPAE eqs. 2, 3) or by residuals.
+
+    z: [B, D, *shape] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. mask: bool [K], True = may be chosen.
+    rule: "saq", or "rq" for residual quantization at the same positions.
+    num_layers: use only the first layers of the pyramid (None: all).
+
+    Returns ids int64 [B, num_tokens_upto(num_layers)], the quantized latents float32 [B, D, *shape] and the mask of covered
+    positions; uncovered ones take their ancestor's feature as in `pyramid_dequantize`, which gives the same
+    `quantized` from the ids, bit for bit. Queries are evaluated in float64 and rounded once to float32, so every
+    implementation chooses the same ids. Not differentiable: the straight-through estimator is the caller's.
+
+    Raises as `nearest_code` does, and ValueError for latents that do not fit the pyramid.
+    """
+    _check_pyramid(pyramid)
+    table = as_table(codes)
+    _checks.check_latents("z", z, pyramid.shape, table.codes.shape[1])
+    _checks.check_device("z", z, table.codes)
+    _checks.check_mask(mask, table.codes)
+    _checks.check_choice("rule", rule, RULES)
+    kept = pyramid if num_layers is None else pyramid.upto(num_layers)
+    ids, quantized = torch.ops.spae_ops.pyramid_quantize(z.detach(), *table, *_flat(kept), rule, mask, impl)
+    return PyramidCodes(ids, quantized, _covered(kept, z.device))
+
+
+def pyramid_dequantize(
+    ids: Tensor,
+    codes: Tensor | CodeIndex,
+    pyramid: Pyramid,
+    *,
+    rule: str = "saq",
+    num_layers: int | None = None,
+    fill: str = "nearest",
+) -> PyramidCodes:
+    """The features of a pyramid of codes: their running average zhat (SPAE eq. 3), or their sum for rule="rq".
+
+    ids: int64 [B, n], n = a whole number of the pyramid's layers. codes: [K, D], or a CodeIndex of it.
+    num_layers: use only the first layers of ids (None: as many as ids hold).
+    fill: positions without a token take the feature of the nearest covered ancestor, the finest cell around them
+    ("nearest"), or zero ("zero").
+
+    Returns the ids used, quantized float32 [B, D, *shape] and covered bool [*shape].
+    Raises ValueError if ids are out of range or hold no whole number of layers.
+    """
+    _check_pyramid(pyramid)
+    table = as_table(codes)
+    _checks.check_ids("ids", ids, table.codes)
+    _checks.check_choice("rule", rule, RULES)
+    _checks.check_choice("fill", fill, FILLS)
+    if ids.ndim != 2:
+        raise ValueError(f"ids: expected shape [B, n], got {list(ids.shape)}")
+    held = pyramid.num_layers_of(ids.shape[1])
+    if num_layers is not None and num_layers > held:
+        raise ValueError(f"num_layers: ids hold {held} layers, got {num_layers}")
+    kept = pyramid.upto(held if num_layers is None else num_layers)
+    ids = ids[:, : kept.num_tokens]
+    quantized = torch.ops.spae_ops.pyramid_dequantize(ids, table.codes, *_flat(kept), rule, fill)
+    return PyramidCodes(ids, quantized, _covered(kept, ids.device))
+
+
+def layer_queries(
+    z: Tensor, ids: Tensor, codes: Tensor | CodeIndex, pyramid: Pyramid, layer: int, *, rule: str = "saq"
+) -> Tensor:
+    """The queries z_l that a layer looks up (SPAE eq. 2), differentiable in z with the factor m_l + 1 (1 for rule="rq").
+
+    z: [B, D, *shape] fp32|fp16|bf16|fp64. ids: int64 [B, n], holding at least the layers before `layer` (0-based).
+    Returns [B, n_l, D] float32 (float64 if z is).
+    """
+    _check_pyramid(pyramid)
+    _check_layer(pyramid, layer)
+    table = as_table(codes)
+    _checks.check_latents("z", z, pyramid.shape, table.codes.shape[1])
+    _checks.check_device("z", z, table.codes)
+    _checks.check_ids("ids", ids, table.codes)
+    _checks.check_choice("rule", rule, RULES)
+    needed = pyramid.num_tokens_upto(layer)
+    if ids.ndim != 2 or ids.shape[0] != z.shape[0] or ids.shape[1] < needed:
+        raise ValueError(f"ids: expected shape [{z.shape[0]}, n] with n >= {needed}, got {list(ids.shape)}")
+    return torch.ops.spae_ops.layer_queries(z, ids, table.codes, *_flat(pyramid), layer, rule)
+
+
+def _check_pyramid(pyramid: Pyramid) -> None:
+    if not isinstance(pyramid, Pyramid):
+        raise TypeError(f"pyramid: expected a spae_ops.Pyramid, got {type(pyramid).__name__}")
+
+
+def _check_layer(pyramid: Pyramid, layer: int) -> None:
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < pyramid.num_layers:
+        raise ValueError(f"layer: expected 0..{pyramid.num_layers - 1}, got {layer!r}")
+
+
+def _covered(pyramid: Pyramid, device: torch.device) -> Tensor:
+    return torch.ops.spae_ops.pyramid_covered(*_flat(pyramid), device)
+
+
+# The registered ops take a pyramid as its shape and its grids laid end to end: schemas know no classes.
+
+
+def _flat(pyramid: Pyramid) -> tuple[list[int], list[int]]:
+    return list(pyramid.shape), [size for grid in pyramid.grids for size in grid]
+
+
+def _pyramid(shape: list[int], grids: list[int]) -> Pyramid:
+    axes = len(shape)
+    return Pyramid(tuple(shape), tuple(tuple(grids[i : i + axes]) for i in range(0, len(grids), axes)))
+
+
+def _op(name: str, arguments: str, result: str = "Tensor"):
+    return torch.library.custom_op(f"spae_ops::{name}", mutates_args=(), schema=f"({arguments}) -> {result}")
+
+
+@_op("pyramid_covered", "int[] shape, int[] grids, Device device")
+def _pyramid_covered(shape, grids, device):
+    return layout(_pyramid(shape, grids)).covered.reshape(shape).to(device)
+
+
+@_pyramid_covered.register_fake
+def _(shape, grids, device):
+    return torch.empty(shape, dtype=torch.bool, device=device)
+
+
+@_op(
+    "pyramid_quantize",
+    "Tensor z, Tensor codes, Tensor[] prepared, str prepared_for, int[] shape, int[] grids, str rule, Tensor? mask, str impl",
+    "(Tensor, Tensor)",
+)
+def _pyramid_quantize(z, codes, prepared, prepared_for, shape, grids, rule, mask, impl):
+    name, implementation = resolve("pyramid_quantize", impl, z.device)
+    _checks.check_finite("z", reference.channels_last(z).reshape(-1, z.shape[1]))
+    if name != prepared_for:
+        _checks.check_finite("codes", codes)
+        codes = codes.contiguous()
+        prepared = implementation.prepare(codes)
+    table = Table(codes, prepared, name)
+    quantize = reference.quantize if name == "reference" else rounds.quantize
+    return quantize(
+        z, codes, _pyramid(shape, grids), rule, lambda query: nearest_lookup(query, table, mask, 1, name)[0]
+    )
+
+
+@_pyramid_quantize.register_fake
+def _(z, codes, prepared, prepared_for, shape, grids, rule, mask, impl):
+    ids = z.new_empty(z.shape[0], _pyramid(shape, grids).num_tokens, dtype=torch.int64)
+    return ids, z.new_empty(z.shape, dtype=torch.float32)
+
+
+@_op("pyramid_dequantize", "Tensor ids, Tensor codes, int[] shape, int[] grids, str rule, str fill")
+def _pyramid_dequantize(ids, codes, shape, grids, rule, fill):
+    _checks.check_range("ids", ids, len(codes))
+    return reference.dequantize(ids, codes, _pyramid(shape, grids), rule, fill)
+
+
+@_pyramid_dequantize.register_fake
+def _(ids, codes, shape, grids, rule, fill):
+    return codes.new_empty(ids.shape[0], codes.shape[1], *shape, dtype=torch.float32)
+
+
+@_op("layer_queries", "Tensor z, Tensor ids, Tensor codes, int[] shape, int[] grids, int layer, str rule")
+def _layer_queries(z, ids, codes, shape, grids, layer, rule):
+    pyramid = _pyramid(shape, grids)
+    _checks.check_range("ids", ids[:, : pyramid.num_tokens_upto(layer)], len(codes))
+    return reference.layer_queries(z, ids, codes, pyramid, layer, rule)
+
+
+@_layer_queries.register_fake
+def _(z, ids, codes, shape, grids, layer, rule):
+    tokens = _pyramid(shape, grids).tokens_per_layer[layer]
+    return z.new_empty(z.shape[0], tokens, z.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
+
+
+@_op("dilation_subsample", "Tensor z, int[] shape, int[] grids, int layer")
+def _dilation_subsample(z, shape, grids, layer):
+    return reference.dilation_subsample(z, _pyramid(shape, grids), layer)
+
+
+@_dilation_subsample.register_fake
+def _(z, shape, grids, layer):
+    return z.new_empty(z.shape[0], _pyramid(shape, grids).tokens_per_layer[layer], z.shape[1])
+
+
+@_op("layer_queries_backward", "Tensor grad, int[] shape, int[] grids, int layer, str rule")
+def _layer_queries_backward(grad, shape, grids, layer, rule):
+    return reference.layer_queries_backward(grad, _pyramid(shape, grids), layer, rule)
+
+
+@_layer_queries_backward.register_fake
+def _(grad, shape, grids, layer, rule):
+    return grad.new_empty(grad.shape[0], grad.shape[2], *shape)
+
+
+def _setup_layer_queries(ctx, inputs, output):
+    z, _, _, *ctx.arguments = inputs
+    ctx.dtype = z.dtype
+
+
+def _setup_dilation_subsample(ctx, inputs, output):
+    z, *arguments = inputs
+    ctx.arguments = [*arguments, "rq"]  # the derivative of a residual query in z is plain subsampling
+    ctx.dtype = z.dtype
+
+
+def _backward_to_latents(ctx, grad):
+    return torch.ops.spae_ops.layer_queries_backward(grad, *ctx.arguments).to(ctx.dtype)
+
+
+_layer_queries.register_autograd(
+    lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 6), setup_context=_setup_layer_queries
+)
+_dilation_subsample.register_autograd(
+    lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 3), setup_context=_setup_dilation_subsample
+)
