@@ -1,7 +1,9 @@
-"""Exact nearest-code lookup, pyramid quantization and a softmax over distances, for frozen codebooks of any size.
+"""Exact nearest-code lookup, pyramid quantization and a softmax over distances, for frozen codebooks of any
+size.
 
-Tensors in, tensors out: this package knows no models and no words. Every op has a readable reference implementation that
-runs anywhere; `implementations(op)` tells which faster ones this machine can run, and why not the others.
+Tensors in, tensors out: this package knows no models and no words. Every op has a readable reference
+implementation that runs anywhere; `implementations(op)` tells which faster ones this machine can run, and why
+not the others.
 """
 
 from spae_ops._dispatch import implementations

@@ -1,7 +1,8 @@
 """The checks of every op: each error names the argument, what came and what was expected.
 
-Static checks (shapes, dtypes, devices) run in the api modules and trace under torch.compile. Checks that read values
-(finite, ids in range, a mask that allows something) run inside the registered ops, where no graph can break.
+Static checks (shapes, dtypes, devices) run in the api modules and trace under torch.compile. Checks that read
+values (finite, ids in range, a mask that allows something) run inside the registered ops, where no graph can
+break.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def check_queries(name: str, x: Tensor, codes: Tensor, dtypes: Sequence[torch.dt
     """x [.., D] against codes [K, D]."""
     check_tensor(name, x, dtypes)
     if x.ndim < 1 or x.shape[-1] != codes.shape[1]:
-        raise ValueError(f"{name}: expected shape [.., {codes.shape[1]}] (D of the codebook), got {list(x.shape)}")
+        raise ValueError(
+            f"{name}: expected shape [.., {codes.shape[1]}] (D of the codebook), got {list(x.shape)}"
+        )
     check_device(name, x, codes)
 
 
@@ -60,7 +63,9 @@ def check_mask(mask: Tensor | None, codes: Tensor) -> None:
         return
     check_tensor("mask", mask, (torch.bool,))
     if mask.ndim != 1 or mask.shape[0] != codes.shape[0]:
-        raise ValueError(f"mask: expected shape [{codes.shape[0]}] (K of the codebook), got {list(mask.shape)}")
+        raise ValueError(
+            f"mask: expected shape [{codes.shape[0]}] (K of the codebook), got {list(mask.shape)}"
+        )
     check_device("mask", mask, codes)
 
 
@@ -83,7 +88,9 @@ def check_finite(name: str, rows: Tensor) -> None:
         return
     bad = torch.nonzero(~torch.isfinite(rows).all(-1)).flatten().tolist()
     shown = ", ".join(map(str, bad[:8])) + (", .." if len(bad) > 8 else "")
-    raise ValueError(f"{name}: expected finite values, got nan or inf in {len(bad)} of {len(rows)} rows: {shown}")
+    raise ValueError(
+        f"{name}: expected finite values, got nan or inf in {len(bad)} of {len(rows)} rows: {shown}"
+    )
 
 
 def check_allowed(mask: Tensor | None, num_codes: int, k: int) -> None:

@@ -1,8 +1,9 @@
 """The one dispatch: which implementation of an op runs.
 
-An implementation is a module with `unavailable(device) -> str | None` (why it cannot run there, or on this machine when
-`device` is None) and the op's functions. It is imported only when asked for, so that importing `spae_ops` needs no compiler, no
-GPU and no Triton; a module whose import fails with ImportError is unavailable for that reason.
+An implementation is a module with `unavailable(device) -> str | None` (why it cannot run there, or on this
+machine when `device` is None) and the op's functions. It is imported only when asked for, so that importing
+`spae_ops` needs no compiler, no GPU and no Triton; a module whose import fails with ImportError is
+unavailable for that reason.
 """
 
 from __future__ import annotations

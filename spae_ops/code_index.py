@@ -12,12 +12,14 @@ from spae_ops._dispatch import resolve
 
 
 class CodeIndex:
-    """A frozen codebook with what an implementation computes from it once: packed copies, norms, error bounds.
+    """A frozen codebook with what an implementation computes from it once: packed copies, norms, error
+    bounds.
 
     codebook: [K, D] fp32|fp16|bf16, finite, K >= 1, D >= 1. It must not change while the index lives.
     impl: the implementation it is prepared for; "auto" is the one that lookups on the codebook's device take.
 
-    Every op that takes `codes` takes a tensor or a CodeIndex; with a tensor the preparation is repeated at each call.
+    Every op that takes `codes` takes a tensor or a CodeIndex; with a tensor the preparation is repeated at
+    each call.
 
     >>> import spae_ops
     >>> index = CodeIndex(torch.eye(3))
@@ -55,11 +57,14 @@ class CodeIndex:
 
     def __repr__(self) -> str:
         dtype = str(self.codes.dtype).removeprefix("torch.")
-        return f"CodeIndex({self.num_codes} x {self.width} {dtype} on {self.device}, prepared for {self.impl})"
+        return (
+            f"CodeIndex({self.num_codes} x {self.width} {dtype} on {self.device}, prepared for {self.impl})"
+        )
 
 
 class Table(NamedTuple):
-    """A codebook as the registered ops take it: codes [K, D], the prepared tensors, and for which implementation."""
+    """A codebook as the registered ops take it: codes [K, D], the prepared tensors, and for which
+    implementation."""
 
     codes: Tensor
     prepared: list[Tensor]
@@ -67,7 +72,8 @@ class Table(NamedTuple):
 
 
 def as_table(codes: Tensor | CodeIndex) -> Table:
-    """`codes` of any op; a bare tensor is checked for nan inside the op, where torch.compile does not break."""
+    """`codes` of any op; a bare tensor is checked for nan inside the op, where torch.compile does not
+    break."""
     if isinstance(codes, CodeIndex):
         return Table(codes.codes, codes.prepared, codes.impl)
     _checks.check_codes("codes", codes)

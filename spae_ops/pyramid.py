@@ -55,7 +55,7 @@ class Pyramid:
         for layer, grid in enumerate(grids):
             if len(grid) != len(shape):
                 raise ValueError(
-                    f"grids[{layer}]: expected {len(shape)} axes like shape {shape}, got {grid} with {len(grid)}"
+                    f"grids[{layer}]: expected {len(shape)} axes like shape {shape}, got {grid}"
                 )
             if any(size % cells for size, cells in zip(shape, grid, strict=True)):
                 raise ValueError(f"grids[{layer}]: {grid} does not divide the latent grid, shape {shape}")
@@ -64,7 +64,8 @@ class Pyramid:
 
     @classmethod
     def square(cls, size: int, grids: Sequence[int]) -> Pyramid:
-        """A pyramid on a square 2D latent grid: ``Pyramid.square(16, (1, 2, 4, 8, 16, 16))`` is the paper's."""
+        """A pyramid on a square 2D latent grid: ``Pyramid.square(16, (1, 2, 4, 8, 16, 16))`` is the
+        paper's."""
         return cls((size, size), tuple((cells, cells) for cells in grids))
 
     @property
@@ -92,9 +93,10 @@ class Pyramid:
     def num_layers_of(self, num_tokens: int) -> int:
         """How many whole layers hold exactly `num_tokens` tokens; the inverse of `num_tokens_upto`."""
         counts = [self.num_tokens_upto(layers) for layers in range(1, self.num_layers + 1)]
-        if num_tokens not in counts:
-            raise ValueError(f"num_tokens: expected a whole number of layers, one of {counts}, got {num_tokens}")
-        return counts.index(num_tokens) + 1
+        for layers, count in enumerate(counts, start=1):
+            if count == num_tokens:  # not `in`: torch.compile may hand a symbolic size
+                return layers
+        raise ValueError(f"num_tokens: expected a whole number of layers, one of {counts}, got {num_tokens}")
 
     def upto(self, num_layers: int) -> Pyramid:
         """The same latent grid with only the first `num_layers` layers, 1 <= num_layers <= L."""
@@ -103,7 +105,8 @@ class Pyramid:
         return Pyramid(self.shape, self.grids[:num_layers])
 
     def positions(self, layer: int) -> Tensor:
-        """Positions of a layer's tokens in the latent grid (eq. 1, 0-based), int64 [n_l, ndim], raster order."""
+        """Positions of a layer's tokens in the latent grid (eq. 1, 0-based), int64 [n_l, ndim], raster
+        order."""
         if not 0 <= layer < self.num_layers:
             raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer}")
         axes = []
@@ -124,8 +127,8 @@ class Pyramid:
     def rounds(self) -> tuple[Round, ...]:
         """The lookups in dependency order: round j holds every position's j-th lookup.
 
-        By eqs. 1 and 2 a lookup depends only on earlier lookups at the same position, so all lookups of a round
-        are independent. The paper's 6 layers are 3 rounds of 256, 256 and 85.
+        By eqs. 1 and 2 a lookup depends only on earlier lookups at the same position, so all lookups of a
+        round are independent. The paper's 6 layers are 3 rounds of 256, 256 and 85.
         """
         order = _chains(self)[0]
         layers = torch.repeat_interleave(torch.arange(self.num_layers), torch.tensor(self.tokens_per_layer))
@@ -142,7 +145,8 @@ def ravel(positions: Tensor, shape: Sequence[int]) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _chains(pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-    """For each token its place in its position's chain of lookups (m_l in eq. 2), and lookups per position."""
+    """For each token its place in its position's chain of lookups (m_l in eq. 2), and lookups per
+    position."""
     depth = torch.zeros(prod(pyramid.shape), dtype=torch.int64)
     order = []
     for layer in range(pyramid.num_layers):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,12 +23,14 @@ def distance_cross_entropy(
 ) -> Tensor:
     """-log softmax over all codes of -||x - c||^2 / temperature, at the target (the loss of SPAE eq. 7).
 
-    x: [.., D] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. target: int64 [..], ids in 0..K-1.
+    x: [.., D] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. target: int64 [..], ids in
+    0..K-1.
     temperature: a positive number in the units of a squared distance.
-    reduction: "mean" or "sum" over queries, or "none" for a loss of shape [..]. As in torch, the mean of no queries is nan.
+    reduction: "mean" or "sum" over queries, or "none" for a loss of shape [..]. As in torch, the mean of no
+    queries is nan.
 
-    Returns float32 (float64 if x is). Differentiable once in x; the codebook never gets a gradient. Loss and gradient come
-    from one pass over the codes and no [N, K] tensor is held.
+    Returns float32 (float64 if x is). Differentiable once in x; the codebook never gets a gradient. Loss and
+    gradient come from one pass over the codes and no [N, K] tensor is held.
 
     >>> codes = torch.tensor([[0.0], [1.0]])
     >>> distance_cross_entropy(torch.tensor([[0.5]]), codes, torch.tensor([1]))
@@ -40,8 +40,10 @@ def distance_cross_entropy(
     _checks.check_queries("x", x, table.codes, _checks.DIFFERENTIABLE_DTYPES)
     _checks.check_ids("target", target, table.codes)
     if target.shape != x.shape[:-1]:
-        raise ValueError(f"target: expected shape {list(x.shape[:-1])} like x [.., D], got {list(target.shape)}")
-    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(
+            f"target: expected shape {list(x.shape[:-1])} like x [.., D], got {list(target.shape)}"
+        )
+    if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: expected a positive finite number, got {temperature!r}")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     with_gradient = x.requires_grad and torch.is_grad_enabled()
@@ -56,7 +58,8 @@ def distance_cross_entropy(
 @torch.library.custom_op(
     "spae_ops::distance_cross_entropy",
     mutates_args=(),
-    schema="(Tensor x, Tensor codes, Tensor target, float temperature, bool with_gradient, str impl) -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor codes, Tensor target, float temperature, bool with_gradient, str impl)"
+    " -> (Tensor, Tensor)",
 )
 def _distance_cross_entropy(x, codes, target, temperature, with_gradient, impl):
     _, implementation = resolve("distance_cross_entropy", impl, x.device)

@@ -20,10 +20,12 @@ def prepare(codes: Tensor) -> list[Tensor]:
 def loss_and_gradient(
     x: Tensor, codes: Tensor, target: Tensor, temperature: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """x [N, D], codes [K, D], target int64 [N] -> loss [N] and its gradient in x [N, D] ([0, D] unless asked for), float64.
+    """x [N, D], codes [K, D], target int64 [N] -> loss [N] and its gradient in x [N, D] ([0, D] unless asked
+    for), float64.
 
-    loss = d_y / tau + log sum_k exp(-d_k / tau);  gradient = 2 / tau (sum_k p_k c_k - c_y). One pass over blocks of codes keeps
-    the smallest distance so far, the sum of exponentials relative to it, and the weighted sum of codes.
+    loss = d_y / tau + log sum_k exp(-d_k / tau);  gradient = 2 / tau (sum_k p_k c_k - c_y). One pass over
+    blocks of codes keeps the smallest distance so far, the sum of exponentials relative to it, and the
+    weighted sum of codes.
     """
     loss = x.new_empty(len(x), dtype=torch.float64)
     gradient = x.new_empty(len(x) if with_gradient else 0, x.shape[1], dtype=torch.float64)

@@ -27,13 +27,13 @@ def nearest_code(
     x: [.., D] fp32|fp16|bf16, finite. codes: [K, D] fp32|fp16|bf16, or a CodeIndex of it.
     mask: bool [K], True = may be chosen. impl: "auto", or a name from `implementations("nearest_code")`.
 
-    Returns ids int64 [..] and sqdist float32 [..]. The id is the argmin of the squared distance evaluated in float64
-    between the values as given, equal distances going to the lowest id; that evaluation is defined to the bit
-    (`spae_ops.squared_distance`), so every implementation returns the same ids on every run. Never holds an [N, K]
-    tensor. Not differentiable: use a straight-through estimator.
+    Returns ids int64 [..] and sqdist float32 [..]. The id is the argmin of the squared distance evaluated in
+    float64 between the values as given, equal distances going to the lowest id; that evaluation is defined to
+    the bit (`spae_ops.squared_distance`), so every implementation returns the same ids on every run. Never
+    holds an [N, K] tensor. Not differentiable: use a straight-through estimator.
 
-    Raises TypeError (dtypes) and ValueError (shapes, devices, nan or inf in x, a mask that allows no code), and
-    RuntimeError if the implementation named cannot run.
+    Raises TypeError (dtypes) and ValueError (shapes, devices, nan or inf in x, a mask that allows no code),
+    and RuntimeError if the implementation named cannot run.
 
     >>> nearest_code(torch.tensor([[0.9, 0.2], [0.0, 3.0]]), torch.eye(2)).ids
     tensor([0, 1])
@@ -47,7 +47,8 @@ def topk_codes(
 ) -> NearestCode:
     """The k nearest codes of each query, exactly, in ascending order of (squared distance, id).
 
-    Like `nearest_code`, with ids and sqdist of shape [.., k]; 1 <= k <= the number of codes that may be chosen.
+    Like `nearest_code`, with ids and sqdist of shape [.., k]; 1 <= k <= the number of codes that may be
+    chosen.
 
     >>> topk_codes(torch.tensor([[2.2]]), torch.tensor([[0.0], [1.0], [2.0], [3.0]]), 3).ids
     tensor([[2, 3, 1]])
@@ -67,7 +68,7 @@ def _arguments(x: Tensor, codes: Tensor | CodeIndex, mask: Tensor | None):
 
 
 def lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> tuple[Tensor, Tensor]:
-    """The eager body of both ops, x [N, D] -> ids, sqdist [N, k]: dispatch, and the checks that read values."""
+    """The eager body of both ops, x [N, D] -> ids, sqdist [N, k]: dispatch, and checks that read values."""
     name, implementation = resolve("nearest_code", impl, x.device)
     codes, prepared, prepared_for = table
     if not prepared_for:
@@ -80,7 +81,10 @@ def lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> t
     return implementation.search(x.contiguous(), codes, prepared, mask, k)
 
 
-_SCHEMA = "(Tensor x, Tensor codes, Tensor[] prepared, str prepared_for, Tensor? mask, {k}str impl) -> (Tensor, Tensor)"
+_SCHEMA = (
+    "(Tensor x, Tensor codes, Tensor[] prepared, str prepared_for, Tensor? mask, {k}str impl)"
+    " -> (Tensor, Tensor)"
+)
 
 
 @torch.library.custom_op("spae_ops::nearest_code", mutates_args=(), schema=_SCHEMA.format(k=""))

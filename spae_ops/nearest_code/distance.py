@@ -15,13 +15,14 @@ def squared_distance(q: Tensor, c: Tensor) -> Tensor:
 
     q, c: [P, D] fp32|fp16|bf16|fp64 holding fp32 values. Returns float64 [P].
 
-    Per element t = q - c in float64, split as t = hi + lo with hi rounded to 26 significant bits. The products hi*hi,
-    2*hi*lo and lo*lo are exact in float64, so that a compiler's fused multiply-add cannot change a bit of
-    t*t = hi*hi + 2*hi*lo + lo*lo. Element d goes to lane d mod 32, each lane adds its three products in ascending d, and the
-    lanes are added as a binary tree (16, 8, 4, 2, 1): an order that a warp, a vector unit and NumPy can all keep.
+    Per element t = q - c in float64, split as t = hi + lo with hi rounded to 26 significant bits. The
+    products hi*hi, 2*hi*lo and lo*lo are exact in float64, so that a compiler's fused multiply-add cannot
+    change a bit of t*t = hi*hi + 2*hi*lo + lo*lo. Element d goes to lane d mod 32, each lane adds its three
+    products in ascending d, and the lanes are added as a binary tree (16, 8, 4, 2, 1): an order that a warp,
+    a vector unit and NumPy can all keep.
 
-    Differences, not |q|^2 - 2<q,c> + |c|^2: a query on the bisector of two codes, or on a lattice far from the origin,
-    ties exactly here, as it should.
+    Differences, not |q|^2 - 2<q,c> + |c|^2: a query on the bisector of two codes, or on a lattice far from
+    the origin, ties exactly here, as it should.
     """
     t = q.double() - c.double()
     t = F.pad(t, (0, -t.shape[1] % LANES)).unflatten(1, (-1, LANES))

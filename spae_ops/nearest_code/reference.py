@@ -1,8 +1,8 @@
 """Exact lookup in plain torch, for any device: screen in float64, certify, re-score.
 
-Screening computes |q|^2 - 2<q,c> + |c|^2 for a block of queries and codes with one matrix product. A code whose screened
-distance exceeds the best by more than the error bound cannot be among the k nearest; the few others are
-evaluated by the definition in `distance.py`.
+Screening computes |q|^2 - 2<q,c> + |c|^2 for a block of queries and codes with one matrix product. A code
+whose screened distance exceeds the best by more than the error bound cannot be among the k nearest; the few
+others are evaluated by the definition in `distance.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def prepare(codes: Tensor) -> list[Tensor]:
     return []
 
 
-def search(x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+def search(
+    x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
     """x [N, D], codes [K, D], mask bool [K] or None -> ids int64 [N, k], sqdist float32 [N, k], ascending."""
     ids = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     sqdist = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
@@ -43,7 +45,7 @@ def _search_block(q: Tensor, codes: Tensor, mask: Tensor | None, k: int) -> tupl
         screened, slack = screen(q, c)
         if allowed is not None:
             screened.masked_fill_(~allowed, torch.inf)
-        # The k-th nearest code is no farther than the k-th found so far, nor than the k-th here plus its error.
+        # The k-th nearest is no farther than the k-th found so far, nor than the k-th here plus its error.
         limit = best[:, -1:]
         if k <= len(c):
             limit = torch.minimum(limit, screened.topk(k, largest=False).values[:, -1:] + slack)
@@ -59,9 +61,10 @@ def _search_block(q: Tensor, codes: Tensor, mask: Tensor | None, k: int) -> tupl
 def screen(q: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """q [n, D], c [m, D] float64 -> approximate squared distances [n, m] and a bound on their error [n, 1].
 
-    With u = 2^-53 a float64 inner product of length D, summed in any order, with or without fused multiply-add, is off
-    by at most g|q||c|, g = Du / (1 - Du); so the three terms together are off by at most g(|q| + |c|)^2 plus a few
-    roundings of the sum, and the definition's own evaluation by no more. 2D + 32 covers both, and the norms' rounding.
+    With u = 2^-53 a float64 inner product of length D, summed in any order, with or without fused
+    multiply-add, is off by at most g|q||c|, g = Du / (1 - Du); so the three terms together are off by at most
+    g(|q| + |c|)^2 plus a few roundings of the sum, and the definition's own evaluation by no more. 2D + 32
+    covers both, and the norms' rounding.
     """
     qq, cc = (q * q).sum(-1, keepdim=True), (c * c).sum(-1)
     screened = torch.addmm(cc, q, c.T, alpha=-2).add_(qq)
@@ -76,9 +79,10 @@ def _rescore(q: Tensor, c: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _merge(best: Tensor, ids: Tensor, row: Tensor, column: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-    """The k lowest of (distance, id) per row, from `best` (all of lower id) and the pairs (row, column) found now."""
+    """The k lowest of (distance, id) per row, of `best` (all of lower id) and the pairs just found."""
     k = best.shape[1]
-    order = torch.argsort(found, stable=True)  # pairs come in raster order, so equal distances stay in order of id
+    # Pairs come in raster order, so a stable sort leaves equal distances in order of id.
+    order = torch.argsort(found, stable=True)
     order = order[torch.argsort(row[order], stable=True)]
     row, column, found = row[order], column[order], found[order]
     rank = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)

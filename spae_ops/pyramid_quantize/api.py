@@ -52,16 +52,19 @@ def pyramid_quantize(
     mask: Tensor | None = None,
     impl: str = "auto",
 ) -> PyramidCodes:
-    """Quantize latents to a pyramid of codes by streaming average quantization (SPAE eqs. 2, 3) or by residuals.
+    """Quantize latents to a pyramid of codes by streaming average quantization (SPAE eqs. 2, 3) or by
+    residuals.
 
-    z: [B, D, *shape] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. mask: bool [K], True = may be chosen.
+    z: [B, D, *shape] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. mask: bool [K], True =
+    may be chosen.
     rule: "saq", or "rq" for residual quantization at the same positions.
     num_layers: use only the first layers of the pyramid (None: all).
 
-    Returns ids int64 [B, num_tokens_upto(num_layers)], the quantized latents float32 [B, D, *shape] and the mask of covered
-    positions; uncovered ones take their ancestor's feature as in `pyramid_dequantize`, which gives the same
-    `quantized` from the ids, bit for bit. Queries are evaluated in float64 and rounded once to float32, so every
-    implementation chooses the same ids. Not differentiable: the straight-through estimator is the caller's.
+    Returns ids int64 [B, num_tokens_upto(num_layers)], the quantized latents float32 [B, D, *shape] and the
+    mask of covered positions; uncovered ones take their ancestor's feature as in `pyramid_dequantize`, which
+    gives the same `quantized` from the ids, bit for bit. Queries are evaluated in float64 and rounded once to
+    float32, so every implementation chooses the same ids. Not differentiable: the straight-through estimator
+    is the caller's.
 
     Raises as `nearest_code` does, and ValueError for latents that do not fit the pyramid.
     """
@@ -85,12 +88,13 @@ def pyramid_dequantize(
     num_layers: int | None = None,
     fill: str = "nearest",
 ) -> PyramidCodes:
-    """The features of a pyramid of codes: their running average zhat (SPAE eq. 3), or their sum for rule="rq".
+    """The features of a pyramid of codes: their running average zhat (SPAE eq. 3), or their sum for
+    rule="rq".
 
     ids: int64 [B, n], n = a whole number of the pyramid's layers. codes: [K, D], or a CodeIndex of it.
     num_layers: use only the first layers of ids (None: as many as ids hold).
-    fill: positions without a token take the feature of the nearest covered ancestor, the finest cell around them
-    ("nearest"), or zero ("zero").
+    fill: positions without a token take the feature of the nearest covered ancestor, the finest cell around
+    them ("nearest"), or zero ("zero").
 
     Returns the ids used, quantized float32 [B, D, *shape] and covered bool [*shape].
     Raises ValueError if ids are out of range or hold no whole number of layers.
@@ -114,9 +118,11 @@ def pyramid_dequantize(
 def layer_queries(
     z: Tensor, ids: Tensor, codes: Tensor | CodeIndex, pyramid: Pyramid, layer: int, *, rule: str = "saq"
 ) -> Tensor:
-    """The queries z_l that a layer looks up (SPAE eq. 2), differentiable in z with the factor m_l + 1 (1 for rule="rq").
+    """The queries z_l that a layer looks up (SPAE eq. 2), differentiable in z with the factor m_l + 1 (1 for
+    rule="rq").
 
-    z: [B, D, *shape] fp32|fp16|bf16|fp64. ids: int64 [B, n], holding at least the layers before `layer` (0-based).
+    z: [B, D, *shape] fp32|fp16|bf16|fp64. ids: int64 [B, n], holding at least the layers before `layer`
+    (0-based).
     Returns [B, n_l, D] float32 (float64 if z is).
     """
     _check_pyramid(pyramid)
@@ -174,7 +180,8 @@ def _(shape, grids, device):
 
 @_op(
     "pyramid_quantize",
-    "Tensor z, Tensor codes, Tensor[] prepared, str prepared_for, int[] shape, int[] grids, str rule, Tensor? mask, str impl",
+    "Tensor z, Tensor codes, Tensor[] prepared, str prepared_for, int[] shape, int[] grids, str rule,"
+    " Tensor? mask, str impl",
     "(Tensor, Tensor)",
 )
 def _pyramid_quantize(z, codes, prepared, prepared_for, shape, grids, rule, mask, impl):

@@ -51,7 +51,8 @@ def layer_queries(z: Tensor, ids: Tensor, codes: Tensor, pyramid: Pyramid, layer
 
 
 def layer_queries_backward(grad: Tensor, pyramid: Pyramid, layer: int, rule: str) -> Tensor:
-    """Gradient of `layer_queries` in z: grad [B, n_l, D] -> [B, D, *shape]. With rule "rq" also that of `dilation_subsample`."""
+    """Gradient of `layer_queries` in z: grad [B, n_l, D] -> [B, D, *shape]. With rule "rq" also that of
+    `dilation_subsample`."""
     scale = query_scale(lookups_before(pyramid, layer), rule).to(grad.device, grad.dtype)
     full = grad.new_zeros(len(grad), pyramid.depth().numel(), grad.shape[2])
     full[:, pyramid.flat_positions(layer).to(grad.device)] = grad * scale[:, None]
@@ -70,7 +71,9 @@ def channels_last(z: Tensor) -> Tensor:
 
 def code_sums(ids: Tensor, codes: Tensor, pyramid: Pyramid) -> Tensor:
     """Sum of the chosen codes at each position, float64 [B, P, D], added in order of layers."""
-    total = torch.zeros(len(ids), pyramid.depth().numel(), codes.shape[1], dtype=torch.float64, device=ids.device)
+    total = torch.zeros(
+        len(ids), pyramid.depth().numel(), codes.shape[1], dtype=torch.float64, device=ids.device
+    )
     layers = ids.split(pyramid.tokens_per_layer, dim=1)
     for layer, chosen in enumerate(layers):
         total[:, pyramid.flat_positions(layer).to(ids.device)] += codes[chosen].double()

@@ -1,6 +1,7 @@
 """Pyramid quantization in rounds: as few, as large lookups as the dependencies allow.
 
-Every lookup depends only on earlier ones at its own position (eqs. 1, 2), so the j-th lookups of all positions run
+Every lookup depends only on earlier ones at its own position (eqs. 1, 2), so the j-th lookups of all
+positions run
 together: 3 batches for the paper's 6 layers, and the m_l of eq. 2 is the number of the round.
 """
 

@@ -1,0 +1,40 @@
+# `make demo` and `make test` on a fresh clone do all their own set-up in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Where no GPU is present the small CPU build is enough. Override to bring your own: make test TORCH="torch==2.11.0"
+TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+
+.PHONY: install demo test lint bench clean
+
+install: $(VENV)/.installed
+
+# Without build isolation: the extension is built against the torch that is installed, not against another one.
+$(VENV)/.installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
+	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja pybind11
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,tiktoken,dev]"
+	touch $@
+
+demo: install
+	$(RUN) -m spae fetch smollm2
+	$(RUN) -m spae demo
+
+test: install
+	$(RUN) -m spae fetch smollm2
+	$(RUN) -m pytest
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+bench: install
+	$(RUN) -m spae fetch smollm2
+	$(RUN) -m benchmarks lookup
+
+clean:
+	rm -rf $(VENV) build *.egg-info spae_ops/*.so

@@ -1,0 +1,46 @@
+"""Do reconstructed digits still read as the digits they were?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from spae.data.mnist import MNISTDigits
+from spae.eval.reconstruction import decode_all, encode_all, evaluate_reconstruction
+from spae.tokenizers import Tokenizer
+
+
+class DigitClassifier:
+    """A support vector machine (radial basis functions, C = 10) fitted to the 4,500 original training
+    digits."""
+
+    def __init__(self) -> None:
+        try:
+            from sklearn.svm import SVC
+        except ImportError as error:
+            raise ImportError('the digit classifier needs scikit-learn: pip install "spae[demo]"') from error
+        train = MNISTDigits("train")
+        self._machine = SVC(C=10.0).fit(_rows(train.images), train.labels.numpy())
+
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Share of images [N, 3, 32, 32] in [-1, 1] read as their label."""
+        return float((self._machine.predict(_rows(images)) == labels.numpy()).mean())
+
+
+def evaluate_digits(model: Tokenizer) -> dict[str, Any]:
+    """`evaluate_reconstruction` on the 500 held-out digits, and the classifier's accuracy on originals and on
+    reconstructions from 1..L layers."""
+    held_out = MNISTDigits("test")
+    report = evaluate_reconstruction(model, held_out.images)
+    classifier = DigitClassifier()
+    report["accuracy_originals"] = classifier.accuracy(held_out.images, held_out.labels)
+    tokens = encode_all(model, held_out.images)
+    for row in report["layers"]:
+        images = decode_all(model, tokens.upto(row["layer"]))
+        row["accuracy"] = classifier.accuracy(images, held_out.labels)
+    return report
+
+
+def _rows(images: Tensor):
+    return ((images[:, 0] + 1) / 2).flatten(1).numpy()

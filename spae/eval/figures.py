@@ -1,0 +1,96 @@
+"""Pyramids of words as text, and pages of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from spae.eval.metrics import psnr
+from spae.files import to_bytes
+from spae.tokenizers import PyramidTokens, Tokenizer
+from spae_ops import Pyramid
+
+_MAX_LETTERS = 11
+
+
+def pyramid_text(layers: list[list[str]], pyramid: Pyramid) -> str:
+    """One image's words (`words(tokens)[image]`), every layer as the rows of its grid."""
+    blocks = []
+    for number, words in enumerate(layers):
+        columns = pyramid.grids[number][-1]
+        cells = [shown(word) for word in words]
+        width = max(map(len, cells))
+        rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+        lines = ["  ".join(cell.ljust(width) for cell in row).rstrip() for row in rows]
+        label = f"  {number + 1}  "
+        blocks.append(
+            "\n".join((label if i == 0 else " " * len(label)) + line for i, line in enumerate(lines))
+        )
+    return "\n".join(blocks)
+
+
+def shown(word: str) -> str:
+    """A word as a reader sees it: a leading space as "_", control characters escaped, at most 11 letters."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in word)
+    text = "_" + text[1:] if text.startswith(" ") else text
+    return text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "…"
+
+
+def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens, path: Path) -> None:
+    """Draw a page: for each image the original, its reconstructions from 1..L layers, and its words on their
+    grids.
+
+    images: [B, C, H, W] in [-1, 1]; tokens: all layers of them. Writes a PNG.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('drawing needs matplotlib: pip install "spae[demo]"') from error
+    total = tokens.num_layers
+    by_layers = [model.decode(tokens.upto(number)).detach() for number in range(1, total + 1)]
+    words = model.words(tokens)
+    # A word needs about as much room as a picture of 12 words a side; small grids get less.
+    grids = [model.pyramid.grids[number][-1] for number in range(total)]
+    widths = [1.3] * (total + 1) + [0.55 + 0.85 * grid for grid in grids]
+    figure = Figure(figsize=(sum(widths) + 0.6, 1.75 * len(images) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(images), len(widths), squeeze=False, width_ratios=widths)
+    counts = [model.pyramid.num_tokens_upto(number) for number in range(1, total + 1)]
+    for row, image in enumerate(images):
+        _picture(axes[row][0], image, "original" if row == 0 else "")
+        for number in range(1, total + 1):
+            reconstruction = by_layers[number - 1][row]
+            title = f"{counts[number - 1]} word{'s' * (counts[number - 1] > 1)}" if row == 0 else ""
+            quality = psnr(image[None], reconstruction[None].cpu()).item()
+            _picture(axes[row][number], reconstruction, title, f"{quality:.1f} dB")
+            title = f"layer {number}" if row == 0 else ""
+            _word_grid(
+                axes[row][total + number], words[row][number - 1], model.pyramid.grids[number - 1], title
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _picture(axes, image: Tensor, title: str, caption: str = "") -> None:
+    pixels = to_bytes(image)
+    axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(caption, fontsize=8, labelpad=2)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _word_grid(axes, words: list[str], grid: tuple[int, ...], title: str) -> None:
+    rows, columns = grid[-2:]
+    axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=range(columns + 1), yticks=range(rows + 1))
+    axes.tick_params(length=0, labelbottom=False, labelleft=False)
+    axes.grid(color="0.85", linewidth=0.8)
+    for spine in axes.spines.values():
+        spine.set_color("0.85")
+    axes.set_title(title, fontsize=10)
+    for i, word in enumerate(words):
+        # parse_math off: a word may well be "$" or "\\alpha".
+        place = (i % columns + 0.5, i // columns + 0.5)
+        axes.text(*place, shown(word), fontsize=7, ha="center", va="center", parse_math=False)

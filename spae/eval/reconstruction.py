@@ -1,0 +1,60 @@
+"""How well a tokenizer reconstructs, layer by layer, and which words it uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spae.eval.metrics import codebook_usage, psnr
+from spae.tokenizers import PyramidTokens, Tokenizer
+
+
+@torch.no_grad()
+def encode_all(model: Tokenizer, images: Tensor, *, batch_size: int = 64) -> PyramidTokens:
+    """Tokens of images [N, C, *image_size], in batches on the model's device."""
+    ids = [model.encode(batch.to(model.device)).ids for batch in images.split(batch_size)]
+    return PyramidTokens(torch.cat(ids), model.pyramid)
+
+
+@torch.no_grad()
+def decode_all(model: Tokenizer, tokens: PyramidTokens, *, batch_size: int = 64) -> Tensor:
+    """Images [N, C, *image_size] of tokens of any number of layers, in batches."""
+    parts = [model.decode(tokens[i : i + batch_size]) for i in range(0, len(tokens), batch_size)]
+    return torch.cat(parts).cpu()
+
+
+def evaluate_reconstruction(model: Tokenizer, images: Tensor, *, batch_size: int = 64) -> dict[str, Any]:
+    """PSNR (dB, mean over images and standard error) from 1..L layers, and the codebook's usage by layer.
+
+    images: [N, C, *image_size] in [-1, 1]. Puts the model in eval mode for the time being.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        tokens = encode_all(model, images, batch_size=batch_size)
+        layers = []
+        for number in range(1, tokens.num_layers + 1):
+            values = psnr(images, decode_all(model, tokens.upto(number), batch_size=batch_size))
+            usage = codebook_usage(tokens.layer(number - 1))
+            layers.append(
+                {
+                    "layer": number,
+                    "words_per_image": model.pyramid.tokens_per_layer[number - 1],
+                    "psnr": values.mean().item(),
+                    "psnr_standard_error": values.std().item() / len(values) ** 0.5,
+                    "distinct_words": usage.distinct,
+                    "perplexity": usage.perplexity,
+                }
+            )
+    finally:
+        model.train(was_training)
+    whole = codebook_usage(tokens.ids)
+    return {
+        "images": len(images),
+        "codebook": len(model.codebook),
+        "layers": layers,
+        "distinct_words": whole.distinct,
+        "perplexity": whole.perplexity,
+    }

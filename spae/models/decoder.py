@@ -1,0 +1,34 @@
+"""Latents to pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spae.models.blocks import BackboneConfig, Upsample, convolution, norm_act_conv, residual_blocks
+
+
+class Decoder(nn.Module):
+    """The mirror of `Encoder`: a 1x1 convolution from the codebook's width, residual blocks, upsampling.
+
+    Shapes: latents [B, latent_dim, *grid], float, to images [B, in_channels, *(grid * config.factor)], which
+    are not clamped. Raises ValueError for any other number of axes or channels.
+    """
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.config = config
+        widths = config.widths[::-1]
+        self.stem = convolution(config.latent_dim, widths[0], 1, config.ndim)
+        self.bottleneck = residual_blocks(widths[0], widths[0], config)
+        self.levels = nn.Sequential(residual_blocks(widths[0], widths[0], config))
+        for stride, before, after in zip(config.level_strides[::-1], widths, widths[1:], strict=False):
+            self.levels.append(Upsample(before, stride))
+            self.levels.append(residual_blocks(before, after, config))
+        self.head = norm_act_conv(widths[-1], config.in_channels, 3, config)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        cfg = self.config
+        if latents.ndim != cfg.ndim + 2 or latents.shape[1] != cfg.latent_dim:
+            expected = f"[B, {cfg.latent_dim}, {cfg.ndim} axes]"
+            raise ValueError(f"latents must be {expected}, got {tuple(latents.shape)}")
+        return self.head(self.levels(self.bottleneck(self.stem(latents))))

@@ -1,0 +1,70 @@
+"""From latents to codes of a frozen table: matching the table's statistics, lookup, straight-through."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spae.codebook import Codebook
+from spae.losses import commitment_loss
+from spae_ops import Pyramid, pyramid_dequantize, pyramid_quantize
+
+
+class Quantized(NamedTuple):
+    """ids: int64 [B, n]. features: float32 [B, D, *shape], the quantized latents, whose gradient passes
+    straight to the latents. commitment: scalar."""
+
+    ids: Tensor
+    features: Tensor
+    commitment: Tensor
+
+
+class MatchedNorm(nn.Module):
+    """Latents [B, D, *shape] with the codebook's mean and standard deviation in every channel.
+
+    A batch norm without affine part, then the table's own statistics. A frozen table cannot follow the
+    latents as a learned codebook does: left free, they drift to another scale and a handful of words is used.
+    Not in the paper.
+    """
+
+    def __init__(self, codebook: Codebook, ndim: int) -> None:
+        super().__init__()
+        width = codebook.vectors.shape[1]
+        self.norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim](width, affine=False)
+        std, mean = torch.std_mean(codebook.vectors.double(), dim=0, correction=0)
+        shape = (1, width) + (1,) * ndim
+        # Not in the state dict: they follow from the codebook, which checkpoints name.
+        self.register_buffer("mean", mean.float().reshape(shape), persistent=False)
+        self.register_buffer("std", std.float().reshape(shape), persistent=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.norm(z) * self.std + self.mean
+
+
+class PyramidQuantizer(nn.Module):
+    """Latents [B, D, *shape] to codes of a frozen codebook over a pyramid, and back. Holds no parameters."""
+
+    def __init__(self, pyramid: Pyramid, rule: str = "saq") -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self.rule = rule
+
+    def forward(self, z: Tensor, codebook: Codebook) -> Quantized:
+        codes = pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule)
+        commitment = commitment_loss(z, codes.ids, codebook.index, self.pyramid, rule=self.rule)
+        return Quantized(codes.ids, straight_through(z, codes.quantized), commitment)
+
+    def encode(self, z: Tensor, codebook: Codebook, num_layers: int | None = None) -> Tensor:
+        """Latents to ids int64 [B, n] of the first `num_layers` layers."""
+        return pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule, num_layers=num_layers).ids
+
+    def decode(self, ids: Tensor, codebook: Codebook) -> Tensor:
+        """Ids of any number of layers to features float32 [B, D, *shape]."""
+        return pyramid_dequantize(ids, codebook.index, self.pyramid, rule=self.rule).quantized
+
+
+def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
+    """The value of `quantized` with the gradient of z (Bengio et al. 2013)."""
+    return z + (quantized - z).detach()

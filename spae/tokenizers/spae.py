@@ -1,0 +1,63 @@
+"""SPAE, the Semantic Pyramid AutoEncoder (Yu et al., NeurIPS 2023)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spae.codebook import Codebook
+from spae.losses import reconstruction_loss
+from spae.models import Decoder, Encoder
+from spae.tokenizers.base import SPAEOutput, Tokenizer
+from spae.tokenizers.config import SPAEConfig
+from spae.tokenizers.quantizers import MatchedNorm, PyramidQuantizer
+from spae.tokenizers.tokens import PyramidTokens
+
+
+class SPAE(Tokenizer):
+    """An image as a pyramid of words of a frozen LLM, and back.
+
+    config: architecture and pyramid. codebook: the frozen table of words; it gets no gradient and enters no
+    state dict.
+
+    Images are [B, C, H, W] (video [B, C, T, H, W]) in [-1, 1], of `config.image_size`.
+    """
+
+    def __init__(self, config: SPAEConfig, codebook: Codebook) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook = codebook
+        _ = codebook.index  # prepared now, outside of any torch.compile
+        self.pyramid = config.pyramid
+        backbone = config.backbone(codebook.vectors.shape[1])
+        self.encoder = Encoder(backbone)
+        matched = config.latent_norm == "matched"
+        self.latent_norm = MatchedNorm(codebook, config.ndim) if matched else nn.Identity()
+        self.quantizer = PyramidQuantizer(self.pyramid, config.rule)
+        self.decoder = Decoder(backbone)
+
+    def forward(self, images: Tensor) -> SPAEOutput:
+        """Images through words and back, with the unweighted losses "reconstruction" and "commitment" (eq.
+        8)."""
+        z = self.latents(images)
+        ids, quantized, commitment = self.quantizer(z, self.codebook)
+        reconstruction = self.decoder(quantized)
+        losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
+        return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, num_layers: int | None = None) -> PyramidTokens:
+        """Images to the words of the first `num_layers` layers (None: all)."""
+        ids = self.quantizer.encode(self.latents(images), self.codebook, num_layers)
+        return PyramidTokens(ids, self.pyramid)
+
+    def decode(self, tokens: PyramidTokens) -> Tensor:
+        """Words of any number of layers to images in [-1, 1]."""
+        self._check_tokens(tokens)
+        features = self.quantizer.decode(tokens.ids, self.codebook)
+        return self.decoder(features).float().clamp(-1, 1)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Images to latents float32 [B, D, *shape], what the quantizer looks up (also under autocast)."""
+        self._check_images(images)
+        return self.latent_norm(self.encoder(images).float()).float()

@@ -1,0 +1,75 @@
+"""What a training run does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from spae.training.schedule import Schedule
+
+_MAY_CHANGE = {"steps", "output_dir", "log_every", "eval_every", "checkpoint_steps", "checkpoint_minutes"}
+_MAY_CHANGE |= {"keep_checkpoints", "num_workers", "progress"}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run does. All fields but those marked * must stay the same when a run resumes.
+
+    Args:
+        steps: * updates in all.
+        batch_size: images an update, over all processes.
+        output_dir: * holds `log.jsonl`, `log.png` and `checkpoints/`.
+        learning_rate, betas: of Adam.
+        schedule, warmup_steps, cooldown_steps: see `schedule_factor`.
+        clip_norm: bound on the norm of the gradient, None for none.
+        loss_weights: by name of the model's loss term; terms that it does not name weigh 1.
+        ema_decay: keep an exponential moving average of the parameters with this decay.
+        mixed_precision: dtype of autocast.
+        seed: of the order of the data and of every random number generator.
+        log_every, eval_every: * steps; `evaluate` also runs after the last step.
+        checkpoint_steps, checkpoint_minutes: * save this often, by either or both; always at the end as well.
+        keep_checkpoints: * how many to keep.
+        num_workers: * processes that load data.
+        progress: * show a progress bar.
+    """
+
+    steps: int
+    batch_size: int
+    output_dir: str
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    schedule: Schedule = "inverse_sqrt"
+    warmup_steps: int = 0
+    cooldown_steps: int = 0
+    clip_norm: float | None = 1.0
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    ema_decay: float | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    log_every: int = 10
+    eval_every: int | None = None
+    checkpoint_steps: int | None = None
+    checkpoint_minutes: float | None = 10
+    keep_checkpoints: int = 2
+    num_workers: int = 0
+    progress: bool = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "output_dir", str(self.output_dir))
+        for name in ("steps", "batch_size", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON gives them back: lists for tuples."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def conflicts(self, earlier: dict[str, Any]) -> list[str]:
+        """What forbids going on with a run of the `earlier` configuration (`to_json`), in words."""
+        fixed = {name: value for name, value in self.to_json().items() if name not in _MAY_CHANGE}
+        return [
+            f"{name} was {earlier.get(name)}, is {value}"
+            for name, value in fixed.items()
+            if earlier.get(name) != value
+        ]

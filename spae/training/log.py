@@ -1,0 +1,78 @@
+"""The training log: one JSON object a line, and its picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def append_log(file: str | Path, record: dict[str, Any]) -> None:
+    """Add one line."""
+    with Path(file).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+def read_log(file: str | Path) -> list[dict[str, Any]]:
+    """All records, in order; a last line that a killed process left unfinished is not one."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def truncate_log(file: str | Path, step: int) -> None:
+    """Forget what was logged after `step`, since a run that resumes there logs it again."""
+    file = Path(file)
+    if not file.exists():
+        return
+    kept = [record for record in read_log(file) if record["step"] <= step]
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    os.replace(partial, file)
+
+
+def plot_log(jsonl: str | Path, png: str | Path) -> None:
+    """Draw a log over the steps: one panel for the loss terms, and one for each held-out figure (`eval/...`).
+
+    Raises ImportError if matplotlib is missing and ValueError if the log is empty.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plot_log needs matplotlib: pip install "spae[train]"') from error
+    records = read_log(jsonl)
+    if not records:
+        raise ValueError(f"{jsonl} holds no complete line")
+    names = sorted({name for record in records for name in record})
+    terms = [name for name in names if name.startswith("loss")]
+    panels = [terms] + [[name] for name in names if name.startswith("eval/")]
+
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name in panel:
+            points = [(record["step"], record[name]) for record in records if name in record]
+            steps, values = zip(*points, strict=True)
+            if panel is not terms:
+                axes.plot(steps, values, marker="o", markersize=3)
+                axes.set_title(f"held-out {name.removeprefix('eval/')}")
+                continue
+            style = {"color": "black", "linestyle": "--"} if name == "loss" else {}
+            label = "weighted total" if name == "loss" else name.removeprefix("loss/")
+            (line,) = axes.plot(steps, _smooth(values), label=label, zorder=3, **style)
+            axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8)
+        if panel is terms:
+            axes.set_title("loss terms, unweighted")
+            if all(record[name] > 0 for record in records for name in terms if name in record):
+                axes.set_yscale("log")
+            axes.legend()
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(png, dpi=150)
+
+
+def _smooth(values: tuple[float, ...]) -> list[float]:
+    """Mean over a centred window of about a twenty-fifth of the log, which does not lag."""
+    half = len(values) // 50
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,124 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import spae_ops
+from spae.testing import oracles, strategies
+from spae_ops import CodeIndex, distance_cross_entropy
+
+IMPLS = [i.name for i in spae_ops.implementations("distance_cross_entropy") if i.available]
+every_impl = pytest.mark.parametrize("impl", IMPLS)
+
+
+@every_impl
+@given(
+    problem=strategies.lookups(
+        masks=False, kinds=("gaussian", "lattice", "duplicates", "decades", "subnormal")
+    ),
+    temperature=st.sampled_from((1e-3, 0.1, 1.0, 1e3)),
+)
+def test_loss_is_the_cross_entropy(impl, problem, temperature):
+    x, codes, _ = problem
+    target = torch.arange(len(x)) % len(codes)
+    loss = distance_cross_entropy(x, codes, target, temperature=temperature, reduction="none", impl=impl)
+    expected = oracles.distance_cross_entropy(x, codes, target, temperature)
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss).all()
+    assert (loss >= 0).all()
+    scale = oracles.squared_distances(x, codes).max(initial=0) / temperature
+    np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-6, atol=1e-6 + 1e-12 * scale)
+
+
+@every_impl
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 30.0])
+def test_gradcheck(impl, temperature):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(40, 3, generator=generator)
+    x = torch.randn(6, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    target = torch.arange(6)
+    for reduction in ("none", "mean", "sum"):
+        loss = partial(distance_cross_entropy, temperature=temperature, reduction=reduction, impl=impl)
+        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, codes, target), x)
+
+
+@every_impl
+def test_equals_softmax_cross_entropy_with_gradients(impl):
+    """Against materialising torch in float64, at a size that spans several blocks."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(5000, 24, generator=generator)
+    target = torch.randint(5000, (600,), generator=generator)
+    x = (codes[target] + 0.5 * torch.randn(600, 24, generator=generator)).double()
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    loss = distance_cross_entropy(ours, codes, target, temperature=2.0, impl=impl)
+    wanted = torch.nn.functional.cross_entropy(-torch.cdist(theirs, codes.double()).square() / 2.0, target)
+    loss.backward()
+    wanted.backward()
+    assert torch.allclose(loss, wanted, rtol=1e-9)
+    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-7, atol=1e-12)
+
+
+@every_impl
+def test_codebook_gets_no_gradient_and_shapes(impl):
+    codes = torch.randn(7, 4, requires_grad=True)
+    x = torch.randn(2, 3, 4, dtype=torch.bfloat16, requires_grad=True)
+    loss = distance_cross_entropy(x, codes, torch.zeros(2, 3, dtype=torch.int64), reduction="none", impl=impl)
+    assert loss.shape == (2, 3)
+    loss.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert codes.grad is None
+    empty = distance_cross_entropy(
+        x[:0], codes, torch.zeros(0, 3, dtype=torch.int64), reduction="sum", impl=impl
+    )
+    assert empty.item() == 0
+
+
+@every_impl
+def test_opcheck_and_compile(impl):
+    codes = torch.randn(30, 5)
+    x = torch.randn(4, 5, requires_grad=True)
+    target = torch.tensor([0, 3, 3, 29])
+    arguments = (x, codes, target, 0.5, True, impl)
+    # The gradient is computed in the forward and saved, which opcheck's autograd test cannot tell from a detached output.
+    torch.library.opcheck(torch.ops.spae_ops.distance_cross_entropy, arguments)
+    torch._dynamo.reset()
+    counter, index = CompileCounterWithBackend("inductor"), CodeIndex(codes)
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=counter)
+    def run(x, target):
+        return distance_cross_entropy(x * 2, index, target, impl=impl)
+
+    for n in (6, 9, 31):  # no size of the codebook, which would be taken for the same symbol
+        x = torch.randn(n, 5, requires_grad=True)
+        target = torch.arange(n) % 30
+        expected = distance_cross_entropy(x * 2, index, target, impl=impl)
+        assert torch.equal(run(x, target), expected)
+        (got,) = torch.autograd.grad(run(x, target), x)
+        (want,) = torch.autograd.grad(expected, x)
+        assert torch.allclose(got, want)
+    assert counter.frame_count == 1
+
+
+X, CODES, TARGET = torch.zeros(2, 3), torch.randn(5, 3), torch.tensor([0, 4])
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (ValueError, r"target: expected shape \[2\]", lambda: distance_cross_entropy(X, CODES, TARGET[:1])),
+        (ValueError, r"target: expected ids in 0..4, got 1..5", lambda: distance_cross_entropy(X, CODES, TARGET + 1)),
+        (TypeError, r"target: expected dtype int64", lambda: distance_cross_entropy(X, CODES, TARGET.int())),
+        (ValueError, r"temperature: expected a positive", lambda: distance_cross_entropy(X, CODES, TARGET, temperature=0)),
+        (ValueError, r"temperature: .* got nan", lambda: distance_cross_entropy(X, CODES, TARGET, temperature=float("nan"))),
+        (ValueError, r"reduction: expected one of", lambda: distance_cross_entropy(X, CODES, TARGET, reduction="avg")),
+        (ValueError, r"x: expected finite values", lambda: distance_cross_entropy(X / 0, CODES, TARGET)),
+        (ValueError, r"impl: expected 'auto' or one of", lambda: distance_cross_entropy(X, CODES, TARGET, impl="cuda9")),
+    ],
+)  # fmt: skip
+def test_errors_name_the_argument(error, message, call):
+    with pytest.raises(error, match=message):
+        call()

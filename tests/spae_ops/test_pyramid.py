@@ -1,0 +1,91 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+
+from spae.testing import oracles, strategies
+from spae_ops import Pyramid
+
+PAPER = Pyramid.square(16, (1, 2, 4, 8, 16, 16))
+
+
+def test_paper_pyramid():
+    assert [PAPER.num_tokens_upto(layers) for layers in range(7)] == [0, 1, 5, 21, 85, 341, 597]
+    rows = [sorted({row + 1 for row, _ in PAPER.positions(layer).tolist()}) for layer in range(4)]
+    assert rows == [[9], [5, 13], [3, 7, 11, 15], list(range(2, 17, 2))]
+    seen = [tuple(p) for layer in range(4) for p in PAPER.positions(layer).tolist()]
+    assert len(set(seen)) == len(seen) == 85
+    assert [len(r.tokens) for r in PAPER.rounds()] == [256, 256, 85]
+
+
+@given(strategies.pyramids())
+def test_positions_follow_eq_1(pyramid):
+    for layer, grid in enumerate(pyramid.grids):
+        expected = oracles.positions(pyramid.shape, grid)
+        assert [tuple(p) for p in pyramid.positions(layer).tolist()] == expected
+
+
+@given(strategies.pyramids())
+def test_rounds_are_every_lookup_once_and_in_order(pyramid):
+    tokens = torch.cat([r.tokens for r in pyramid.rounds()])
+    assert sorted(tokens.tolist()) == list(range(pyramid.num_tokens))
+    seen: dict[tuple[int, ...], int] = {}
+    for number, step in enumerate(pyramid.rounds()):
+        places = [tuple(p) for p in step.positions.tolist()]
+        assert len(set(places)) == len(places), "a position twice in one round"
+        for place, layer in zip(places, step.layers.tolist(), strict=True):
+            assert place in [tuple(p) for p in pyramid.positions(layer).tolist()]
+            assert seen.get(place, -1) < layer, "a later layer looked up first"
+            seen[place] = layer
+            assert number < int(pyramid.depth()[place])
+    assert int(pyramid.depth().sum()) == pyramid.num_tokens
+    assert len(pyramid.rounds()) == int(pyramid.depth().max())
+
+
+@given(strategies.pyramids())
+def test_pyramid_is_a_value(pyramid):
+    twin = Pyramid(list(pyramid.shape), [list(grid) for grid in pyramid.grids])
+    assert twin == pyramid
+    assert hash(twin) == hash(pyramid)
+    assert pickle.loads(pickle.dumps(pyramid)) == copy.deepcopy(pyramid) == pyramid
+    for layers in range(1, pyramid.num_layers + 1):
+        assert pyramid.num_layers_of(pyramid.num_tokens_upto(layers)) == layers
+        assert pyramid.upto(layers).num_tokens == pyramid.num_tokens_upto(layers)
+
+
+@pytest.mark.parametrize(
+    ("shape", "grids", "message"),
+    [
+        ((16, 16), ((3, 3),), r"grids\[0\]: \(3, 3\) does not divide the latent grid, shape \(16, 16\)"),
+        ((16, 16), ((1, 1), (4,)), r"grids\[1\]: expected 2 axes"),
+        ((16, 0), ((1, 1),), r"shape: expected positive sizes, got \(16, 0\)"),
+        ((16, 16), (), "grids: expected at least one"),
+        ((4, 4), ((8, 8),), "does not divide"),
+        ((), ((),), "shape"),
+        ((4, 4), ((2.0, 2.0),), r"grids\[0\]"),
+    ],
+)
+def test_bad_pyramids_are_named(shape, grids, message):
+    with pytest.raises(ValueError, match=message):
+        Pyramid(shape, grids)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: PAPER.positions(6),
+        lambda: PAPER.positions(-1),
+        lambda: PAPER.num_tokens_upto(7),
+        lambda: PAPER.upto(0),
+    ],
+)
+def test_layers_out_of_range(call):
+    with pytest.raises(ValueError, match=r"layer|num_layers"):
+        call()
+
+
+def test_num_tokens_between_layers_is_an_error():
+    with pytest.raises(ValueError, match="num_tokens: expected a whole number of layers"):
+        PAPER.num_layers_of(6)
