@@ -41,7 +41,8 @@ def save_image(image: Tensor, path: Path) -> None:
         from PIL import Image
     except ImportError as error:
         raise ImportError('writing images needs Pillow: pip install "spae[demo]"') from error
-    Image.fromarray(to_bytes(image).squeeze(-1)).save(path)
+    pixels = to_bytes(image)
+    Image.fromarray(pixels if len(image) == 3 else pixels[..., 0]).save(path)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:

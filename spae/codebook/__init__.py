@@ -1,0 +1,5 @@
+"""Frozen codebooks: words, their vectors, and the LLM ids behind them."""
+
+from spae.codebook.table import Codebook
+
+__all__ = ["Codebook"]

@@ -1,0 +1,50 @@
+import math
+
+import pytest
+import torch
+
+from spae import SPAE, Codebook, SPAEConfig
+from spae.eval.figures import pyramid_text, reconstruction_page, shown
+from spae.eval.metrics import codebook_usage, psnr
+from spae.eval.reconstruction import evaluate_reconstruction
+from spae_ops import Pyramid
+
+
+def test_psnr_is_per_image_with_a_peak_of_2():
+    images = torch.zeros(3, 1, 4, 4)
+    noisy = images + torch.tensor([0.02, 0.2, 2.0]).reshape(3, 1, 1, 1)
+    assert psnr(images, noisy).tolist() == pytest.approx([40, 20, 0], abs=1e-4)
+    assert math.isinf(psnr(images, images)[0].item())
+    with pytest.raises(ValueError, match="reconstruction: expected shape"):
+        psnr(images, noisy[:1])
+
+
+def test_usage():
+    assert codebook_usage(torch.arange(8).reshape(2, 4)) == (8, pytest.approx(8.0))
+    assert codebook_usage(torch.zeros(5, dtype=torch.int64)) == (1, pytest.approx(1.0))
+
+
+def test_words_are_shown_legibly():
+    assert shown(" guitar") == "_guitar"
+    assert shown("\n") == "\\n"
+    assert shown(" internationalisation") == "_internati…"
+    text = pyramid_text([[" a"], [" b", " c", " d", " e"]], Pyramid.square(2, (1, 2)))
+    assert text == "  1  _a\n  2  _b  _c\n     _d  _e"
+
+
+def test_report_and_page(tmp_path):
+    torch.manual_seed(0)
+    config = SPAEConfig(image_size=(8, 8), grids=(1, 2), channels=4, multipliers=(1, 1, 1), num_res_blocks=1)
+    words = [" $x$", "\\frac{", " a", "é", "\n"]
+    model = SPAE(config, Codebook.from_arrays(words, torch.randn(5, 4)))
+    images = torch.rand(6, 3, 8, 8) * 2 - 1
+    report = evaluate_reconstruction(model, images, batch_size=4)
+    assert model.training
+    assert [row["words_per_image"] for row in report["layers"]] == [1, 4]
+    assert 1 <= report["distinct_words"] <= 5
+    model.eval()
+    expected = psnr(images, model.decode(model.encode(images)).detach()).mean().item()
+    assert report["layers"][-1]["psnr"] == pytest.approx(expected, abs=1e-4)
+    page = tmp_path / "folder" / "page.png"
+    reconstruction_page(model, images[:2], model.encode(images[:2]), page)
+    assert page.stat().st_size > 5000

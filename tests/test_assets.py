@@ -1,0 +1,275 @@
+"""The cache and its downloads, on small wheels in a local folder: no network."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from spae import assets
+from spae.assets import wheels as wheel_files
+
+MEMBERS = {
+    "toy/data/a.bin": b"first half, " * 1000,
+    "toy/data/b.bin": b"second half",
+    "toy/notes.txt": b"notes",
+}
+WHOLE = MEMBERS["toy/data/a.bin"] + MEMBERS["toy/data/b.bin"]
+
+
+def write_wheel(folder: Path, members: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    about = "toy_spae_asset-1.0.dist-info"
+    with zipfile.ZipFile(folder / "toy_spae_asset-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in members.items():
+            wheel.writestr(name, content)
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: toy-spae-asset\nVersion: 1.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+
+
+def toy_asset(**changes: Any) -> assets.Asset:
+    def file(name: str, content: bytes, *members: str) -> assets.AssetFile:
+        pieces = tuple(("toy-spae-asset", member) for member in members)
+        return assets.AssetFile(name, len(content), hashlib.sha256(content).hexdigest(), pieces)
+
+    fields = {
+        "name": "toy",
+        "what": "a toy",
+        "licence": "CC0-1.0",
+        "requirements": ("toy-spae-asset==1.0",),
+        "main": "whole.bin",
+        "files": (
+            file("whole.bin", WHOLE, "toy/data/a.bin", "toy/data/b.bin"),
+            file("sub/notes.txt", b"notes", "toy/notes.txt"),
+        ),
+    }
+    return assets.Asset(**(fields | changes))
+
+
+@pytest.fixture
+def wheels(tmp_path, monkeypatch) -> Path:
+    """A folder of wheels that pip takes instead of an index, an empty cache, and the asset "toy"."""
+    folder = tmp_path / "wheels"
+    write_wheel(folder, MEMBERS)
+    monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.delenv("SPAE_OFFLINE", raising=False)
+    monkeypatch.setitem(assets.REGISTRY, "toy", toy_asset())
+    return folder
+
+
+def leftovers() -> list[Path]:
+    return list(assets.cache_root().rglob("*.tmp-*"))
+
+
+def test_cache_root_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert assets.cache_root() == tmp_path / "own"
+    monkeypatch.delenv("SPAE_CACHE")
+    assert assets.cache_root() == tmp_path / "xdg" / "spae"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert assets.cache_root() == Path.home() / ".cache" / "spae"
+
+
+def test_every_asset_is_pinned_and_licensed():
+    for name, asset in assets.REGISTRY.items():
+        assert name == asset.name
+        assert asset.licence
+        assert all("==" in requirement for requirement in asset.requirements)
+        assert asset.main == "." or asset.main in {file.name for file in asset.files}
+        packages = {requirement.split("==")[0] for requirement in asset.requirements}
+        for file in asset.files:
+            assert len(file.sha256) == 64
+            assert file.size > 0
+            assert {package for package, _ in file.pieces} <= packages
+    assert [name for name, asset in assets.REGISTRY.items() if not asset.on_demand] == ["gemma3"]
+
+
+def test_fetch_joins_the_pieces_and_reports_the_licence(wheels, capsys):
+    path = assets.fetch("toy")
+    assert path.read_bytes() == WHOLE
+    assert (path.parent / "sub/notes.txt").read_bytes() == b"notes"
+    assert assets.path("toy") == path
+    assert "CC0-1.0" in capsys.readouterr().err
+    assert not leftovers()
+
+
+def test_fetch_is_silent_on_request_and_needs_no_package_twice(wheels, capfd):
+    assets.fetch("toy", progress=False)
+    (wheels / "toy_spae_asset-1.0-py3-none-any.whl").unlink()
+    assets.fetch("toy", progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_asset_may_be_a_folder(wheels, monkeypatch):
+    monkeypatch.setitem(assets.REGISTRY, "toy", toy_asset(main="."))
+    assert (assets.fetch("toy") / "whole.bin").is_file()
+
+
+def test_path_names_the_command_and_never_downloads(wheels):
+    with pytest.raises(assets.AssetNotCached, match="spae fetch toy") as caught:
+        assets.path("toy")
+    assert isinstance(caught.value, FileNotFoundError)
+    assert not assets.cache_root().exists()
+
+
+@pytest.mark.parametrize("ask", [assets.path, assets.fetch, assets.require])
+def test_an_unknown_name_lists_the_known_ones(ask):
+    with pytest.raises(ValueError, match=r"no asset is called 'smolm2'.*smollm2"):
+        ask("smolm2")
+
+
+def test_require_fetches_only_what_needs_no_decision(wheels, monkeypatch):
+    monkeypatch.setenv("SPAE_OFFLINE", "1")
+    with pytest.raises(assets.AssetNotCached, match="spae fetch toy"):
+        assets.require("toy")
+    monkeypatch.delenv("SPAE_OFFLINE")
+    monkeypatch.setitem(assets.REGISTRY, "toy", toy_asset(on_demand=False))
+    with pytest.raises(assets.AssetNotCached, match="spae fetch toy"):
+        assets.require("toy")
+    monkeypatch.setitem(assets.REGISTRY, "toy", toy_asset())
+    assert assets.require("toy").read_bytes() == WHOLE
+
+
+def test_a_cut_file_is_not_accepted_and_is_fetched_again(wheels):
+    path = assets.fetch("toy")
+    path.write_bytes(WHOLE[:100])
+    with pytest.raises(assets.AssetNotCached, match=r"has 100 bytes, expected .*spae fetch toy"):
+        assets.path("toy")
+    assert assets.fetch("toy").read_bytes() == WHOLE
+
+
+def test_changed_bytes_of_the_same_size_are_found_by_fetch_and_require(wheels, monkeypatch):
+    path = assets.fetch("toy")
+    path.write_bytes(WHOLE[::-1])
+    monkeypatch.setenv("SPAE_OFFLINE", "1")
+    with pytest.raises(assets.AssetNotCached, match="SHA-256"):
+        assets.require("toy")
+    assert assets.fetch("toy").read_bytes() == WHOLE
+
+
+def test_a_package_with_other_bytes_is_refused(wheels):
+    write_wheel(wheels, MEMBERS | {"toy/data/b.bin": b"second hulf"})
+    with pytest.raises(assets.AssetError, match=r"'toy'.*SHA-256.*nothing was cached"):
+        assets.fetch("toy")
+    with pytest.raises(assets.AssetNotCached):
+        assets.path("toy")
+    assert not leftovers()
+
+
+def test_a_package_without_the_file_is_refused(wheels):
+    write_wheel(wheels, {"toy/notes.txt": b"notes"})
+    with pytest.raises(assets.AssetError, match=r"lacks toy/data/a\.bin"):
+        assets.fetch("toy")
+
+
+def test_a_failed_download_says_what_failed_and_what_to_do(wheels):
+    (wheels / "toy_spae_asset-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(assets.AssetError) as caught:
+        assets.fetch("toy")
+    message = str(caught.value)
+    assert "No matching distribution found for toy-spae-asset==1.0" in message
+    assert "run: spae fetch toy" in message
+    assert "PIP_FIND_LINKS" in message
+    assert not leftovers()
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path, capsys):
+    (tmp_path / "part").write_bytes(bytes(2_500_000))
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.2)"])
+    wheel_files._watch(process, tmp_path, 10_000_000, show=True)
+    assert "2.5 of about 10.0 MB" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_left_is_neither_used_nor_kept(wheels):
+    folder = assets.cache_root() / "assets"
+    left = folder / "toy.tmp-killed" / "toy"
+    left.mkdir(parents=True)
+    (left / "whole.bin").write_bytes(WHOLE[:10])
+    with pytest.raises(assets.AssetNotCached):
+        assets.path("toy")
+    assert assets.fetch("toy").read_bytes() == WHOLE
+    assert not leftovers()
+
+
+def test_two_processes_that_fetch_at_once_both_get_it(wheels):
+    script = (
+        "import pickle, sys\nfrom spae import assets\n"
+        "assets.REGISTRY['toy'] = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "print(len(assets.fetch('toy').read_bytes()))"
+    )
+    command = [sys.executable, "-c", script, pickle.dumps(toy_asset()).hex()]
+    folder = assets.cache_root() / "assets"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "toy.lock"):  # until both are there
+        children = [subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+        for child in children:
+            assert child.stderr is not None
+            assert "waiting for another process that prepares toy" in child.stderr.readline()
+    outputs = [child.communicate(timeout=120) for child in children]
+    assert [out.strip() for out, _ in outputs] == [str(len(WHOLE))] * 2
+    assert sum("fetching toy" in messages for _, messages in outputs) == 1
+    assert not leftovers()
+
+
+def test_a_derived_entry_is_built_once(wheels):
+    built = []
+
+    def build(folder: Path) -> None:
+        built.append(folder)
+        (folder / "table.bin").write_bytes(b"table")
+
+    first = assets.cached("kind/table-v1", build)
+    assert (first / "table.bin").read_bytes() == b"table"
+    assert assets.cached("kind/table-v1", build) == first
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "removed", "no manifest", "manifest is not JSON"])
+def test_a_damaged_derived_entry_is_built_again(wheels, damage):
+    def build(folder: Path) -> None:
+        (folder / "table.bin").write_bytes(b"table")
+
+    folder = assets.cached("table-v1", build)
+    table, manifest = folder / "table.bin", folder / "manifest.json"
+    match damage:
+        case "cut":
+            table.write_bytes(b"tab")
+        case "changed":
+            table.write_bytes(b"tabel")
+        case "removed":
+            table.unlink()
+        case "no manifest":
+            manifest.unlink()
+        case "manifest is not JSON":
+            manifest.write_text("{")
+    assert (assets.cached("table-v1", build) / "table.bin").read_bytes() == b"table"
+
+
+def test_a_build_that_fails_leaves_nothing(wheels):
+    def build(folder: Path) -> None:
+        (folder / "table.bin").write_bytes(b"half a ta")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assets.cached("table-v1", build)
+    assert not (assets.cache_root() / "derived" / "table-v1").exists()
+    assert not leftovers()
+
+
+def test_an_unusable_cache_folder_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="SPAE_CACHE"):
+        assets.cached("table-v1", lambda folder: None)

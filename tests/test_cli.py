@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spae import SPAE, Codebook, SPAEConfig
+from spae.cli import main
+from spae.tokenizers import base
+
+COMMANDS = ["fetch", "demo", "encode", "decode", "tokenize", "train", "eval", "bench"]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A tiny model saved with a codebook in a folder, so that the command line can load both."""
+    torch.manual_seed(0)
+    book = Codebook.from_arrays([f" w{i}" for i in range(40)], torch.randn(40, 6))
+    book.save(tmp_path / "book")
+    book = Codebook.load(tmp_path / "book")
+    config = SPAEConfig(image_size=(16, 16), grids=(1, 2, 4), channels=4, multipliers=(1, 1, 1), num_res_blocks=1)
+    SPAE(config, book).eval().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(base.Codebook, "load", classmethod(lambda cls, *_, **__: book))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert command in capsys.readouterr().out
+
+
+def test_encode_then_decode(toy, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(toy / "cat.png")
+    model = str(toy / "model")
+    assert main(["encode", str(toy / "cat.png"), "--model", model, "--out", str(toy / "t.json")]) == 0
+    tokens = json.loads((toy / "t.json").read_text())
+    assert len(tokens["images"][0]["ids"]) == 21
+    assert [len(layer) for layer in tokens["images"][0]["words"]] == [1, 4, 16]
+    assert main(["decode", str(toy / "t.json"), "--model", model, "--out", str(toy), "--layers", "2"]) == 0
+    decoded = np.asarray(Image.open(toy / "cat.decoded.png"))
+    assert decoded.shape == (16, 16, 3)
+    capsys.readouterr()
+    assert main(["tokenize", str(toy / "cat.png"), "--model", model, "--layers", "2"]) == 0
+    assert "_w" in capsys.readouterr().out
+    tokens["codebook"]["checksum"] = "0" * 64
+    (toy / "t.json").write_text(json.dumps(tokens))
+    assert main(["decode", str(toy / "t.json"), "--model", model]) == 1
+    assert "tokens: made with the codebook" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line_and_a_status(capsys):
+    assert main(["encode", "no-such-file.png", "--model", "no-such-model"]) == 1
+    assert "no bundled model" in capsys.readouterr().err
+    assert main(["fetch", "no-such-asset"]) == 1
+    assert "no asset is called 'no-such-asset'" in capsys.readouterr().err
+    assert main(["train", "--preset", "no-such-preset"]) == 1
+    assert "preset: expected one of" in capsys.readouterr().err
+
+
+def test_fetch_lists_what_there_is(capsys):
+    assert main(["fetch", "--json"]) == 0
+    assert {"smollm2", "gemma3", "minilm", "efficientnet-lite0"} <= set(json.loads(capsys.readouterr().out))
+
+
+def test_imports_stay_light():
+    """Importing the packages, or the command line, brings in no optional package."""
+    code = (
+        "import sys, spae, spae_ops, spae.cli; "
+        "heavy = {'triton', 'transformers', 'gguf', 'matplotlib', 'accelerate', 'hypothesis', 'mlxtend', 'PIL', 'sklearn'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_everything_works_without_the_extension(tmp_path):
+    """No compiler, no Triton, no GPU: the same ids from the reference, and the reason is given."""
+    code = """
+import sys
+sys.modules["spae_ops._C"] = None  # as if it had not been built
+import torch
+from spae_ops import CodeIndex, Pyramid, implementations, nearest_code, pyramid_quantize
+rows = {i.name: i for i in implementations("nearest_code")}
+assert rows["reference"].available and not rows["cpu"].available, rows
+assert rows["cpu"].reason, rows
+torch.manual_seed(0)
+index = CodeIndex(torch.randn(500, 8))
+assert index.impl == "reference"
+print(nearest_code(torch.randn(64, 8), index).ids.tolist())
+try:
+    nearest_code(torch.zeros(1, 8), index, impl="cpu")
+except RuntimeError as error:
+    assert "impl: 'cpu' cannot run nearest_code on cpu: " in str(error), error
+else:
+    raise AssertionError("fell back silently")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    from spae_ops import nearest_code
+
+    codes = torch.randn(500, 8)
+    assert json.loads(done.stdout) == nearest_code(torch.randn(64, 8), codes).ids.tolist()
