@@ -54,9 +54,7 @@ class Pyramid:
         grids = tuple(_sizes(f"grids[{layer}]", grid) for layer, grid in enumerate(self.grids))
         for layer, grid in enumerate(grids):
             if len(grid) != len(shape):
-                raise ValueError(
-                    f"grids[{layer}]: expected {len(shape)} axes like shape {shape}, got {grid}"
-                )
+                raise ValueError(f"grids[{layer}]: expected {len(shape)} axes like shape {shape}, got {grid}")
             if any(size % cells for size, cells in zip(shape, grid, strict=True)):
                 raise ValueError(f"grids[{layer}]: {grid} does not divide the latent grid, shape {shape}")
         object.__setattr__(self, "shape", shape)

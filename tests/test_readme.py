@@ -33,7 +33,9 @@ def test_make_targets_exist(target):
 
 def test_measured_table_is_what_the_command_prints():
     """Up to what another CPU's rounding does to a few of 500 images."""
-    shown = re.search(r"<!-- begin: spae eval digits --model mnist -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    shown = re.search(
+        r"<!-- begin: spae eval digits --model mnist -->\n(.*?)\n<!-- end -->", README, re.DOTALL
+    )
     report = evaluate_digits(SPAE.from_pretrained("mnist"))
     number = re.compile(r"\d[\d,.]*")
     for row, printed in zip(shown[1].splitlines(), layer_table(report).splitlines(), strict=True):

@@ -1,5 +1,6 @@
 """Frozen codebooks: words, their vectors, and the LLM ids behind them."""
 
+from spae.codebook.sources import NAMES
 from spae.codebook.table import Codebook
 
-__all__ = ["Codebook"]
+__all__ = ["NAMES", "Codebook"]

@@ -12,11 +12,25 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from spae.codebook import Codebook
+from spae.codebook import NAMES, Codebook
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.tokens import PyramidTokens
 from spae_ops import Pyramid
 
+_CARD = """---
+library_name: spae
+---
+
+# {name}
+
+An image tokenizer over the words of a frozen codebook: {book}, {pyramid}.
+
+```python
+from spae import {name}
+
+model = {name}.from_pretrained("this folder or repository")
+```
+"""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 BUNDLED = Path(__file__).parent.parent / "bundled"
 
@@ -138,6 +152,8 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
         }
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, save_directory / WEIGHTS)
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        card = _CARD.format(name=type(self).__name__, book=self.codebook, pyramid=self.pyramid)
+        (save_directory / "README.md").write_text(card)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # simpler than the mixin's: no config injection
@@ -155,8 +171,7 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
         if saved["class"] != cls.__name__:
             raise ValueError(f"name: {name} holds a {saved['class']}, expected a {cls.__name__}")
         if codebook is None:
-            identity = saved["codebook"]
-            codebook = Codebook.load(identity["name"], normalise=identity["normalisation"])
+            codebook = _named_codebook(saved["codebook"])
         model = cls(cls.config_class.from_dict(saved["config"]), codebook)
         model._check_codebook(saved["codebook"])
         model.load_state_dict(load_file(folder / WEIGHTS))
@@ -166,6 +181,15 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
 def bundled_models() -> list[str]:
     """Names of the models that come with the package, for ``SPAE.from_pretrained(name)``."""
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}"))
+
+
+def _named_codebook(identity: dict[str, Any]) -> Codebook:
+    if identity["name"] not in NAMES:
+        raise ValueError(
+            f"codebook: the checkpoint was made with {identity}, which has no name that Codebook.load knows; "
+            "pass that codebook"
+        )
+    return Codebook.load(identity["name"], normalise=identity["normalisation"])
 
 
 def _find(name: str | Path) -> Path:

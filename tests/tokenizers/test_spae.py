@@ -228,7 +228,10 @@ def test_checkpoints_refuse_another_codebook(tmp_path):
 def test_unknown_models_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no bundled model"):
         SPAE.from_pretrained("no-such-model")
-    with pytest.raises(FileNotFoundError, match="is no folder with config.json"):
+    with pytest.raises(FileNotFoundError, match="is no folder with config"):
+        SPAE.from_pretrained(tmp_path)
+    model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'toy'.* no name that Codebook.load knows; pass that codebook"):
         SPAE.from_pretrained(tmp_path)
 
 

@@ -1,0 +1,81 @@
+"""What a measurement was made on and with; nothing that names a machine or a path on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "asimd", "sve")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "triton",
+    "faiss-cpu",
+    "faiss-gpu",
+    "vector-quantize-pytorch",
+    "flash-kmeans",
+    "cuvs-cu12",
+    "cuvs-cu13",
+)
+_GPU = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+
+
+def host(device: str) -> dict[str, Any]:
+    """CPU model, cores this process may use, instruction sets, memory and load; and the GPU as found."""
+    cpuinfo = _read("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo)
+    flags = re.search(r"(?:flags|Features)\s*: (.*)", cpuinfo)
+    memory = re.search(r"MemTotal:\s*(\d+) kB", _read("/proc/meminfo"))
+    facts: dict[str, Any] = {
+        "cpu": model[1] if model else platform.machine(),
+        "cores": cores(),
+        "isa": [name for name in _ISA if flags and name in flags[1].split()],
+        "memory_gib": round(int(memory[1]) / 2**20) if memory else None,
+        "load": round(os.getloadavg()[0], 1),
+    }
+    if device == "cuda":
+        facts["gpu"] = _gpu()
+    return facts
+
+
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that take part, as installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def scrubbed(text: str) -> str:
+    """Text without the folders of absolute paths: /any/where/file.so -> file.so."""
+    return re.sub(r"(?<![\w.:/])(?:/[\w.+~-]+)+/", "", text)
+
+
+def _gpu() -> dict[str, str] | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", f"--query-gpu={','.join(_GPU)}", "--format=csv,noheader", "--id=0"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    values = [value.strip() for value in answer.stdout.strip().split(",")]
+    return dict(zip(_GPU, values, strict=True)) if len(values) == len(_GPU) else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

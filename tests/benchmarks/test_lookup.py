@@ -1,0 +1,143 @@
+"""The benchmark of the lookup, on codebooks so small that nothing about time can be learnt from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import exactness, guard, host, inputs, report
+from spae.testing import oracles
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--codebook", "random:300x8", "--queries", "20", "--repeats", "1", "--threads", "1"]
+WRONG = """
+from benchmarks.registry import Contestant
+
+def prepare(codes):
+    return lambda x: (codes - x[:, None]).square().sum(-1).argmax(1)
+
+CONTESTANTS = [Contestant("furthest code", "{kind}", "cpu", prepare)]
+"""
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", "lookup", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    def write(kind: str) -> Path:
+        file = tmp_path / "wrong.py"
+        file.write_text(WRONG.format(kind=kind))
+        return file
+
+    return write
+
+
+def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(tmp_path, wrong):
+    done = bench(
+        *TINY,
+        *("--only", "reference", "chunked", "furthest"),
+        *("--also", wrong("peer"), "--out", tmp_path / "results" / "tiny"),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "results" / "tiny.json").read_text())
+    rows = {row["contestant"]: row for row in record["rows"]}
+    assert set(rows) == {"gemm", "spae_ops reference", "torch addmm+argmin, chunked", "furthest code"}
+    assert rows["spae_ops reference"]["mismatches"] == 0
+    assert rows["furthest code"]["mismatches"] == rows["furthest code"]["compared"] == 20
+    for row in rows.values():
+        assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
+    assert record["host"]["cores"] >= 1
+    assert "torch" in record["versions"]
+    assert str(tmp_path) not in json.dumps(record)
+    table = (tmp_path / "results" / "tiny.md").read_text()
+    assert "20 of 20" in table
+    assert table in done.stdout
+    if (tmp_path / "results" / "tiny.png").exists():
+        assert (tmp_path / "results" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_implementation_of_ours_ends_the_run_without_times(tmp_path, wrong):
+    done = bench(
+        *TINY, "--only", "reference", "furthest", "--also", wrong("ours"), "--out", tmp_path / "tiny"
+    )
+    assert done.returncode == 1
+    assert "| furthest code | 20 of 20 |" in done.stdout
+    assert "ms" not in done.stdout
+    assert not list(tmp_path.glob("tiny*"))
+
+
+def test_the_guard_fails_on_an_absurd_floor(tmp_path):
+    floor = {"codebook": "random:300x8", "queries": 20, "kind": "random", "ratio": 1e9}
+    floors = tmp_path / "floors.json"
+    floors.write_text(json.dumps({"lookup": {"cpu": [floor]}}))
+    guarded = ["--guard", "--floors", floors, "--out", tmp_path / "tiny"]
+    done = bench(*TINY, "--only", "reference", "chunked", *guarded)
+    assert done.returncode == 1
+    assert "the floor is 1000000000.0" in done.stderr
+    record = json.loads((tmp_path / "tiny.json").read_text())
+    for ratio, passes in ((1e-9, True), (1e9, False)):
+        floors.write_text(json.dumps({"lookup": {"cpu": [{**floor, "ratio": ratio}]}}))
+        assert (not guard.failures(record, floors)) == passes
+    assert "no floor" in guard.failures(record, guard.FLOORS)[0]
+
+
+def test_a_contestant_that_needs_no_torch_runs_without_it():
+    script = "import sys; from benchmarks import worker; worker.find('FAISS IndexFlatL2', 'cpu')"
+    check = "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", f"{script}; {check}"], cwd=ROOT, check=True)
+
+
+def test_the_judge_agrees_with_the_oracle_on_ties_and_near_ties():
+    random = np.random.default_rng(0)
+    codes = random.integers(-2, 3, (200, 3)).astype(np.float32)
+    codes[100:] += 1e-6 * random.standard_normal((100, 3)).astype(np.float32)
+    x = random.integers(-4, 5, (100, 3)).astype(np.float32) / 2
+    expected = oracles.topk_codes(x, codes, 1)[0][:, 0]
+    np.testing.assert_array_equal(exactness.nearest_by_definition(x, codes), expected)
+
+
+def test_mismatches_are_charged_to_whoever_is_wrong():
+    codes = np.arange(10, dtype=np.float32)[:, None]
+    x = codes[np.arange(400) % 10]
+    right = np.arange(400) % 10
+    wrong = right.copy()
+    wrong[7] = 0
+    counts = {"ours": 1, "peer": 0}
+    assert exactness.count_mismatches(x, codes, {"ours": wrong, "peer": right}, "ours") == (counts, 400)
+    assert exactness.count_mismatches(x, codes, {"peer": right}, None) == ({"peer": 0}, exactness.SAMPLE)
+
+
+def test_queries_repeat_and_near_code_queries_are_near_their_codes():
+    _, codes = inputs.load_codes("random:500x32")
+    near = inputs.make_queries("near-code", 50, codes, "random:500x32")
+    np.testing.assert_array_equal(near, inputs.make_queries("near-code", 50, codes, "random:500x32"))
+    nearest = codes[exactness.nearest_by_definition(near, codes)]
+    radius = np.sqrt(np.square(codes - codes.mean(0)).sum(1).mean())
+    distances = np.linalg.norm(near - nearest, axis=1) / radius
+    assert np.median(distances) == pytest.approx(inputs.NOISE, rel=0.1)
+    with pytest.raises(ValueError, match="bundled:NAME"):
+        inputs.make_queries("latents", 5, codes, "random:500x32")
+
+
+def test_paths_are_scrubbed_from_what_is_recorded():
+    text = "lookup --out /home/me/results/x, random:3x2, a/b: OSError /opt/lib/x.so: 9 GB/s"
+    assert host.scrubbed(text) == "lookup --out x, random:3x2, a/b: OSError x.so: 9 GB/s"
+
+
+def test_the_ratio_takes_the_fastest_of_each_side():
+    rows = [
+        {"role": role, "median_ms": time}
+        for role, time in [("ours", 9.0), ("ours", 2.0), ("peer", 3.0), ("peer", 8.0), ("gemm", 1.0)]
+    ]
+    assert report.ratio(rows) == 1.5
+    assert report.ratio(rows[:2]) is None
