@@ -1,0 +1,119 @@
+// nearest_code on CPUs: screen in fp32, certify with a proven bound, re-score what is left in float64.
+//
+// Definition. For fp32 values q, c (fp16 and bf16 widen exactly), all in float64, per element d:
+//   t = fl(q_d - c_d);  hi = t rounded to 26 significant bits, halves away from zero;  lo = t - hi (exact);
+//   acc[d mod 32] += hi*hi;  += (2*hi)*lo;  += lo*lo     (d ascending; the products are exact: FMA changes no bit)
+//   for w in 16, 8, 4, 2, 1: acc[:w] += acc[w:2w];       sqdist64 = acc[0].
+// The answer is the first k codes by (sqdist64, id). No step overflows or underflows: |t| is 0 or in [2^-149, 2^129].
+//
+// Screening. With a shift m (fp32 vector) and a power of two s, write in exact arithmetic
+//   Q = s(q - m),  C_k = s(c_k - m),  score_k = <Q, C_k> - |C_k|^2 / 2,  so  s^2 |q - c_k|^2 = |Q|^2 - 2 score_k.
+// Q' and C'_k are their fp32 roundings. u = 2^-24 and h = 2^-149 are fp32's unit roundoff and smallest subnormal,
+// w = 2^-53, gamma_n = n u / (1 - n u). "Norms" are upper bounds measured in float64 and rounded up:
+//   N_q >= max(|Q|, |Q - Q'| / u),  N_k >= max(|C_k|, |C_k - C'_k| / u),  inflated so that N_q >= |Q'| and
+//   N_k >= |C'_k|.
+// The kernels return, for a_q >= A N_q and b_k = fl32(-|C_k|^2 / 2 + B N_k^2),
+//   v_k = fl(fl(dot_k + a_q N_k) + b_k),   dot_k = fp32 sum of Q'_d C'_{k,d} in any order, fused or not.
+//
+// How far v_k is from score_k + a_q N_k + B N_k^2:
+//   (1) |<Q, C_k> - <Q', C'_k>| = |<Q - Q', C_k> + <Q', C_k - C'_k>|        <= 2 u N_q N_k
+//   (2) |dot_k - <Q', C'_k>|    <= gamma_D sum |Q'_d C'_d| + D h            <= gamma_D N_q N_k + D h
+//       (each product passes at most D roundings; h/2 for each product that underflows, times 1 + gamma_D < 2)
+//   (3) the two (unfused: three) roundings behind dot_k:
+//       u [ 3 (|dot_k| + a_q N_k)(1 + 2u) + |b_k| ] + h  <=  3.5 u N_q N_k + 0.6 u N_k^2 + (D + 2) h
+//       as gamma_D <= 1/15 and A <= 1/14 by D <= 2^20, |dot_k| <= (1 + gamma_D) N_q N_k + D h, |b_k| <= .51 N_k^2
+//   (4) rounding b_k itself, and |C_k|^2 in float64:                            <= 0.6 u N_k^2 + h
+//   (5) the definition's own error: |s^2 sqdist64 - (|Q|^2 - 2 score_k)| <= e (|Q| + |C_k|)^2, where
+//       e = (3 ceil(D/32) + 9) w: 3 ceil(D/32) + 5 additions of terms that sum to at most t^2 (1 + 2^-24) in size, and
+//       2w for t. In score units, delta_k = (e/2)(N_q + N_k)^2 = e N_q N_k + (e/2) N_k^2 + (e/2) N_q^2.
+//   Hence with  A = gamma_D + 7u,  B = 2u,  E_q = (e/2) N_q^2 + 2 (D + 4) h   (e < u/2 for D <= 2^20; what the sums
+//   leave of 7u, 2u and 2 (D + 4) h covers evaluating the lines below in float64):
+//     upper_k = v_k + E_q                              >= score_k + delta_k
+//     lower_k = v_k - 2 (a_q N_k + B N_k^2) - E_q      <= score_k - delta_k.
+//
+// Certificate. If upper_k < lower_j, then |q - c_k|^2 - |q - c_j|^2 exceeds the two evaluations' errors together, so
+// sqdist64_k > sqdist64_j strictly. A code with k such j is not among the answers. So with
+//   threshold = (k-th largest over any codes seen so far of v_j - 2 (a_q N_j + B N_j^2)) - 2 E_q, rounded down,
+// the answers are among the codes with v_k >= threshold ("candidates"). They are evaluated by the definition, hence
+// ids do not depend on the instruction set, the number of threads, or the order in which tiles are visited.
+//
+// Range. s brings the table's largest |c - m| into [1/2, 1), so N_k <= 2^11; rows with N_q <= 2^60 cannot overflow.
+// Other rows (and D > 2^20) skip the screen: every allowed code is evaluated by the definition.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "rows.h"
+#include "simd.h"
+
+namespace spae {
+
+inline constexpr double kUnit = 0x1p-24;          // u
+inline constexpr double kTiny = 0x1p-149;         // h
+inline constexpr double kUnit64 = 0x1p-53;        // w
+inline constexpr double kCodeSlope = 2 * kUnit;   // B
+inline constexpr int64_t kMaxScreenWidth = int64_t{1} << 20;
+inline constexpr double kMaxScreenNorm = 0x1p60;
+
+// A of the bound.
+inline double query_slope(int64_t width) {
+  const double n = static_cast<double>(width) * kUnit;
+  return n / (1.0 - n) + 7 * kUnit;
+}
+
+// E_q of the bound.
+inline double query_slack(int64_t width, double norm) {
+  const double e = static_cast<double>(3 * ((width + 31) / 32) + 9) * kUnit64;
+  return 0.5 * e * norm * norm + 2.0 * static_cast<double>(width + 4) * kTiny;
+}
+
+inline float round_up(double x) {
+  const auto y = static_cast<float>(x);
+  return static_cast<double>(y) >= x ? y : std::nextafterf(y, std::numeric_limits<float>::infinity());
+}
+
+inline float round_down(double x) { return -round_up(-x); }
+
+// N of the bound, from float64 sums over a row: |fl64(X)|^2 and |fl64(X) - X'|^2. The last factor covers the
+// roundings of the sums and makes the result an upper bound of |X'| <= |X| + |X - X'| too.
+inline double norm_bound(double squares, double residual_squares) {
+  const double norm = std::sqrt(squares);
+  const double residual = std::sqrt(residual_squares) + kUnit64 * norm;
+  return std::fmax(norm, residual / kUnit) * (1.0 + 0x1p-20);
+}
+
+// What `prepare` computes once about the codes, in memory owned by tensors.
+struct PreparedCodes {
+  const float* panels;   // [tiles, 2, D, 16]: C', zero where there is no code
+  const float* bias;     // [32 tiles]: b_k, -inf where there is no code
+  const float* norms;    // [32 tiles]: N_k
+  const double* shift;   // [D]: m
+  double scale;          // s
+  int64_t tiles;
+};
+
+inline int64_t num_tiles(int64_t codes) { return (codes + simd::kTile - 1) / simd::kTile; }
+
+// X' = fl32(scale * (x - shift)), written with a stride, and the row's norm bound.
+double frame_row(const float* x, const double* shift, double scale, int64_t width, float* out, int64_t stride,
+                 double* squares);
+
+// Chooses shift and scale: writes them to frame [D + 1] (scale last). False if some code is not finite.
+bool choose_frame(const Rows& codes, double* frame);
+
+// Fills panels, bias and norms of `prepared` (shift and scale are given).
+void pack_codes(const Rows& codes, const double* frame, float* panels, float* bias, float* norms);
+
+struct SearchOutput {
+  int64_t* ids;         // [N, k]
+  float* sqdist;        // [N, k]
+  int64_t* rescored;    // [N]: codes evaluated by the definition
+};
+
+// The first k allowed codes by (sqdist64, id) for every query. mask [K] (null: all) must allow at least k codes.
+void search_codes(const Rows& queries, const Rows& codes, const PreparedCodes& prepared, const bool* mask, int64_t k,
+                  const simd::Kernels& kernels, const SearchOutput& out);
+
+}  // namespace spae

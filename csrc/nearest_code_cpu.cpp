@@ -1,0 +1,105 @@
+// The CPU operators: checks, tensors in and out. The method is in nearest_code.h.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "nearest_code.h"
+#include "parallel.h"
+
+namespace spae {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+void check_rows(const Tensor& tensor, const char* name) {
+  const bool fits = tensor.is_cpu() && tensor.dim() == 2 && tensor.is_contiguous();
+  STD_TORCH_CHECK(fits && Rows::supports(tensor.scalar_type()), name,
+                  " must be a contiguous 2-D CPU tensor of float32, float16 or bfloat16");
+}
+
+void check_prepared(const Tensor& tensor, const char* name, ScalarType dtype, int64_t numel) {
+  const bool fits = tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == dtype;
+  STD_TORCH_CHECK(fits && tensor.numel() == numel, name, " was not prepared for these codes: expected ", numel,
+                  " contiguous CPU elements, got ", tensor.numel());
+}
+
+std::string join(const std::vector<std::string_view>& names) {
+  std::string joined;
+  for (const auto name : names) joined.append(joined.empty() ? "" : ", ").append(name);
+  return joined;
+}
+
+std::tuple<Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
+  check_rows(codes, "codes");
+  const Rows rows(codes);
+  STD_TORCH_CHECK(rows.count() >= 1 && rows.width() >= 1, "codes must be [K, D] with K >= 1 and D >= 1, got [",
+                  rows.count(), ", ", rows.width(), "]");
+  STD_TORCH_CHECK(rows.count() <= std::numeric_limits<int32_t>::max() - simd::kTile,
+                  "codes must have fewer than 2^31 rows, got ", rows.count());
+  const int64_t tiles = num_tiles(rows.count());
+  Tensor panels = torch::stable::empty({tiles, 2, rows.width(), simd::kPanel}, ScalarType::Float);
+  Tensor bounds = torch::stable::empty({2, tiles * simd::kTile}, ScalarType::Float);
+  Tensor frame = torch::stable::empty({rows.width() + 1}, ScalarType::Double);
+  const DefaultFloatEnvironment environment;
+  auto* frame_data = frame.mutable_data_ptr<double>();
+  auto* bounds_data = bounds.mutable_data_ptr<float>();
+  STD_TORCH_CHECK(choose_frame(rows, frame_data), "codes must be finite");
+  pack_codes(rows, frame_data, panels.mutable_data_ptr<float>(), bounds_data, bounds_data + tiles * simd::kTile);
+  return {panels, bounds, frame};
+}
+
+std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, const Tensor& panels,
+                                          const Tensor& bounds, const Tensor& frame,
+                                          const std::optional<Tensor>& mask, int64_t k, const std::string& isa) {
+  check_rows(x, "x");
+  check_rows(codes, "codes");
+  const Rows queries(x), table(codes);
+  const int64_t count = table.count(), width = table.width(), tiles = num_tiles(count);
+  STD_TORCH_CHECK(queries.width() == width, "x must be [N, ", width, "] like the codes, got [", queries.count(), ", ",
+                  queries.width(), "]");
+  check_prepared(panels, "panels", ScalarType::Float, tiles * simd::kTile * width);
+  check_prepared(bounds, "bounds", ScalarType::Float, 2 * tiles * simd::kTile);
+  check_prepared(frame, "frame", ScalarType::Double, width + 1);
+  int64_t allowed = count;
+  const bool* allow = nullptr;
+  if (mask.has_value()) {
+    STD_TORCH_CHECK(mask->is_cpu() && mask->scalar_type() == ScalarType::Bool && mask->is_contiguous() &&
+                        mask->dim() == 1 && mask->numel() == count,
+                    "mask must be a contiguous CPU bool tensor [", count, "]");
+    allow = mask->const_data_ptr<bool>();
+    allowed = std::count(allow, allow + count, true);
+  }
+  STD_TORCH_CHECK(k >= 1 && k <= allowed, "k must be in [1, ", allowed, "] (the allowed codes), got ", k);
+  const simd::Kernels* kernels = simd::find(isa);
+  STD_TORCH_CHECK(kernels != nullptr, "isa must be one of ", join(simd::available()), ", got '", isa, "'");
+
+  Tensor ids = torch::stable::empty({queries.count(), k}, ScalarType::Long);
+  Tensor sqdist = torch::stable::empty({queries.count(), k}, ScalarType::Float);
+  Tensor rescored = torch::stable::empty({queries.count()}, ScalarType::Long);
+  const auto* bounds_data = bounds.const_data_ptr<float>();
+  const auto* frame_data = frame.const_data_ptr<double>();
+  const PreparedCodes prepared{panels.const_data_ptr<float>(), bounds_data, bounds_data + tiles * simd::kTile,
+                               frame_data, frame_data[width], tiles};
+  const SearchOutput out{ids.mutable_data_ptr<int64_t>(), sqdist.mutable_data_ptr<float>(),
+                         rescored.mutable_data_ptr<int64_t>()};
+  search_codes(queries, table, prepared, allow, k, *kernels, out);
+  return {ids, sqdist, rescored};
+}
+
+}  // namespace
+}  // namespace spae
+
+STABLE_TORCH_LIBRARY_IMPL(spae_ops, CPU, library) {
+  library.impl("nearest_code_cpu_prepare", TORCH_BOX(&spae::prepare));
+  library.impl("nearest_code_cpu_search", TORCH_BOX(&spae::search));
+}

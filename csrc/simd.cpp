@@ -1,0 +1,94 @@
+#include "simd.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace spae::simd {
+namespace {
+
+// Four floats in whatever the baseline has (SSE2, NEON; two or four scalars elsewhere).
+typedef float Vec4 __attribute__((vector_size(16)));
+
+
+inline Vec4 load(const float* from) {
+  Vec4 to;
+  std::memcpy(&to, from, sizeof to);
+  return to;
+}
+
+// 4 rows x 8 codes, four times: 8 accumulators in a baseline's 16 registers.
+template <int R>
+uint32_t screen(const Tile& tile) {
+  constexpr int64_t kCodes = 8;
+  const int64_t width = tile.width;
+  uint32_t hits = 0;
+  for (int64_t first = 0; first < kTile; first += kCodes) {
+    const float* codes = tile.panels + first / kPanel * width * kPanel + first % kPanel;
+    Vec4 sums[R][2] = {};
+    for (int64_t d = 0; d < width; ++d) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const float x = tile.queries[d * R + r];
+        const Vec4 q = {x, x, x, x};
+        sums[r][0] += q * load(codes + d * kPanel);
+        sums[r][1] += q * load(codes + d * kPanel + 4);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      float* scores = tile.scores + r * kTile + first;
+      std::memcpy(scores, sums[r], sizeof sums[r]);
+      bool hit = false;
+      for (int64_t j = 0; j < kCodes; ++j) {
+        scores[j] = (scores[j] + tile.slopes[r] * tile.norms[first + j]) + tile.bias[first + j];
+        hit |= scores[j] >= tile.thresholds[r];
+      }
+      hits |= static_cast<uint32_t>(hit) << r;
+    }
+  }
+  return hits;
+}
+
+double sqdist(const float* q, const float* c, int64_t width) {
+  constexpr int64_t kLanes = 32;
+  double acc[kLanes] = {};
+  for (int64_t start = 0; start < width; start += kLanes) {
+    const int64_t lanes = std::min(kLanes, width - start);
+    for (int64_t j = 0; j < lanes; ++j) {
+      const double t = static_cast<double>(q[start + j]) - static_cast<double>(c[start + j]);
+      uint64_t bits;
+      std::memcpy(&bits, &t, sizeof bits);
+      bits = (bits + (uint64_t{1} << 26)) & ~((uint64_t{1} << 27) - 1);
+      double hi;
+      std::memcpy(&hi, &bits, sizeof hi);
+      const double lo = t - hi;
+      acc[j] += hi * hi;
+      acc[j] += (2.0 * hi) * lo;
+      acc[j] += lo * lo;
+    }
+  }
+  for (int64_t w = kLanes / 2; w > 0; w /= 2)
+    for (int64_t j = 0; j < w; ++j) acc[j] += acc[j + w];
+  return acc[0];
+}
+
+constexpr Kernels kPortable = {
+    "portable", 4, {nullptr, screen<1>, screen<2>, screen<3>, screen<4>}, sqdist};
+
+}  // namespace
+
+const Kernels* portable() { return &kPortable; }
+
+std::vector<std::string_view> available() {
+  std::vector<std::string_view> names;
+  for (const Kernels* kernels : {avx512(), avx2(), portable()})
+    if (kernels != nullptr) names.emplace_back(kernels->name);
+  return names;
+}
+
+const Kernels* find(std::string_view name) {
+  for (const Kernels* kernels : {avx512(), avx2(), portable()})
+    if (kernels != nullptr && (name.empty() || name == "auto" || name == kernels->name)) return kernels;
+  return nullptr;
+}
+
+}  // namespace spae::simd

@@ -1,0 +1,66 @@
+// Kernels that exist once per instruction set, behind one table of function pointers chosen at run time.
+//
+// Every set is compiled into the same binary (function target attributes, no per-file flags) and gives the same ids:
+// `screen` may round differently from set to set, which the bound in nearest_code.h allows for, and `sqdist` returns
+// the same bits everywhere.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
+#define SPAE_X86 1
+#else
+#define SPAE_X86 0
+#endif
+
+namespace spae::simd {
+
+// Codes stand in panels of 16, element after element: one 64-byte line holds element d of 16 codes.
+inline constexpr int64_t kPanel = 16;
+// `screen` scores two neighbouring panels at once.
+inline constexpr int64_t kTile = 2 * kPanel;
+// The most query rows any instruction set scores at once.
+inline constexpr int kMaxRows = 12;
+
+// One call of `screen`: R query rows against the 32 codes of a tile.
+struct Tile {
+  const float* queries;     // [D, R]
+  const float* panels;      // [2, D, 16]
+  const float* bias;        // [32]
+  const float* norms;       // [32]
+  const float* slopes;      // [R]
+  const float* thresholds;  // [R]
+  const char* prefetch;     // where the next tile starts to be fetched into cache, one line per element of D
+  int64_t prefetch_step;    // bytes from one prefetched line to the next; 0 where there is nothing to fetch
+  int64_t width;            // D
+  float* scores;            // [R, 32], written for the rows that hit (and possibly for others)
+};
+
+// v[r, k] = <query r, code k> + slopes[r] * norms[k] + bias[k]; bit r of the result is set where some v[r, k] >=
+// thresholds[r], and those rows' v are written to `scores`.
+using ScreenFn = uint32_t (*)(const Tile& tile);
+
+// The squared distance of nearest_code.h's definition between two fp32 rows of width D.
+using SqdistFn = double (*)(const float* q, const float* c, int64_t width);
+
+struct Kernels {
+  const char* name;
+  int rows;                        // rows scored at once at full speed, <= kMaxRows
+  ScreenFn screen[kMaxRows + 1];   // [R], 1 <= R <= rows
+  SqdistFn sqdist;
+};
+
+// One per instruction set; null where this processor (or this build) cannot run it.
+const Kernels* portable();
+const Kernels* avx2();
+const Kernels* avx512();
+
+// Names of the sets that run here, fastest first.
+std::vector<std::string_view> available();
+
+// The named set, or the fastest one for "" and "auto"; null if there is no such set here.
+const Kernels* find(std::string_view name);
+
+}  // namespace spae::simd

@@ -1,0 +1,110 @@
+#include "simd.h"
+
+#if SPAE_X86
+
+#include <immintrin.h>
+
+#define SPAE_AVX512 __attribute__((target("avx512f,avx2,fma")))
+
+namespace spae::simd {
+namespace {
+
+// 12 rows x 32 codes: 24 accumulators, 2 registers of codes, one broadcast query.
+template <int R>
+SPAE_AVX512 uint32_t screen(const Tile& tile) {
+  const int64_t width = tile.width;
+  const float* queries = tile.queries;
+  const float* codes0 = tile.panels;
+  const float* codes1 = tile.panels + width * kPanel;
+  const char* prefetch = tile.prefetch;
+  __m512 sums[R][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+  for (int64_t d = 0; d < width; ++d) {
+    _mm_prefetch(prefetch, _MM_HINT_T1);
+    prefetch += tile.prefetch_step;
+    const __m512 c0 = _mm512_loadu_ps(codes0 + d * kPanel);
+    const __m512 c1 = _mm512_loadu_ps(codes1 + d * kPanel);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const __m512 q = _mm512_set1_ps(queries[d * R + r]);
+      sums[r][0] = _mm512_fmadd_ps(q, c0, sums[r][0]);
+      sums[r][1] = _mm512_fmadd_ps(q, c1, sums[r][1]);
+    }
+  }
+  const __m512 norms0 = _mm512_loadu_ps(tile.norms), norms1 = _mm512_loadu_ps(tile.norms + kPanel);
+  const __m512 bias0 = _mm512_loadu_ps(tile.bias), bias1 = _mm512_loadu_ps(tile.bias + kPanel);
+  uint32_t hits = 0;
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    const __m512 slope = _mm512_set1_ps(tile.slopes[r]), threshold = _mm512_set1_ps(tile.thresholds[r]);
+    const __m512 v0 = _mm512_add_ps(_mm512_fmadd_ps(slope, norms0, sums[r][0]), bias0);
+    const __m512 v1 = _mm512_add_ps(_mm512_fmadd_ps(slope, norms1, sums[r][1]), bias1);
+    const __mmask16 hit0 = _mm512_cmp_ps_mask(v0, threshold, _CMP_GE_OQ);
+    const __mmask16 hit1 = _mm512_cmp_ps_mask(v1, threshold, _CMP_GE_OQ);
+    if (__builtin_expect((hit0 | hit1) != 0, 0)) {
+      hits |= 1u << r;
+      _mm512_storeu_ps(tile.scores + r * kTile, v0);
+      _mm512_storeu_ps(tile.scores + r * kTile + kPanel, v1);
+    }
+  }
+  return hits;
+}
+
+// Eight lanes of the definition: acc += hi*hi; acc += (2*hi)*lo; acc += lo*lo.
+SPAE_AVX512 inline __m512d add_squares(__m256 q, __m256 c, __m512d acc) {
+  const __m512d t = _mm512_sub_pd(_mm512_cvtps_pd(q), _mm512_cvtps_pd(c));
+  const __m512i half = _mm512_set1_epi64(int64_t{1} << 26);
+  const __m512i keep = _mm512_set1_epi64(~((int64_t{1} << 27) - 1));
+  const __m512d hi = _mm512_castsi512_pd(
+      _mm512_and_si512(_mm512_add_epi64(_mm512_castpd_si512(t), half), keep));
+  const __m512d lo = _mm512_sub_pd(t, hi);
+  acc = _mm512_fmadd_pd(hi, hi, acc);
+  acc = _mm512_fmadd_pd(_mm512_add_pd(hi, hi), lo, acc);
+  return _mm512_fmadd_pd(lo, lo, acc);
+}
+
+SPAE_AVX512 double sqdist(const float* q, const float* c, int64_t width) {
+  __m512d acc[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd()};
+  int64_t d = 0;
+  for (; d + 32 <= width; d += 32) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      acc[i] = add_squares(_mm256_loadu_ps(q + d + 8 * i), _mm256_loadu_ps(c + d + 8 * i), acc[i]);
+  }
+  if (d < width) {
+    alignas(32) float tail_q[32] = {}, tail_c[32] = {};
+    for (int64_t j = 0; d + j < width; ++j) tail_q[j] = q[d + j], tail_c[j] = c[d + j];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      acc[i] = add_squares(_mm256_load_ps(tail_q + 8 * i), _mm256_load_ps(tail_c + 8 * i), acc[i]);
+  }
+  const __m512d w8 = _mm512_add_pd(_mm512_add_pd(acc[0], acc[2]), _mm512_add_pd(acc[1], acc[3]));
+  const __m256d w4 = _mm256_add_pd(_mm512_castpd512_pd256(w8), _mm512_extractf64x4_pd(w8, 1));
+  const __m128d w2 = _mm_add_pd(_mm256_castpd256_pd128(w4), _mm256_extractf128_pd(w4, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(w2, _mm_unpackhi_pd(w2, w2)));
+}
+
+constexpr Kernels kAvx512 = {"avx512",
+                             12,
+                             {nullptr, screen<1>, screen<2>, screen<3>, screen<4>, screen<5>, screen<6>,
+                              screen<7>, screen<8>, screen<9>, screen<10>, screen<11>, screen<12>},
+                             sqdist};
+
+}  // namespace
+
+const Kernels* avx512() {
+  static const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx2") &&
+                           __builtin_cpu_supports("fma");
+  return runs ? &kAvx512 : nullptr;
+}
+
+}  // namespace spae::simd
+
+#else
+
+namespace spae::simd {
+const Kernels* avx512() { return nullptr; }
+}  // namespace spae::simd
+
+#endif
