@@ -12,6 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+
+class ArgumentTypeError(TypeError, ValueError):
+    """An argument of the wrong type or dtype. Every bad argument is a ValueError; this one is a TypeError
+    too."""
+
+
 QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DIFFERENTIABLE_DTYPES = (*QUERY_DTYPES, torch.float64)
 
@@ -22,9 +28,9 @@ def _names(dtypes: Sequence[torch.dtype]) -> str:
 
 def check_tensor(name: str, value: object, dtypes: Sequence[torch.dtype]) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
-        raise TypeError(f"{name}: expected dtype {_names(dtypes)}, got {_names([value.dtype])}")
+        raise ArgumentTypeError(f"{name}: expected dtype {_names(dtypes)}, got {_names([value.dtype])}")
 
 
 def check_codes(name: str, codes: Tensor) -> None:

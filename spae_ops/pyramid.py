@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from numbers import Integral
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Round(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Round:
     """Lookups that do not depend on each other, so that they run as one batch.
 
     tokens: int64 [r], index of each lookup in the pyramid's token order, ascending.
     layers: int64 [r], the layer of each lookup.
     positions: int64 [r, ndim], its position in the latent grid.
+
+    Its length is r, and iterating over it gives (layer, position) pairs.
     """
 
     tokens: Tensor
     layers: Tensor
     positions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __iter__(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        return zip(self.layers.tolist(), map(tuple, self.positions.tolist()), strict=True)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Pyramid:
     ((1, 4, 16, 64, 256, 256), 597)
     >>> pyramid.positions(1).tolist()
     [[4, 4], [4, 12], [12, 4], [12, 12]]
-    >>> [len(r.tokens) for r in pyramid.rounds()]
+    >>> [len(r) for r in pyramid.rounds()]
     [256, 256, 85]
     """
 

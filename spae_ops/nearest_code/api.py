@@ -32,8 +32,8 @@ def nearest_code(
     the bit (`spae_ops.squared_distance`), so every implementation returns the same ids on every run. Never
     holds an [N, K] tensor. Not differentiable: use a straight-through estimator.
 
-    Raises TypeError (dtypes) and ValueError (shapes, devices, nan or inf in x, a mask that allows no code),
-    and RuntimeError if the implementation named cannot run.
+    Raises TypeError (types, dtypes) and ValueError (shapes, devices, nan or inf in x, a mask that allows no
+    code), and RuntimeError if the implementation named cannot run.
 
     >>> nearest_code(torch.tensor([[0.9, 0.2], [0.0, 3.0]]), torch.eye(2)).ids
     tensor([0, 1])

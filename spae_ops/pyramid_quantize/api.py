@@ -140,7 +140,7 @@ def layer_queries(
 
 def _check_pyramid(pyramid: Pyramid) -> None:
     if not isinstance(pyramid, Pyramid):
-        raise TypeError(f"pyramid: expected a spae_ops.Pyramid, got {type(pyramid).__name__}")
+        raise _checks.ArgumentTypeError(f"pyramid: expected a spae_ops.Pyramid, got {type(pyramid).__name__}")
 
 
 def _check_layer(pyramid: Pyramid, layer: int) -> None:
