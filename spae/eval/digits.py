@@ -32,10 +32,10 @@ def evaluate_digits(model: Tokenizer) -> dict[str, Any]:
     """`evaluate_reconstruction` on the 500 held-out digits, and the classifier's accuracy on originals and on
     reconstructions from 1..L layers."""
     held_out = MNISTDigits("test")
-    report = evaluate_reconstruction(model, held_out.images)
+    tokens = encode_all(model, held_out.images)
+    report = evaluate_reconstruction(model, held_out.images, tokens=tokens)
     classifier = DigitClassifier()
     report["accuracy_originals"] = classifier.accuracy(held_out.images, held_out.labels)
-    tokens = encode_all(model, held_out.images)
     for row in report["layers"]:
         images = decode_all(model, tokens.upto(row["layer"]))
         row["accuracy"] = classifier.accuracy(images, held_out.labels)

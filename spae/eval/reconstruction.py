@@ -25,31 +25,30 @@ def decode_all(model: Tokenizer, tokens: PyramidTokens, *, batch_size: int = 64)
     return torch.cat(parts).cpu()
 
 
-def evaluate_reconstruction(model: Tokenizer, images: Tensor, *, batch_size: int = 64) -> dict[str, Any]:
+def evaluate_reconstruction(
+    model: Tokenizer, images: Tensor, *, tokens: PyramidTokens | None = None, batch_size: int = 64
+) -> dict[str, Any]:
     """PSNR (dB, mean over images and standard error) from 1..L layers, and the codebook's usage by layer.
 
-    images: [N, C, *image_size] in [-1, 1]. Puts the model in eval mode for the time being.
+    images: [N, C, *image_size] in [-1, 1]. tokens: theirs, if known already. The model should be in eval
+    mode.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    if tokens is None:
         tokens = encode_all(model, images, batch_size=batch_size)
-        layers = []
-        for number in range(1, tokens.num_layers + 1):
-            values = psnr(images, decode_all(model, tokens.upto(number), batch_size=batch_size))
-            usage = codebook_usage(tokens.layer(number - 1))
-            layers.append(
-                {
-                    "layer": number,
-                    "words_per_image": model.pyramid.tokens_per_layer[number - 1],
-                    "psnr": values.mean().item(),
-                    "psnr_standard_error": values.std().item() / len(values) ** 0.5,
-                    "distinct_words": usage.distinct,
-                    "perplexity": usage.perplexity,
-                }
-            )
-    finally:
-        model.train(was_training)
+    layers = []
+    for number in range(1, tokens.num_layers + 1):
+        values = psnr(images, decode_all(model, tokens.upto(number), batch_size=batch_size))
+        usage = codebook_usage(tokens.layer(number - 1))
+        layers.append(
+            {
+                "layer": number,
+                "words_per_image": model.pyramid.tokens_per_layer[number - 1],
+                "psnr": values.mean().item(),
+                "psnr_standard_error": values.std().item() / len(values) ** 0.5,
+                "distinct_words": usage.distinct,
+                "perplexity": usage.perplexity,
+            }
+        )
     whole = codebook_usage(tokens.ids)
     return {
         "images": len(images),

