@@ -12,8 +12,10 @@ from spae.tokenizers import Tokenizer
 
 
 class DigitClassifier:
-    """A support vector machine (radial basis functions, C = 10) fitted to the 4,500 original training
-    digits."""
+    """A support vector machine fitted to the 4,500 original training digits.
+
+    Radial basis functions, C = 10 and gamma = 0.03, the best of a few by threefold cross-validation on them.
+    """
 
     def __init__(self) -> None:
         try:
@@ -21,7 +23,7 @@ class DigitClassifier:
         except ImportError as error:
             raise ImportError('the digit classifier needs scikit-learn: pip install "spae[demo]"') from error
         train = MNISTDigits("train")
-        self._machine = SVC(C=10.0).fit(_rows(train.images), train.labels.numpy())
+        self._machine = SVC(C=10.0, gamma=0.03).fit(_rows(train.images), train.labels.numpy())
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of images [N, 3, 32, 32] in [-1, 1] read as their label."""

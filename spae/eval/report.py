@@ -22,7 +22,7 @@ def layer_table(report: dict[str, Any]) -> str:
             str(row["distinct_words"]),
             f"{row['perplexity']:.0f}",
         ]
-        rows.append(cells + [f"{row['accuracy']:.1%}"] * with_accuracy)
+        rows.append([*cells, f"{row['accuracy']:.1%}"] if with_accuracy else cells)
     lines = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
     total = f"{report['images']} images; {report['distinct_words']} of {report['codebook']} words in use"
     if with_accuracy:

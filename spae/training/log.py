@@ -32,7 +32,9 @@ def truncate_log(file: str | Path, step: int) -> None:
 
 
 def plot_log(jsonl: str | Path, png: str | Path) -> None:
-    """Draw a log over the steps: one panel for the loss terms, and one for each held-out figure (`eval/...`).
+    """Draw a log over the steps: a panel for the loss terms, and one for each kind of held-out figure.
+
+    Held-out figures are the entries `eval/KIND_REST`; those of one kind share a panel.
 
     Raises ImportError if matplotlib is missing and ValueError if the log is empty.
     """
@@ -45,26 +47,29 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
         raise ValueError(f"{jsonl} holds no complete line")
     names = sorted({name for record in records for name in record})
     terms = [name for name in names if name.startswith("loss")]
-    panels = [terms] + [[name] for name in names if name.startswith("eval/")]
+    panels = {"loss terms, unweighted": terms}
+    for name in names:
+        if name.startswith("eval/"):
+            kind = name.removeprefix("eval/").split("_")[0]
+            panels.setdefault(f"held-out {kind}", []).append(name)
 
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, panel) in zip(row, panels.items(), strict=True):
+        axes.set_title(title)
         for name in panel:
             points = [(record["step"], record[name]) for record in records if name in record]
             steps, values = zip(*points, strict=True)
             if panel is not terms:
-                axes.plot(steps, values, marker="o", markersize=3)
-                axes.set_title(f"held-out {name.removeprefix('eval/')}")
+                axes.plot(steps, values, marker="o", markersize=3, label=name.removeprefix("eval/"))
                 continue
             style = {"color": "black", "linestyle": "--"} if name == "loss" else {}
             label = "weighted total" if name == "loss" else name.removeprefix("loss/")
             (line,) = axes.plot(steps, _smooth(values), label=label, zorder=3, **style)
             axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8)
-        if panel is terms:
-            axes.set_title("loss terms, unweighted")
-            if all(record[name] > 0 for record in records for name in terms if name in record):
-                axes.set_yscale("log")
-            axes.legend()
+        if panel is terms and all(r[name] > 0 for r in records for name in terms if name in r):
+            axes.set_yscale("log")
+        axes.legend()
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

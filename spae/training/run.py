@@ -30,7 +30,9 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
     torch.manual_seed(config.seed)
     model = preset.build()
     dataset, held_out = preset.datasets()
-    trainer = Trainer(model, dataset, config, evaluate=_held_out_psnr(held_out[:PROGRESS_IMAGES]))
+    trainer = Trainer(
+        model, dataset, config, evaluate=_held_out_psnr(held_out[:: max(1, len(held_out) // PROGRESS_IMAGES)])
+    )
     recipe = {"data": preset.data, "codebook": preset.codebook, "model": preset.model, "train": preset.train}
     (output_dir / "preset.json").write_text(json.dumps(recipe, indent=2) + "\n")
     if not trainer.train():

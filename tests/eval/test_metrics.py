@@ -7,6 +7,7 @@ from spae import SPAE, Codebook, SPAEConfig
 from spae.eval.figures import pyramid_text, reconstruction_page, shown
 from spae.eval.metrics import codebook_usage, psnr
 from spae.eval.reconstruction import evaluate_reconstruction
+from spae.eval.report import layer_table
 from spae_ops import Pyramid
 
 
@@ -43,6 +44,9 @@ def test_report_and_page(tmp_path):
     assert 1 <= report["distinct_words"] <= 5
     expected = psnr(images, model.decode(model.encode(images)).detach()).mean().item()
     assert report["layers"][-1]["psnr"] == pytest.approx(expected, abs=1e-4)
+    table = layer_table(report).splitlines()
+    assert table[0] == "| layers | words | PSNR (dB) | distinct words | perplexity |"
+    assert table[3].startswith("| 2 | 5 | ")
     page = tmp_path / "folder" / "page.png"
     reconstruction_page(model, images[:2], model.encode(images[:2]), page)
     assert page.stat().st_size > 5000
