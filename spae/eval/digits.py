@@ -23,7 +23,8 @@ class DigitClassifier:
         except ImportError as error:
             raise ImportError('the digit classifier needs scikit-learn: pip install "spae[demo]"') from error
         train = MNISTDigits("train")
-        self._machine = SVC(C=10.0, gamma=0.03).fit(_rows(train.images), train.labels.numpy())
+        machine = SVC(C=10.0, gamma=0.03)  # pyright: ignore[reportArgumentType]  # unannotated there
+        self._machine = machine.fit(_rows(train.images), train.labels.numpy())
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of images [N, 3, 32, 32] in [-1, 1] read as their label."""
