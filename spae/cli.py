@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -191,13 +192,9 @@ def _add_bench(commands: Any) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    try:
-        from benchmarks.__main__ import main as run
-    except ImportError as error:
-        raise ImportError(
-            f"bench: needs a checkout of the repository as the current folder ({error})"
-        ) from error
-    return run(arguments.arguments)
+    if not Path("benchmarks/__main__.py").is_file():
+        raise FileNotFoundError("the benchmarks are in the repository: run this in a checkout of it")
+    return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.arguments])
 
 
 if __name__ == "__main__":

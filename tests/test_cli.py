@@ -110,3 +110,9 @@ else:
 
     codes = torch.randn(500, 8)
     assert json.loads(done.stdout) == nearest_code(torch.randn(64, 8), codes).ids.tolist()
+
+
+def test_bench_outside_of_a_checkout_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "lookup"]) == 1
+    assert "run this in a checkout" in capsys.readouterr().err
