@@ -1,4 +1,4 @@
-// nearest_code on CPUs: screen in fp32, certify with a proven bound, re-score what is left in float64.
+// nearest_code on CPUs: screen in int8 or fp32, certify with a proven bound, re-score what is left in float64.
 //
 // Definition. For fp32 values q, c (fp16 and bf16 widen exactly), all in float64, per element d:
 //   t = fl(q_d - c_d);  hi = t rounded to 26 significant bits, halves away from zero;  lo = t - hi (exact);
@@ -11,7 +11,7 @@
 // Q' and C'_k are their fp32 roundings. u = 2^-24 and h = 2^-149 are fp32's unit roundoff and smallest subnormal,
 // w = 2^-53, gamma_n = n u / (1 - n u). "Norms" are upper bounds measured in float64 and rounded up:
 //   N_q >= max(|Q|, |Q - Q'| / u),  N_k >= max(|C_k|, |C_k - C'_k| / u),  inflated so that N_q >= |Q'| and
-//   N_k >= |C'_k|.
+//   N_k >= |C'_k| (and N_k >= |C8_k|, below).
 // The kernels return, for a_q >= A N_q and b_k = fl32(-|C_k|^2 / 2 + B N_k^2),
 //   v_k = fl(fl(dot_k + a_q N_k) + b_k),   dot_k = fp32 sum of Q'_d C'_{k,d} in any order, fused or not.
 //
@@ -26,19 +26,38 @@
 //   (5) the definition's own error: |s^2 sqdist64 - (|Q|^2 - 2 score_k)| <= e (|Q| + |C_k|)^2, where
 //       e = (3 ceil(D/32) + 9) w: 3 ceil(D/32) + 5 additions of terms that sum to at most t^2 (1 + 2^-24) in size, and
 //       2w for t. In score units, delta_k = (e/2)(N_q + N_k)^2 = e N_q N_k + (e/2) N_k^2 + (e/2) N_q^2.
-//   Hence with  A = gamma_D + 7u,  B = 2u,  E_q = (e/2) N_q^2 + 2 (D + 4) h   (e < u/2 for D <= 2^20; what the sums
-//   leave of 7u, 2u and 2 (D + 4) h covers evaluating the lines below in float64):
+//   Hence with  A = gamma_D + 7u,  B = 3u,  E_q = (e/2) N_q^2 + 2 (D + 4) h   (e < u/2 for D <= 2^20; what the sums
+//   leave of 7u, 3u and 2 (D + 4) h covers evaluating the lines below in float64):
 //     upper_k = v_k + E_q                              >= score_k + delta_k
 //     lower_k = v_k - 2 (a_q N_k + B N_k^2) - E_q      <= score_k - delta_k.
 //
+// Screening in int8. T is a fixed orthogonal map, so <T Q, T C_k> = <Q, C_k>: it spreads large elements over many,
+// which brings the steps down. P and G_k are integer rows, |P_d| and |G_kd| <= 127, p and g_k fp32 steps >= 2^-60, and
+// Q8 = p P, C8_k = g_k G_k. Residuals are measured in float64 from fl64(T Q') and fl64(T C'_k), which are within
+// 16w |Q'| and 16w |C'_k| (one rounding an element in each of at most 14 stages, each sqrt(2) times orthogonal):
+//   R_q >= |fl64(T Q') - Q8|, so |T Q - Q8| <= R_q + 2u N_q;   r_k >= |fl64(T C'_k) - C8_k| + 2u N_k >= |T C_k - C8_k|.
+// No integer is farther than 0 is, so R_q <= 1.01 N_q and r_k <= 1.01 N_k. Sums of products I_k = <P, G_k> are exact
+// (D <= 2^15). The kernels return, for a_q >= N_q, c_q >= R_q + A8 N_q, and the same b_k,
+//   v_k = fl(fl(I_k) fl(p g_k) + z_k),  z_k = fl(a_q r_k + y_k),  y_k = fl(c_q N_k + b_k),  fused or not.
+// How far v_k is from score_k + a_q r_k + c_q N_k + B N_k^2, beyond a_q r_k + R_q N_k:
+//   (6) |<T Q, T C_k> - <Q8, C8_k>| = |<T Q - Q8, C8_k> + <T Q, T C_k - C8_k>| <= (R_q + 2u N_q) N_k + N_q r_k
+//   (7) the roundings of v_k, all normal but for 4 h: with |I_k p g_k| = |<Q8, C8_k>| <= 2.02 N_q N_k (Cauchy-Schwarz),
+//       a_q r_k and c_q N_k <= 1.02 N_q N_k, |b_k| <= .51 N_k^2: y_k, z_k, the product's three and the last sum's give
+//       u (2.1 + 3.2 + 6.1 + 4.2) N_q N_k + 1.6 u N_k^2
+//   and (4) and (5) as they are. Hence with A8 = 32u and the B and E_q from above, upper_k = v_k + E_q and
+//   lower_k = v_k - 2 (a_q r_k + c_q N_k + B N_k^2) - E_q hold as for fp32.
+//
 // Certificate. If upper_k < lower_j, then |q - c_k|^2 - |q - c_j|^2 exceeds the two evaluations' errors together, so
 // sqdist64_k > sqdist64_j strictly. A code with k such j is not among the answers. So with
-//   threshold = (k-th largest over any codes seen so far of v_j - 2 (a_q N_j + B N_j^2)) - 2 E_q, rounded down,
-// the answers are among the codes with v_k >= threshold ("candidates"). They are evaluated by the definition, hence
-// ids do not depend on the instruction set, the number of threads, or the order in which tiles are visited.
+//   threshold = (k-th largest over any codes seen so far of lower_j) - E_q, rounded down,
+// the answers are among the codes with v_k >= threshold ("candidates"). Nor is a code an answer if k codes have been
+// evaluated to at most S < sqdist64_k. If sqdist64_k <= S then by (5) score_k + delta_k >= (|Q|^2 - s^2 S) / 2, hence
+//   v_k >= (|Q|^2 - s^2 S) / 2 - E_q:
+// a threshold too, tighter than the first where the screen is coarse. Candidates are evaluated by the definition, so
+// ids do not depend on the screen, the instruction set, the number of threads, or the order in which tiles are visited.
 //
 // Range. s brings the table's largest |c - m| into [1/2, 1), so N_k <= 2^11; rows with N_q <= 2^60 cannot overflow.
-// Other rows (and D > 2^20) skip the screen: every allowed code is evaluated by the definition.
+// Other rows (and D > 2^20) skip the screens: every allowed code is evaluated by the definition.
 #pragma once
 
 #include <cmath>
@@ -50,11 +69,14 @@
 
 namespace spae {
 
-inline constexpr double kUnit = 0x1p-24;          // u
-inline constexpr double kTiny = 0x1p-149;         // h
-inline constexpr double kUnit64 = 0x1p-53;        // w
-inline constexpr double kCodeSlope = 2 * kUnit;   // B
+inline constexpr double kUnit = 0x1p-24;             // u
+inline constexpr double kTiny = 0x1p-149;            // h
+inline constexpr double kUnit64 = 0x1p-53;           // w
+inline constexpr double kCodeSlope = 3 * kUnit;      // B
+inline constexpr double kIntegerSlope = 32 * kUnit;  // A8
 inline constexpr int64_t kMaxScreenWidth = int64_t{1} << 20;
+inline constexpr int64_t kMaxIntegerWidth = int64_t{1} << 15;
+inline constexpr double kMinStep = 0x1p-60;
 inline constexpr double kMaxScreenNorm = 0x1p60;
 
 // A of the bound.
@@ -84,27 +106,55 @@ inline double norm_bound(double squares, double residual_squares) {
   return std::fmax(norm, residual / kUnit) * (1.0 + 0x1p-20);
 }
 
+// The threshold that an evaluated sqdist64 = S sets for a row with sum of squares |Q|^2 and slack E_q. The second term
+// covers the roundings of |Q|^2, a plain sum of D squares, and of this line.
+inline float evaluated_threshold(double squares, double sqdist, double scale, double slack, int64_t width) {
+  const double scaled = scale * sqdist * scale;
+  const double rounding = static_cast<double>(width + 8) * kUnit64 * (squares + scaled);
+  return round_down(0.5 * (squares - scaled) - rounding - slack);
+}
+
+// Rounds T (a framed row) to integers in [-levels, levels] times *step, with `rotated` [width] to work in. Returns an
+// upper bound of fl64(T x)'s distance from that.
+double quantize(const float* framed, int64_t width, int levels, double* rotated, int8_t* integers, float* step);
+
 // What `prepare` computes once about the codes, in memory owned by tensors.
 struct PreparedCodes {
-  const float* panels;   // [tiles, 2, D, 16]: C', zero where there is no code
-  const float* bias;     // [32 tiles]: b_k, -inf where there is no code
-  const float* norms;    // [32 tiles]: N_k
-  const double* shift;   // [D]: m
-  double scale;          // s
+  const float* panels;     // [tiles, 2, D, 16]: C', zero where there is no code
+  const uint8_t* panels8;  // [tiles, 2, W, 16, 4]: 128 + G, W = num_words(D); 128 where there is no code or element
+  const float* bias;       // [32 tiles]: b_k, -inf where there is no code
+  const float* norms;      // [32 tiles]: N_k
+  const float* residuals;  // [32 tiles]: r_k
+  const float* steps;      // [32 tiles]: g_k
+  const double* shift;     // [D]: m
+  double scale;            // s
   int64_t tiles;
 };
 
 inline int64_t num_tiles(int64_t codes) { return (codes + simd::kTile - 1) / simd::kTile; }
 
-// X' = fl32(scale * (x - shift)), written with a stride, and the row's norm bound.
-double frame_row(const float* x, const double* shift, double scale, int64_t width, float* out, int64_t stride,
-                 double* squares);
+// 32-bit words of four int8 elements in a row.
+inline int64_t num_words(int64_t width) { return (width + 3) / 4; }
+
+// X' = fl32(scale * (x - shift)), |fl64(X)|^2 in *squares, and the row's norm bound.
+double frame_row(const float* x, const double* shift, double scale, int64_t width, float* out, double* squares);
 
 // Chooses shift and scale: writes them to frame [D + 1] (scale last). False if some code is not finite.
 bool choose_frame(const Rows& codes, double* frame);
 
-// Fills panels, bias and norms of `prepared` (shift and scale are given).
-void pack_codes(const Rows& codes, const double* frame, float* panels, float* bias, float* norms);
+// Where `pack_codes` writes what PreparedCodes names.
+struct PackedCodes {
+  float* panels;
+  uint8_t* panels8;
+  float* bias;
+  float* norms;
+  float* residuals;
+  float* steps;
+};
+
+void pack_codes(const Rows& codes, const double* frame, const PackedCodes& out);
+
+enum class ScreenChoice { kAuto, kFp32, kInt8 };
 
 struct SearchOutput {
   int64_t* ids;         // [N, k]
@@ -114,6 +164,6 @@ struct SearchOutput {
 
 // The first k allowed codes by (sqdist64, id) for every query. mask [K] (null: all) must allow at least k codes.
 void search_codes(const Rows& queries, const Rows& codes, const PreparedCodes& prepared, const bool* mask, int64_t k,
-                  const simd::Kernels& kernels, const SearchOutput& out);
+                  const simd::Kernels& kernels, ScreenChoice screen, const SearchOutput& out);
 
 }  // namespace spae

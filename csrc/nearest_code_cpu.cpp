@@ -39,7 +39,13 @@ std::string join(const std::vector<std::string_view>& names) {
   return joined;
 }
 
-std::tuple<Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
+ScreenChoice parse_screen(const std::string& name) {
+  STD_TORCH_CHECK(name.empty() || name == "auto" || name == "fp32" || name == "int8",
+                  "screen must be auto, fp32 or int8, got '", name, "'");
+  return name == "int8" ? ScreenChoice::kInt8 : name == "fp32" ? ScreenChoice::kFp32 : ScreenChoice::kAuto;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
   check_rows(codes, "codes");
   const Rows rows(codes);
   STD_TORCH_CHECK(rows.count() >= 1 && rows.width() >= 1, "codes must be [K, D] with K >= 1 and D >= 1, got [",
@@ -48,19 +54,25 @@ std::tuple<Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
                   "codes must have fewer than 2^31 rows, got ", rows.count());
   const int64_t tiles = num_tiles(rows.count());
   Tensor panels = torch::stable::empty({tiles, 2, rows.width(), simd::kPanel}, ScalarType::Float);
-  Tensor bounds = torch::stable::empty({2, tiles * simd::kTile}, ScalarType::Float);
+  Tensor panels8 =
+      torch::stable::empty({tiles, 2, num_words(rows.width()), simd::kPanel, 4}, ScalarType::Byte);
+  Tensor bounds = torch::stable::empty({4, tiles * simd::kTile}, ScalarType::Float);
   Tensor frame = torch::stable::empty({rows.width() + 1}, ScalarType::Double);
   const DefaultFloatEnvironment environment;
   auto* frame_data = frame.mutable_data_ptr<double>();
   auto* bounds_data = bounds.mutable_data_ptr<float>();
   STD_TORCH_CHECK(choose_frame(rows, frame_data), "codes must be finite");
-  pack_codes(rows, frame_data, panels.mutable_data_ptr<float>(), bounds_data, bounds_data + tiles * simd::kTile);
-  return {panels, bounds, frame};
+  const int64_t stride = tiles * simd::kTile;
+  pack_codes(rows, frame_data,
+             {panels.mutable_data_ptr<float>(), panels8.mutable_data_ptr<uint8_t>(), bounds_data, bounds_data + stride,
+              bounds_data + 2 * stride, bounds_data + 3 * stride});
+  return {panels, panels8, bounds, frame};
 }
 
 std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, const Tensor& panels,
-                                          const Tensor& bounds, const Tensor& frame,
-                                          const std::optional<Tensor>& mask, int64_t k, const std::string& isa) {
+                                          const Tensor& panels8, const Tensor& bounds, const Tensor& frame,
+                                          const std::optional<Tensor>& mask, int64_t k, const std::string& isa,
+                                          const std::string& screen) {
   check_rows(x, "x");
   check_rows(codes, "codes");
   const Rows queries(x), table(codes);
@@ -68,7 +80,9 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
   STD_TORCH_CHECK(queries.width() == width, "x must be [N, ", width, "] like the codes, got [", queries.count(), ", ",
                   queries.width(), "]");
   check_prepared(panels, "panels", ScalarType::Float, tiles * simd::kTile * width);
-  check_prepared(bounds, "bounds", ScalarType::Float, 2 * tiles * simd::kTile);
+  const int64_t stride = tiles * simd::kTile;
+  check_prepared(panels8, "panels8", ScalarType::Byte, stride * 4 * num_words(width));
+  check_prepared(bounds, "bounds", ScalarType::Float, 4 * stride);
   check_prepared(frame, "frame", ScalarType::Double, width + 1);
   int64_t allowed = count;
   const bool* allow = nullptr;
@@ -88,11 +102,18 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
   Tensor rescored = torch::stable::empty({queries.count()}, ScalarType::Long);
   const auto* bounds_data = bounds.const_data_ptr<float>();
   const auto* frame_data = frame.const_data_ptr<double>();
-  const PreparedCodes prepared{panels.const_data_ptr<float>(), bounds_data, bounds_data + tiles * simd::kTile,
-                               frame_data, frame_data[width], tiles};
+  const PreparedCodes prepared{panels.const_data_ptr<float>(),
+                               panels8.const_data_ptr<uint8_t>(),
+                               bounds_data,
+                               bounds_data + stride,
+                               bounds_data + 2 * stride,
+                               bounds_data + 3 * stride,
+                               frame_data,
+                               frame_data[width],
+                               tiles};
   const SearchOutput out{ids.mutable_data_ptr<int64_t>(), sqdist.mutable_data_ptr<float>(),
                          rescored.mutable_data_ptr<int64_t>()};
-  search_codes(queries, table, prepared, allow, k, *kernels, out);
+  search_codes(queries, table, prepared, allow, k, *kernels, parse_screen(screen), out);
   return {ids, sqdist, rescored};
 }
 

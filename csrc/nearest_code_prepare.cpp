@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kSample = 255;
 constexpr int64_t kRowsPerTask = 512;
+constexpr int kCodeLevels = 127;
 
 double median(std::vector<double>& values) {
   const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
@@ -52,10 +53,33 @@ void choose_shift(const Rows& codes, double* shift) {
   if (!(median(shifted) < 0.25 * median(plain))) std::fill(shift, shift + width, 0.0);
 }
 
+// T of the int8 bound: signs from a fixed sequence, then Walsh-Hadamard transforms of blocks of 4^j elements, each as
+// large as fits, scaled by 2^-j.
+void rotate(const float* x, int64_t width, double* out) {
+  uint32_t random = 1;
+  for (int64_t d = 0; d < width; ++d) {
+    random = random * 1664525u + 1013904223u;
+    out[d] = random >> 31 != 0 ? -x[d] : x[d];
+  }
+  for (int64_t first = 0, size = 1; first < width; first += size) {
+    double scale = 1;
+    for (size = 1; 4 * size <= width - first; size *= 4) scale *= 0.5;
+    for (int64_t half = 1; half < size; half *= 2) {
+      for (int64_t pair = first; pair < first + size; pair += 2 * half) {
+        for (int64_t d = pair; d < pair + half; ++d) {
+          const double a = out[d], b = out[d + half];
+          out[d] = a + b;
+          out[d + half] = a - b;
+        }
+      }
+    }
+    for (int64_t d = first; d < first + size; ++d) out[d] *= scale;
+  }
+}
+
 }  // namespace
 
-double frame_row(const float* x, const double* shift, double scale, int64_t width, float* out, int64_t stride,
-                 double* squares) {
+double frame_row(const float* x, const double* shift, double scale, int64_t width, float* out, double* squares) {
   double sum = 0, residual_sum = 0;
   for (int64_t d = 0; d < width; ++d) {
     const double t = (static_cast<double>(x[d]) - shift[d]) * scale;
@@ -63,7 +87,7 @@ double frame_row(const float* x, const double* shift, double scale, int64_t widt
     const double residual = t - static_cast<double>(rounded);
     sum += t * t;
     residual_sum += residual * residual;
-    out[d * stride] = rounded;
+    out[d] = rounded;
   }
   *squares = sum;
   return norm_bound(sum, residual_sum);
@@ -96,26 +120,59 @@ bool choose_frame(const Rows& codes, double* frame) {
   return finite;
 }
 
-void pack_codes(const Rows& codes, const double* frame, float* panels, float* bias, float* norms) {
-  const int64_t width = codes.width();
+double quantize(const float* framed, int64_t width, int levels, double* rotated, int8_t* integers, float* step) {
+  rotate(framed, width, rotated);
+  double most = 0;
+  for (int64_t d = 0; d < width; ++d) most = std::fmax(most, std::fabs(rotated[d]));
+  *step = round_up(std::fmax(most / levels, kMinStep));
+  const double wide_step = *step, inverse = 1.0 / wide_step;
+  double squares = 0;
+  for (int64_t d = 0; d < width; ++d) {
+    const double x = rotated[d];
+    // Halves away from zero; at most `levels`, as most * inverse exceeds it by a few roundings at the most.
+    const double size = std::fabs(x) * inverse + 0.5;
+    const auto integer = static_cast<int>(x < 0 ? -size : size);
+    integers[d] = static_cast<int8_t>(integer);
+    const double residual = x - wide_step * integer;
+    squares += residual * residual;
+  }
+  return std::sqrt(squares) * (1.0 + 0x1p-20);
+}
+
+void pack_codes(const Rows& codes, const double* frame, const PackedCodes& out) {
+  const int64_t width = codes.width(), words = num_words(width);
   const double scale = frame[width];
   for_each_range(num_tiles(codes.count()) * 2, 16, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch(static_cast<size_t>(width));
+    std::vector<float> scratch(static_cast<size_t>(width)), framed(static_cast<size_t>(width));
+    std::vector<double> rotated(static_cast<size_t>(width));
+    std::vector<int8_t> integers(static_cast<size_t>(words * 4));
     for (int64_t p = begin; p < end; ++p) {
-      float* panel = panels + p * width * simd::kPanel;
+      float* panel = out.panels + p * width * simd::kPanel;
+      uint8_t* panel8 = out.panels8 + p * words * 4 * simd::kPanel;
       for (int64_t j = 0; j < simd::kPanel; ++j) {
         const int64_t k = p * simd::kPanel + j;
-        if (k >= codes.count()) {
-          for (int64_t d = 0; d < width; ++d) panel[d * simd::kPanel + j] = 0.0f;
-          bias[k] = -std::numeric_limits<float>::infinity();
-          norms[k] = 0.0f;
-          continue;
+        if (k < codes.count()) {
+          double squares = 0;
+          const float* row = codes.row(k, scratch.data());
+          double norm = frame_row(row, frame, scale, width, framed.data(), &squares);
+          const double residual = 2 * kUnit * norm + quantize(framed.data(), width, kCodeLevels, rotated.data(),
+                                                              integers.data(), out.steps + k);
+          double squares8 = 0;
+          for (int64_t d = 0; d < width; ++d) squares8 += static_cast<double>(integers[d] * integers[d]);
+          norm = std::fmax(norm, std::sqrt(squares8) * out.steps[k] * (1.0 + 0x1p-20));
+          out.norms[k] = round_up(norm);
+          out.residuals[k] = round_up(residual);
+          norm = out.norms[k];
+          out.bias[k] = static_cast<float>(-0.5 * squares + kCodeSlope * norm * norm);
+        } else {
+          std::fill(framed.begin(), framed.end(), 0.0f);
+          std::fill(integers.begin(), integers.end(), int8_t{0});
+          out.bias[k] = -std::numeric_limits<float>::infinity();
+          out.norms[k] = out.residuals[k] = out.steps[k] = 0.0f;
         }
-        double squares = 0;
-        const float* row = codes.row(k, scratch.data());
-        norms[k] = round_up(frame_row(row, frame, scale, width, panel + j, simd::kPanel, &squares));
-        const double norm = norms[k];
-        bias[k] = static_cast<float>(-0.5 * squares + kCodeSlope * norm * norm);
+        for (int64_t d = 0; d < width; ++d) panel[d * simd::kPanel + j] = framed[static_cast<size_t>(d)];
+        for (int64_t d = 0; d < words * 4; ++d)
+          panel8[(d / 4 * simd::kPanel + j) * 4 + d % 4] = static_cast<uint8_t>(128 + integers[static_cast<size_t>(d)]);
       }
     }
   });

@@ -29,6 +29,11 @@ class Ranking {
     std::push_heap(heap_.begin(), heap_.end());
   }
 
+  // The k-th best squared distance, or infinity while there are fewer.
+  double worst() const {
+    return heap_.size() == capacity_ ? heap_.front().first : std::numeric_limits<double>::infinity();
+  }
+
   void offer_all(const Ranking& other) {
     for (const Entry& entry : other.heap_) offer(entry.first, entry.second);
   }
@@ -59,7 +64,7 @@ class CandidateLists {
  public:
   void assign(int64_t slots, int64_t k) {
     k_ = k;
-    capacity_ = std::max<int64_t>(16, 2 * k);
+    capacity_ = std::max<int64_t>(32, 2 * k);
     const auto count = static_cast<size_t>(slots);
     thresholds_.assign(count, -std::numeric_limits<float>::max());
     sizes_.assign(count, 0);
@@ -109,17 +114,16 @@ class CandidateLists {
     sizes_[s] = static_cast<int32_t>(last - first);
   }
 
-  struct View {
-    const Candidate* first;
-    const Candidate* last;
-    const Candidate* begin() const { return first; }
-    const Candidate* end() const { return last; }
-  };
-
-  View list(int64_t slot) const {
+  // Moves up to `most` of the slot's candidates to the end of `to`, the most promising first.
+  void take(int64_t slot, int64_t most, std::vector<Candidate>& to) {
     const auto s = static_cast<size_t>(slot);
-    const Candidate* first = entries_.data() + s * static_cast<size_t>(capacity_);
-    return {first, first + sizes_[s]};
+    Candidate* first = entries_.data() + s * static_cast<size_t>(capacity_);
+    Candidate* last = first + sizes_[s];
+    Candidate* rest = first + std::min<int64_t>(most, sizes_[s]);
+    const auto better = [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; };
+    std::partial_sort(first, rest, last, better);
+    to.insert(to.end(), first, rest);
+    sizes_[s] = static_cast<int32_t>(std::move(rest, last, first) - first);
   }
 
   // Candidates that had to be evaluated before their time, best k of them.
@@ -129,9 +133,14 @@ class CandidateLists {
     return kept->best;
   }
 
-  void clear(int64_t slot, int64_t evaluated) {
-    sizes_[static_cast<size_t>(slot)] = 0;
-    evaluated_[static_cast<size_t>(slot)]->count += evaluated;
+  void raise(int64_t slot, float threshold) {
+    float& current = thresholds_[static_cast<size_t>(slot)];
+    current = std::max(current, threshold);
+  }
+
+  // Notes that many evaluations by the slot; returns how many there were so far.
+  int64_t count_evaluated(int64_t slot, int64_t evaluated) {
+    return evaluated_[static_cast<size_t>(slot)]->count += evaluated;
   }
 
   // Offers them to `best`; returns how many evaluations they took.

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 namespace spae::simd {
 namespace {
 
 // Four floats in whatever the baseline has (SSE2, NEON; two or four scalars elsewhere).
 typedef float Vec4 __attribute__((vector_size(16)));
-
 
 inline Vec4 load(const float* from) {
   Vec4 to;
@@ -48,6 +48,36 @@ uint32_t screen(const Tile& tile) {
   return hits;
 }
 
+// One row x 16 codes at a time.
+template <int R>
+uint32_t screen8(const Tile8& tile) {
+  uint32_t hits = 0;
+  for (int r = 0; r < R; ++r) {
+    const QueryRow8& row = tile.rows[r];
+    bool hit = false;
+    for (int64_t half = 0; half < 2; ++half) {
+      int32_t sums[kPanel];
+      std::fill(sums, sums + kPanel, row.start);
+      for (int64_t w = 0; w < tile.words; ++w) {
+        const uint8_t* codes = tile.panels + (half * tile.words + w) * 4 * kPanel;
+        int8_t query[4];
+        std::memcpy(query, tile.queries + w * R + r, sizeof query);
+        for (int64_t j = 0; j < kPanel; ++j)
+          for (int64_t i = 0; i < 4; ++i) sums[j] += codes[4 * j + i] * query[i];
+      }
+      for (int64_t j = 0; j < kPanel; ++j) {
+        const int64_t k = half * kPanel + j;
+        const float z = (tile.bias[k] + row.norm_slope * tile.norms[k]) + row.residual_slope * tile.residuals[k];
+        const float v = static_cast<float>(sums[j]) * (row.step * tile.steps[k]) + z;
+        tile.scores[r * kTile + k] = v;
+        hit |= v >= tile.thresholds[r];
+      }
+    }
+    hits |= static_cast<uint32_t>(hit) << r;
+  }
+  return hits;
+}
+
 double sqdist(const float* q, const float* c, int64_t width) {
   constexpr int64_t kLanes = 32;
   double acc[kLanes] = {};
@@ -71,8 +101,14 @@ double sqdist(const float* q, const float* c, int64_t width) {
   return acc[0];
 }
 
-constexpr Kernels kPortable = {
-    "portable", 4, {nullptr, screen<1>, screen<2>, screen<3>, screen<4>}, sqdist};
+constexpr Kernels kPortable = {"portable",
+                               4,
+                               {nullptr, screen<1>, screen<2>, screen<3>, screen<4>},
+                               sqdist,
+                               4,
+                               {nullptr, screen8<1>, screen8<2>, screen8<3>, screen8<4>},
+                               127,
+                               std::numeric_limits<int64_t>::max()};
 
 }  // namespace
 
@@ -80,13 +116,13 @@ const Kernels* portable() { return &kPortable; }
 
 std::vector<std::string_view> available() {
   std::vector<std::string_view> names;
-  for (const Kernels* kernels : {avx512(), avx2(), portable()})
+  for (const Kernels* kernels : {avx512(), avxvnni(), avx2(), portable()})
     if (kernels != nullptr) names.emplace_back(kernels->name);
   return names;
 }
 
 const Kernels* find(std::string_view name) {
-  for (const Kernels* kernels : {avx512(), avx2(), portable()})
+  for (const Kernels* kernels : {avx512(), avxvnni(), avx2(), portable()})
     if (kernels != nullptr && (name.empty() || name == "auto" || name == kernels->name)) return kernels;
   return nullptr;
 }

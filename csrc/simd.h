@@ -42,6 +42,33 @@ struct Tile {
 // thresholds[r], and those rows' v are written to `scores`.
 using ScreenFn = uint32_t (*)(const Tile& tile);
 
+// What `screen8` needs of a query row: the int8 screen of nearest_code.h.
+struct QueryRow8 {
+  float step;            // p
+  float residual_slope;  // a_q
+  float norm_slope;      // c_q
+  int32_t start;         // -128 sum of the row's integers: codes are stored with 128 added
+};
+
+// One call of `screen8`. Four neighbouring elements form a 32-bit word; W = ceil(D / 4), padded with zeros.
+struct Tile8 {
+  const int32_t* queries;   // [W, R] words of four int8
+  const QueryRow8* rows;    // [R]
+  const uint8_t* panels;    // [2, W, 16, 4], 128 added
+  const float* bias;        // [32]
+  const float* norms;       // [32]
+  const float* residuals;   // [32]
+  const float* steps;       // [32]
+  const float* thresholds;  // [R]
+  const char* prefetch;     // as in Tile, one line per word
+  int64_t prefetch_step;
+  int64_t words;            // W
+  float* scores;            // [R, 32], as in Tile
+};
+
+// v[r, k] = p_r g_k <integers of r, integers of k> + a_r residuals[k] + c_r norms[k] + bias[k], otherwise as `screen`.
+using Screen8Fn = uint32_t (*)(const Tile8& tile);
+
 // The squared distance of nearest_code.h's definition between two fp32 rows of width D.
 using SqdistFn = double (*)(const float* q, const float* c, int64_t width);
 
@@ -50,11 +77,16 @@ struct Kernels {
   int rows;                        // rows scored at once at full speed, <= kMaxRows
   ScreenFn screen[kMaxRows + 1];   // [R], 1 <= R <= rows
   SqdistFn sqdist;
+  int rows8;                         // as `rows`, for screen8; 0 where this set has none
+  Screen8Fn screen8[kMaxRows + 1];
+  int levels8;                       // queries are rounded to integers in [-levels8, levels8]
+  int64_t min_width8;                // from this width on, int8 screening beats fp32
 };
 
 // One per instruction set; null where this processor (or this build) cannot run it.
 const Kernels* portable();
 const Kernels* avx2();
+const Kernels* avxvnni();
 const Kernels* avx512();
 
 // Names of the sets that run here, fastest first.

@@ -2,6 +2,7 @@
 
 #if SPAE_X86
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define SPAE_AVX2 __attribute__((target("avx2,fma")))
@@ -57,6 +58,71 @@ SPAE_AVX2 uint32_t screen(const Tile& tile) {
   return hits;
 }
 
+// acc += the sum of four products, unsigned codes times signed queries, in each 32-bit lane. As instructions: {vex} is
+// AVX-VNNI's encoding, and the rest can stay in AVX2 functions; without it, pairs add up with saturation to 16 bits,
+// where 2 * 255 * 64 still fits, hence levels8 = 64, and three instructions kept together leave GCC no sums to spill.
+template <bool kVnni>
+SPAE_AVX2 inline void add_products(__m256i& acc, __m256i codes, __m256i queries) {
+  if constexpr (kVnni) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(codes), "x"(queries));
+  } else {
+    alignas(32) static constexpr int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    __m256i pairs;
+    asm("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+        : "+x"(acc), "=&x"(pairs)
+        : "x"(codes), "x"(queries), "m"(kOnes));
+  }
+}
+
+// The same shape as `screen`, with four elements a step.
+template <bool kVnni, int R>
+SPAE_AVX2 uint32_t screen8(const Tile8& tile) {
+  const int64_t words = tile.words;
+  const int32_t* queries = tile.queries;
+  const char* prefetch = tile.prefetch;
+  int64_t prefetch_step = tile.prefetch_step;
+  uint32_t hits = 0;
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* codes = tile.panels + half * words * 4 * kPanel;
+    __m256i sums[R][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm256_set1_epi32(tile.rows[r].start);
+    for (int64_t w = 0; w < words; ++w) {
+      _mm_prefetch(prefetch, _MM_HINT_T1);
+      prefetch += prefetch_step;
+      const auto* word = reinterpret_cast<const __m256i*>(codes + w * 4 * kPanel);
+      const __m256i c0 = _mm256_loadu_si256(word), c1 = _mm256_loadu_si256(word + 1);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const __m256i q = _mm256_set1_epi32(queries[w * R + r]);
+        add_products<kVnni>(sums[r][0], c0, q);
+        add_products<kVnni>(sums[r][1], c1, q);
+      }
+    }
+    prefetch_step = 0;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const QueryRow8& row = tile.rows[r];
+      const __m256 step = _mm256_set1_ps(row.step), threshold = _mm256_set1_ps(tile.thresholds[r]);
+      const __m256 residual_slope = _mm256_set1_ps(row.residual_slope), norm_slope = _mm256_set1_ps(row.norm_slope);
+      int hit = 0;
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const int64_t j = half * kPanel + 8 * i;
+        const __m256 y = _mm256_fmadd_ps(norm_slope, _mm256_loadu_ps(tile.norms + j), _mm256_loadu_ps(tile.bias + j));
+        const __m256 z = _mm256_fmadd_ps(residual_slope, _mm256_loadu_ps(tile.residuals + j), y);
+        const __m256 steps = _mm256_mul_ps(step, _mm256_loadu_ps(tile.steps + j));
+        const __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][i]), steps, z);
+        // Stored whether or not this one hits: another may.
+        _mm256_storeu_ps(tile.scores + r * kTile + j, v);
+        hit |= _mm256_movemask_ps(_mm256_cmp_ps(v, threshold, _CMP_GE_OQ));
+      }
+      hits |= static_cast<uint32_t>(hit != 0) << r;
+    }
+  }
+  return hits;
+}
+
 // Four lanes of the definition: acc += hi*hi; acc += (2*hi)*lo; acc += lo*lo.
 SPAE_AVX2 inline __m256d add_squares(__m128 q, __m128 c, __m256d acc) {
   const __m256d t = _mm256_sub_pd(_mm256_cvtps_pd(q), _mm256_cvtps_pd(c));
@@ -94,17 +160,36 @@ SPAE_AVX2 double sqdist(const float* q, const float* c, int64_t width) {
   return _mm_cvtsd_f64(_mm_add_sd(w2, _mm_unpackhi_pd(w2, w2)));
 }
 
-constexpr Kernels kAvx2 = {
-    "avx2",
+template <bool kVnni>
+constexpr Kernels kKernels = {
+    kVnni ? "avxvnni" : "avx2",
     6,
     {nullptr, screen<1>, screen<2>, screen<3>, screen<4>, screen<5>, screen<6>},
-    sqdist};
+    sqdist,
+    6,
+    {nullptr, screen8<kVnni, 1>, screen8<kVnni, 2>, screen8<kVnni, 3>, screen8<kVnni, 4>, screen8<kVnni, 5>,
+     screen8<kVnni, 6>},
+    kVnni ? 127 : 64,
+    kVnni ? 32 : 64};
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+// Leaf 7, subleaf 1, EAX bit 4; GCC's and clang's own names for it are too new to rely on.
+bool has_avxvnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
+}
 
 }  // namespace
 
 const Kernels* avx2() {
-  static const bool runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return runs ? &kAvx2 : nullptr;
+  static const bool runs = has_avx2();
+  return runs ? &kKernels<false> : nullptr;
+}
+
+const Kernels* avxvnni() {
+  static const bool runs = has_avxvnni();
+  return runs ? &kKernels<true> : nullptr;
 }
 
 }  // namespace spae::simd
@@ -113,6 +198,7 @@ const Kernels* avx2() {
 
 namespace spae::simd {
 const Kernels* avx2() { return nullptr; }
+const Kernels* avxvnni() { return nullptr; }
 }  // namespace spae::simd
 
 #endif

@@ -1,8 +1,9 @@
-"""`nearest_code` on CPUs, compiled: an fp32 screen with a proven error bound, float64 for what it leaves.
+"""`nearest_code` on CPUs, compiled: an int8 or fp32 screen with a proven bound, float64 for what it leaves.
 
 The method and its proof are in `csrc/nearest_code.h`. Ids and distances are the definition's bit for bit,
-whatever the instruction set (`SPAE_ISA=avx512|avx2|portable`, default the fastest that runs) and the number
-of threads (`torch.set_num_threads`).
+whatever the instruction set (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that runs), the
+screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much) and the number of threads
+(`torch.set_num_threads`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def prepare(codes: Tensor) -> list[Tensor]:
 
     Returns:
         panels, float32 [T, 2, D, 16] with T = ceil(K / 32): the codes, shifted, scaled and regrouped;
-        bounds, float32 [2, 32 T]: each code's bias and norm; frame, float64 [D + 1]: shift and scale.
-        Together they take as much memory as the codes in fp32, and 8 bytes a code.
+        panels8, uint8 [T, 2, ceil(D / 4), 16, 4]: the same in multiples of a step per code, 128 added;
+        bounds, float32 [4, 32 T]: each code's bias, norm, int8 residual and step; frame, float64 [D + 1]:
+        shift and scale. Together they take 1.25 times the memory of the codes in fp32, and 16 bytes a code.
 
     Raises:
         RuntimeError: the extension is not available, or a code is not finite.
@@ -56,7 +58,8 @@ def search(
         ids int64 [N, k] and squared distances float32 [N, k], ascending.
 
     Raises:
-        RuntimeError: the extension or SPAE_ISA's instruction set is missing, or the arguments do not fit.
+        RuntimeError: the extension or SPAE_ISA's instruction set is missing, SPAE_SCREEN is unknown, or the
+            arguments do not fit.
     """
     ids, sqdist, _ = _search(x, codes, prepared, mask, k)
     return ids, sqdist
@@ -67,7 +70,8 @@ def num_rescored(
 ) -> Tensor:
     """How many codes a search evaluates in float64 for each query, int64 [N]; k where the screen decides all.
 
-    Arguments as for `search`. The counts, unlike its answers, depend on the instruction set and on timing.
+    Arguments as for `search`. The counts, unlike its answers, depend on the instruction set, the
+    screen and timing.
     """
     return _search(x, codes, prepared, mask, k)[2]
 
@@ -76,9 +80,9 @@ def _search(
     x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     _extension.load()
-    panels, bounds, frame = prepared
+    panels, panels8, bounds, frame = prepared
     mask = None if mask is None else mask.contiguous()
-    isa = os.environ.get("SPAE_ISA", "")
+    isa, screen = os.environ.get("SPAE_ISA", ""), os.environ.get("SPAE_SCREEN", "")
     return torch.ops.spae_ops.nearest_code_cpu_search(
-        x.contiguous(), codes.contiguous(), panels, bounds, frame, mask, k, isa
+        x.contiguous(), codes.contiguous(), panels, panels8, bounds, frame, mask, k, isa, screen
     )

@@ -1,6 +1,8 @@
-"""The compiled CPU search against a NumPy evaluation of the definition, on every instruction set here."""
+"""The compiled CPU search against a NumPy evaluation of the definition: every instruction set here, both screens."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -15,8 +17,14 @@ if _extension.reason() is not None:
 INSTRUCTION_SETS = _extension.load().instruction_sets()
 
 
+@pytest.fixture(params=["fp32", "int8"])
+def screen(request, monkeypatch):
+    monkeypatch.setenv("SPAE_SCREEN", request.param)
+    return request.param
+
+
 @pytest.fixture(params=INSTRUCTION_SETS)
-def isa(request, monkeypatch):
+def isa(request, screen, monkeypatch):
     monkeypatch.setenv("SPAE_ISA", request.param)
     return request.param
 
@@ -145,7 +153,7 @@ def test_common_mean(isa, mean):
     codes = gaussian(800, 96) + mean
     queries = gaussian(60, 96, seed=1) + mean
     check(queries, codes)
-    assert cpu.num_rescored(queries, codes, cpu.prepare(codes)).double().mean() < 2
+    assert cpu.num_rescored(queries, codes, cpu.prepare(codes)).double().mean() < 4
 
 
 @pytest.mark.parametrize("size", [1e-45, 3e-42, 1e-38, 1e-30, 1e15, 1e30, 2e37])
@@ -196,6 +204,71 @@ def test_bisectors(isa, width):
     check(torch.cat(queries), torch.cat([codes, near]), k=2)
 
 
+def rotation(width: int) -> torch.Tensor:
+    """The orthogonal map before rounding to int8, float64 [D, D]: x -> x @ rotation, its inverse the transpose."""
+    state, signs = 1, []
+    for _ in range(width):
+        state = (state * 1664525 + 1013904223) % 2**32
+        signs.append(-1.0 if state >> 31 else 1.0)
+    blocks, left = [], width
+    while left:
+        block = torch.ones(1, 1, dtype=torch.float64)
+        while 4 * len(block) <= left:
+            for _ in range(2):
+                block = (
+                    torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64), block) / 2**0.5
+                )
+        blocks.append(block)
+        left -= len(block)
+    return torch.tensor(signs, dtype=torch.float64)[:, None] * torch.block_diag(*blocks)
+
+
+@pytest.mark.parametrize("width", [96, 600])
+def test_int8_errors_that_add_up(isa, width):
+    """Rounding to integers makes the nearest code look as far as nine tenths of the bound allow.
+
+    Once rotated, the first element sets the step to 1. The other elements of code 40 are rounded down, or the
+    query's are, all in the direction of the query, and a code hardly farther is not.
+    """
+    signs = lattice(width, values=2, seed=3) * 2 - 1
+    signs[0] = 127
+    back = rotation(width).T
+
+    def row(first, rest):
+        return (torch.cat([signs[:1] * first, signs[1:] * rest]).double() @ back).float()
+
+    fillers = (lattice(64, width, values=2, seed=4) * 2 - 1) * 100
+    for query, nearest, runner_up in [
+        (row(1, 10), row(1, 10.49), row(1, 10.51)),
+        (row(1, 10.49), row(1, 11), row(1 + 0.52 * width**0.5 / 127, 10.49)),
+    ]:
+        codes = fillers.clone()
+        codes[40], codes[5] = nearest, runner_up
+        prepared = cpu.prepare(codes)
+        assert cpu.search(query[None], codes, prepared, None, 1)[0].item() == 40
+        check(torch.stack([query, -query, runner_up]), codes)
+        check(torch.stack([query, -query, runner_up]), codes, k=2)
+
+
+def test_int8_leaves_what_it_cannot_tell_apart_to_fp32(monkeypatch):
+    """Auto: codes closer to each other than int8 resolves, in trial rows, in later passes and in few rows only."""
+    monkeypatch.delenv("SPAE_SCREEN", raising=False)
+    close = gaussian(1, 64) + 0.03 * gaussian(4000, 64, seed=2)
+    queries = close[::8] + 0.003 * gaussian(500, 64, seed=3)
+    mixed = torch.cat([gaussian(90, 64, seed=4), queries, gaussian(3, 64) * 1e30])
+    codes = torch.cat([close, gaussian(3000, 64, seed=1) * 4])
+    # A shift would bring the close codes together around zero, where int8 resolves them.
+    codes = torch.cat([codes, -codes])
+    for rows in (queries, mixed, mixed[:100]):
+        check(rows, codes)
+        check(rows, codes, k=3)
+    prepared = cpu.prepare(codes)
+    monkeypatch.setenv("SPAE_SCREEN", "int8")
+    crowded = cpu.num_rescored(queries, codes, prepared).double().mean()
+    monkeypatch.setenv("SPAE_SCREEN", "fp32")
+    assert cpu.num_rescored(queries, codes, prepared).double().mean() < 2 < crowded
+
+
 @pytest.mark.parametrize("allowed", [1, 3, 40])
 def test_mask(isa, allowed):
     mask = torch.zeros(500, dtype=torch.bool)
@@ -213,15 +286,16 @@ def test_mask_hides_the_nearest(isa):
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_every_instruction_set_and_thread_count_agrees(monkeypatch, k):
+def test_every_instruction_set_screen_and_thread_count_agrees(monkeypatch, k):
     codes = torch.cat([gaussian(3000, 64), lattice(1100, 64, values=2)])
     queries = [gaussian(500, 64, seed=1), lattice(100, 64, values=2, seed=1), gaussian(4, 64) * 1e33]
     queries = torch.cat(queries)
     threads = torch.get_num_threads()
     results = []
     try:
-        for name in INSTRUCTION_SETS:
+        for name, screen in itertools.product(INSTRUCTION_SETS, ("fp32", "int8", "auto")):
             monkeypatch.setenv("SPAE_ISA", name)
+            monkeypatch.setenv("SPAE_SCREEN", screen)
             for count in (1, 2, 3):
                 torch.set_num_threads(count)
                 prepared = cpu.prepare(codes)
@@ -233,8 +307,8 @@ def test_every_instruction_set_and_thread_count_agrees(monkeypatch, k):
 
 
 def test_more_queries_than_a_pass_holds(isa):
-    """Width 1536 makes a pass about 1,400 rows long."""
-    codes, queries = gaussian(64, 1536), gaussian(3100, 1536, seed=1)
+    """8 MiB of packed queries are about 700 rows of width 3072 in fp32, 2,700 in int8."""
+    codes, queries = gaussian(64, 3072), gaussian(3100, 3072, seed=1)
     ids, _ = cpu.search(queries, codes, cpu.prepare(codes), None, 1)
     distances = queries.double().square().sum(1, keepdim=True) - 2 * queries.double() @ codes.double().T
     distances += codes.double().square().sum(1)
@@ -254,15 +328,16 @@ def test_flushed_subnormals_change_nothing(isa):
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
 
 
-def test_screen_decides_gaussian_queries_alone(isa):
+def test_screen_decides_gaussian_queries_almost_alone(isa, screen):
     codes, queries = gaussian(5000, 256), gaussian(200, 256, seed=1)
-    assert cpu.num_rescored(queries, codes, cpu.prepare(codes)).double().mean() < 1.2
+    limit = {"fp32": 1.2, "int8": 5}[screen]
+    assert cpu.num_rescored(queries, codes, cpu.prepare(codes)).double().mean() < limit
 
 
-def test_prepared_memory_is_the_table_again(isa):
+def test_prepared_memory_is_the_table_and_a_quarter():
     codes = gaussian(4096, 128)
     size = sum(tensor.numel() * tensor.element_size() for tensor in cpu.prepare(codes))
-    assert size <= 1.02 * codes.numel() * 4
+    assert size <= 1.29 * codes.numel() * 4
 
 
 def test_errors_name_the_argument(monkeypatch):
@@ -282,6 +357,10 @@ def test_errors_name_the_argument(monkeypatch):
         cpu.prepare(codes.double())
     monkeypatch.setenv("SPAE_ISA", "abacus")
     with pytest.raises(RuntimeError, match="isa must be"):
+        cpu.search(gaussian(3, 8), codes, prepared, None, 1)
+    monkeypatch.delenv("SPAE_ISA")
+    monkeypatch.setenv("SPAE_SCREEN", "sieve")
+    with pytest.raises(RuntimeError, match="screen must be"):
         cpu.search(gaussian(3, 8), codes, prepared, None, 1)
 
 
