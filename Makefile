@@ -33,6 +33,7 @@ lint: install
 	$(RUN) -m pyright
 
 bench: install
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	$(RUN) -m spae fetch smollm2
 	$(RUN) -m benchmarks lookup
 
