@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import torch
 
 # In order of preference for impl="auto".
-_SEARCH = {"cpu": "spae_ops.nearest_code.cpu", "reference": "spae_ops.nearest_code.reference"}
+_SEARCH = {
+    "triton": "spae_ops.nearest_code.triton",
+    "cpu": "spae_ops.nearest_code.cpu",
+    "reference": "spae_ops.nearest_code.reference",
+}
+# Devices on which "auto" considers an implementation, where that is not every device; elsewhere it is not
+# even imported. Triton's kernels have passed in the interpreter but have not run on a GPU: until they have
+# (benchmarks/gpu.sh), they run by name only.
+_AUTO_DEVICES: dict[str, tuple[str, ...]] = {"triton": ()}
 _MODULES: dict[str, dict[str, str]] = {
     "nearest_code": _SEARCH,
     "topk_codes": _SEARCH,
@@ -57,7 +65,8 @@ def resolve(op: str, impl: str, device: torch.device) -> tuple[str, Any]:
     names = list(_modules(op))
     if impl != "auto" and impl not in names:
         raise ValueError(f"impl: expected 'auto' or one of {names} for {op}, got {impl!r}")
-    for name in names if impl == "auto" else [impl]:
+    automatic = [name for name in names if device.type in _AUTO_DEVICES.get(name, (device.type,))]
+    for name in automatic if impl == "auto" else [impl]:
         module, reason = _load(op, name, device)
         if module is not None and reason is None:
             return name, module

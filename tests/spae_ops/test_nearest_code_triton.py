@@ -1,0 +1,329 @@
+"""The Triton search: its answers in the interpreter, its bound against a model of tensor cores, its compilation.
+
+The interpreter is chosen when triton is first imported, so those tests run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spae.testing import oracles, strategies
+
+pytest.importorskip("triton", reason="needs triton")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:
+    from spae_ops.nearest_code import triton as implementation
+
+
+def run(code_or_arguments, **environment):
+    arguments = ["-c", code_or_arguments] if isinstance(code_or_arguments, str) else code_or_arguments
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=600
+    )
+
+
+def test_answers_in_the_interpreter():
+    if INTERPRETED:
+        pytest.skip("already in the interpreter: its tests are in this run")
+    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", "TestInterpreted"]
+    result = run(["-m", "pytest", *options, __file__], TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+
+
+class TestInterpreted:
+    __test__ = INTERPRETED
+
+    @pytest.fixture(autouse=True)
+    def poison(self, monkeypatch):
+        """Memory that was not written holds NaN, or the largest integer."""
+        # Programs are what takes time in the interpreter; test_every_configuration has as many as a device.
+        monkeypatch.setattr(implementation, "ROWS_PER_FRAME", 64)
+        torch.use_deterministic_algorithms(True)
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        assert torch.empty(3).isnan().all()
+        yield
+        torch.use_deterministic_algorithms(False)
+
+    @settings(max_examples=20)
+    @given(
+        problem=strategies.lookups(max_queries=4, max_codes=140, widths=(1, 17, 40)),
+        k=st.sampled_from((1, 1, 3)),
+    )
+    def test_hard_lookups(self, problem, k):
+        x, codes, mask = problem
+        check(x, codes, mask, min(k, len(codes) if mask is None else int(mask.sum())))
+
+    @pytest.mark.parametrize("kind", strategies.KINDS)
+    def test_every_kind(self, kind):
+        rng = np.random.default_rng(len(kind))
+        codes = strategies._values(kind, (140, 33), rng)
+        check(strategies._queries(kind, 4, codes, rng), codes)
+
+    @pytest.mark.parametrize("num_codes", [1, 127, 128, 129, 257])
+    @pytest.mark.parametrize("width", [1, 17, 40])
+    def test_sizes_around_the_tile(self, num_codes, width):
+        generator = torch.Generator().manual_seed(num_codes + width)
+        codes = torch.randn(num_codes, width, generator=generator)
+        check(torch.randn(3, width, generator=generator), codes)
+
+    @pytest.mark.parametrize("width", [63, 64, 65, 576, 640, 1536])
+    def test_widths(self, width):
+        codes = torch.randn(130, width, generator=torch.Generator().manual_seed(width))
+        check(torch.cat([codes[:2] + 1e-3, torch.randn(2, width)]), codes)
+
+    @pytest.mark.parametrize("x_dtype", strategies.DTYPES)
+    @pytest.mark.parametrize("dtype", strategies.DTYPES)
+    def test_dtypes(self, dtype, x_dtype):
+        generator = torch.Generator().manual_seed(7)
+        codes = torch.randn(140, 24, generator=generator).to(dtype)
+        check(torch.randn(4, 24, generator=generator).to(x_dtype), codes)
+
+    @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0)])
+    @pytest.mark.parametrize("num_queries", [3, 70])
+    def test_every_configuration(self, capability, num_queries, monkeypatch):
+        monkeypatch.undo()
+        monkeypatch.setattr(implementation, "_capability", lambda device: capability)
+        codes = torch.randn(300, 100, generator=torch.Generator().manual_seed(1))
+        check(codes[torch.arange(num_queries)] * 1.01, codes)
+
+    def test_chunks_of_queries_and_passes_over_candidates(self, monkeypatch):
+        monkeypatch.setattr(implementation, "SUMMARY_BYTES", (1, 1))
+        monkeypatch.setattr(implementation, "LIST_LIMIT", 2)
+        codes = torch.randn(200, 8, generator=torch.Generator().manual_seed(2))
+        check(codes[torch.arange(130)] + 1e-4, codes)
+        check(codes[:2] * 1.1, codes, None, 5)
+        check(codes[:2] * 1.1, codes[:3], None, 3)
+
+    def test_more_answers_than_ranges_of_tiles_allow(self):
+        codes = torch.randn(300, 4, generator=torch.Generator().manual_seed(3))
+        check(codes[:1], codes, None, implementation.SPLIT_LIMIT + 1)
+
+    def test_no_queries(self):
+        check(torch.empty(0, 5), torch.randn(7, 5))
+        check(torch.empty(0, 5), torch.randn(7, 5), None, 2)
+
+    def test_ties_and_thousands_of_duplicates(self):
+        check(torch.zeros(2, 3), torch.ones(1100, 3), None, 2)
+        mask = torch.zeros(1100, dtype=torch.bool)
+        mask[[700, 1000]] = True
+        check(torch.zeros(2, 3), torch.ones(1100, 3), mask)
+
+    @pytest.mark.parametrize("only", [0, 127, 128, 299])
+    def test_one_allowed_code(self, only):
+        mask = torch.zeros(300, dtype=torch.bool)
+        mask[only] = True
+        check(torch.randn(3, 20), torch.randn(300, 20), mask)
+
+    def test_huge_and_tiny_values(self):
+        codes = torch.tensor([[1e30, 0.0], [0.0, 1e30], [3e38, -3e38], [1e-30, 0.0], [0.0, 1e-44]])
+        check(torch.tensor([[2e30, 0.0], [0.0, 0.0], [3e38, -2e38], [0.9e30, 0.9e30], [1e-44, 0.0]]), codes)
+        tiny = torch.randint(-3, 4, (140, 5)).float() * 2.0**-149
+        check(torch.cat([tiny[:2], torch.full((1, 5), 3e38), torch.ones(1, 5)]), tiny)
+        check(torch.full((2, 5), 1e-3), torch.zeros(140, 5))
+
+    @pytest.mark.parametrize("scale", [1.0, 2.0**-120, 2.0**100])
+    def test_bisectors_to_the_last_bit(self, scale):
+        """Queries in the middle of two codes, and one step of the format to either side."""
+        rng = np.random.default_rng(4)
+        codes = torch.from_numpy(rng.standard_normal((130, 40)) + 3).float() * scale
+        middle = ((codes[:2].double() + codes[2:4].double()) / 2).float()
+        x = torch.cat([middle, middle.nextafter(codes[2:4]), middle.nextafter(codes[:2])])
+        mask = torch.zeros(130, dtype=torch.bool)
+        mask[:4] = True
+        check(x, codes, mask)
+
+    def test_bound_holds_and_decides(self):
+        """The largest w of a tile is within the slack of its code's score, and most random rows are decided."""
+        generator = torch.Generator().manual_seed(5)
+        codes, x = torch.randn(500, 96, generator=generator), torch.randn(40, 96, generator=generator)
+        index = implementation._Index(codes, *implementation.prepare(codes))
+        summary = implementation._screen(x, index)
+        shift, scale = index.frame[:-1], index.frame[-1]
+        q, c = (x.double() - shift) * scale, (codes.double() - shift) * scale
+        scores = q @ c.T - c.square().sum(1) / 2
+        a, b, own = index.bounds.double()[:, :, None]
+        n = len(x)
+        slack = summary.norms[:n] * a + summary.residuals[:n] * b + summary.owns[:n] + own
+        for w, nth in ((summary.first, 0), (summary.second, 1)):
+            exact = torch.stack([tile.topk(2, 1).values[:, nth] for tile in scores.split(128, 1)])
+            room = slack + 1.125 * 2.0**-16 * w[:, :n].abs()
+            assert ((w[:, :n] - exact).abs() <= room).all()
+            assert (room < 2e-3 * summary.norms[:n] * index.bounds[1][:, None]).all()
+        out = torch.empty(n, 1, dtype=torch.int64), torch.empty(n, 1, dtype=torch.float64)
+        decided = implementation._certify(x, index, summary, out).isinf()
+        assert decided.float().mean() > 0.8
+        assert (out[0][decided, 0].numpy() == oracles.topk_codes(x, codes, 1)[0][decided, 0]).all()
+
+    def test_through_the_public_functions(self):
+        import spae_ops
+
+        x, codes = torch.randn(2, 3, 12), torch.randn(140, 12)
+        rows = {row.name: row for row in spae_ops.implementations("nearest_code")}
+        assert rows["triton"].available
+        index = spae_ops.CodeIndex(codes, impl="triton")
+        found = spae_ops.nearest_code(x, index, impl="triton")
+        assert torch.equal(found.ids, spae_ops.nearest_code(x, codes, impl="reference").ids)
+        assert spae_ops.CodeIndex(codes).impl != "triton"  # "auto" never takes the interpreter
+
+
+def check(x, codes, mask=None, k=1):
+    ids, sqdist = implementation.search(x, codes, implementation.prepare(codes), mask, k)
+    expected, distances = oracles.topk_codes(x, codes, k, mask)
+    assert (ids.numpy() == expected).all()
+    with np.errstate(over="ignore"):
+        assert (sqdist.numpy() == distances.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("block", [4, 8, 16])
+@pytest.mark.parametrize("width", [64, 256, 1536])
+def test_accumulation_bound_covers_the_model_of_tensor_cores(block, width):
+    """G = W 2^-22 of the proof, against steps that cut their terms and their result to 24 bits."""
+    rng = np.random.default_rng(width + block)
+    worst = 0.0
+    for low, high in ((1.0, 2.0), (-2.0, 2.0), (1.99, 2.0), (0.0, 2.0)):
+        q, c = (rng.uniform(low, high, (500, width)).astype(np.float16).astype(float) for _ in range(2))
+        total = np.zeros(500)
+        for start in range(0, width, block):
+            terms = np.concatenate(
+                [total[:, None], q[:, start : start + block] * c[:, start : start + block]], 1
+            )
+            step = 2.0 ** (np.frexp(np.abs(terms).max(1))[1] - 24)
+            exact = (np.trunc(terms / step[:, None]) * step[:, None]).sum(1)
+            last = 2.0 ** (np.frexp(exact)[1] - 24)
+            total = np.trunc(exact / last) * last
+        error = np.abs(total - (q * c).sum(1)) / np.sqrt((q * q).sum(1) * (c * c).sum(1))
+        worst = max(worst, error.max())
+    assert 0 < worst <= width * 2.0**-22
+
+
+def test_missing_triton_is_an_import_error_that_says_so():
+    result = run(
+        "import sys; sys.modules['triton'] = None\n"
+        "import spae_ops\n"
+        "try:\n    import spae_ops.nearest_code.triton\n"
+        "except ImportError as error:\n    assert 'needs triton 3.6 or later' in str(error), error\n"
+        "else:\n    raise AssertionError\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_cpu_tensors_need_the_interpreter():
+    result = run(
+        "import sys, torch, spae_ops\n"
+        "assert 'triton' not in sys.modules\n"
+        "from spae_ops.nearest_code import triton\n"
+        "reason = triton.unavailable(torch.device('cpu'))\n"
+        "assert reason == 'runs on CUDA tensors; on CPU only with TRITON_INTERPRET=1', reason\n"
+        "assert triton.unavailable(torch.device('meta')) == 'runs on CUDA tensors, got meta'\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+COMPILE = r"""
+import json, os, re, subprocess, sys, tempfile
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from spae_ops.nearest_code import triton as implementation
+
+kernels = implementation.kernels
+cuobjdump = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
+TYPES = dict(
+    x="*bf16", codes="*fp32", first="*fp32", second="*fp32", bounds="*fp32", bias="*fp32", norms="*fp32",
+    residuals="*fp32", owns="*fp32", threshold="*fp32", after="*fp64", after_ids="*i64", ids="*i64", sqdist="*fp64",
+    shift="*fp64", scale="*fp64", out="*fp16", extra="*fp32", inverse="*fp32", definition_error="fp32",
+    partial_ids="*i64", partial="*fp64",
+)
+
+def compiled(kernel, capability, constants, types=(), aligned=(), **options):
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else {**TYPES, **dict(types)}.get(n, "i32") for n in names}
+    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    result = triton.compile(
+        ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", capability, 32),
+        options={**options, **implementation.OPTIONS},
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(result.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([cuobjdump, "--dump-resource-usage", file.name], capture_output=True, text=True)
+    registers, stack, local = (int(re.search(rf"{n}:(\d+)", usage.stdout)[1]) for n in ("REG", "STACK", "LOCAL"))
+    return dict(
+        kernel=kernel.__name__, registers=registers, spills=stack + local, shared=result.metadata.shared,
+        warps=result.metadata.num_warps, matrix=sum(map(result.asm["ptx"].count, ("mma.sync", "wgmma.mma_async", "tcgen05.mma"))),
+    )
+
+capability = int(sys.argv[1])
+rows = []
+for queries, widths in ((4096, (256, 640, 768, 1536)), (64, (640,))):
+    for width in widths:
+        c = implementation.config(divmod(capability, 10), queries)
+        types, aligned = {"queries": "*fp16", "codes": "*fp16"}, ["queries", "codes", "inverse", "bias", "first", "second", "rows"]
+        if c.descriptors:
+            types = {"queries": f"tensordesc<fp16[{c.block_m},{c.block_k}]>", "codes": f"tensordesc<fp16[128,{c.block_k}]>"}
+            aligned = aligned[2:]
+        constants = dict(WIDTH=width, BLOCK_M=c.block_m, BLOCK_K=c.block_k, DESCRIPTORS=c.descriptors)
+        rows.append(compiled(
+            kernels.screen, capability, constants, types, aligned,
+            num_warps=c.num_warps, num_stages=c.num_stages, maxnreg=c.max_registers,
+        ))
+for queries in (True, False):
+    constants = dict(WIDTH=640, ROWS=implementation.ROWS_PER_FRAME, BLOCK=256, QUERIES=queries)
+    rows.append(compiled(kernels.frame_rows, capability, constants, **implementation.FRAME))
+for block in (8, 32):
+    rows.append(compiled(kernels.certify, capability, dict(ROWS=block, TILES=1024 // block), num_warps=4))
+
+def ones(kernel):  # a launch makes constants of integers that are 1
+    return {name: 1 for name in kernel.arg_names if name in ("N", "D", "tiles", "tiles_per_split", "k")}
+
+for size in (1, 16, implementation.LIST_LIMIT):
+    options = dict(implementation.RESOLVE)
+    constants = dict(LIST=size, BLOCK=options.pop("BLOCK"), TILES=options.pop("TILES"), AFTER=size > 16, FINAL=size > 1)
+    if size == 1:
+        rows.append(compiled(kernels.resolve, capability, {**ones(kernels.resolve), **constants}, **options))
+        constants["k"] = 1
+    rows.append(compiled(kernels.resolve, capability, constants, **options))
+rows.append(compiled(kernels.merge, capability, dict(SIZE=1024), num_warps=1))
+rows.append(compiled(kernels.merge, capability, dict(SIZE=64, k=1), num_warps=1))
+constants = {**ones(kernels.certify), "ROWS": 8, "TILES": 128}
+rows.append(compiled(kernels.certify, capability, constants, num_warps=4))
+for queries in (True, False):
+    constants = {**ones(kernels.frame_rows), "WIDTH": 64, "ROWS": implementation.ROWS_PER_FRAME, "BLOCK": 64, "QUERIES": queries}
+    rows.append(compiled(kernels.frame_rows, capability, constants, **implementation.FRAME))
+c = implementation.config(divmod(capability, 10), 1)
+constants = dict(WIDTH=64, BLOCK_M=c.block_m, BLOCK_K=c.block_k, DESCRIPTORS=c.descriptors, tiles=1, tiles_per_split=1)
+rows.append(compiled(
+    kernels.screen, capability, constants, types, aligned,
+    num_warps=c.num_warps, num_stages=c.num_stages, maxnreg=c.max_registers,
+))
+print(json.dumps(rows))
+"""
+
+
+@pytest.mark.parametrize(("capability", "shared_per_processor"), [(80, 164), (90, 228), (100, 228)])
+def test_compiles_without_spills(capability, shared_per_processor, tmp_path):
+    result = run(["-W", "ignore", "-c", COMPILE, str(capability)], TRITON_CACHE_DIR=str(tmp_path))
+    assert result.returncode == 0, result.stderr[-4000:]
+    rows = json.loads(result.stdout.splitlines()[-1])
+    print("\n".join(map(str, rows)))
+    screens = [row for row in rows if row["kernel"] == "screen"]
+    assert len(screens) == 6
+    for row in rows:
+        assert row["spills"] == 0, row
+        assert row["shared"] <= (shared_per_processor - 1) * 1024, row
+    for row in screens:
+        assert row["matrix"] > 0, row
+        # Two programs to a multiprocessor: 1 KiB of shared memory is reserved for each.
+        assert 2 * (row["shared"] + 1024) <= shared_per_processor * 1024, row
+        assert 2 * row["warps"] * 32 * (-(-row["registers"] // 8) * 8) <= 65536, row

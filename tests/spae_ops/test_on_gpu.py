@@ -1,0 +1,57 @@
+"""The same contract on a GPU: every implementation there against the NumPy oracle, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import spae_ops
+from spae.testing import oracles, strategies
+from spae_ops import CodeIndex, Pyramid, distance_cross_entropy, nearest_code, pyramid_quantize, topk_codes
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+IMPLS = [i.name for i in spae_ops.implementations("nearest_code") if i.name != "cpu" and i.available]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@given(problem=strategies.lookups(max_codes=700), k=st.integers(1, 5))
+def test_exact_ids_and_distances(impl, problem, k):
+    x, codes, mask = (None if t is None else t.cuda() for t in problem)
+    k = min(k, len(codes) if mask is None else int(mask.sum()))
+    ids, sqdist = topk_codes(x, codes, k, mask=mask, impl=impl)
+    expected, distances = oracles.topk_codes(problem.x, problem.codes, k, problem.mask)
+    assert (ids.cpu().numpy() == expected).all()
+    assert (sqdist.cpu().numpy() == distances.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("width", [17, 256, 576, 640, 768, 1536])
+@pytest.mark.parametrize("num_queries", [1, 64, 600])
+def test_real_sizes_agree_with_the_reference(impl, width, num_queries):
+    """On random codes, and on codes that near misses surround."""
+    generator = torch.Generator("cuda").manual_seed(width + num_queries)
+    codes = torch.randn(20_000, width, device="cuda", generator=generator)
+    index = CodeIndex(codes, impl=impl)
+    random = torch.randn(num_queries, width, device="cuda", generator=generator)
+    middle = (codes[:num_queries].double() + codes[num_queries : 2 * num_queries].double()) / 2
+    for x in (random, codes[:num_queries] + 0.1 * random, middle.float()):
+        for dtype in strategies.DTYPES:
+            got = nearest_code(x.to(dtype), index, impl=impl)
+            expected = nearest_code(x.to(dtype), codes, impl="reference")
+            assert torch.equal(got.ids, expected.ids)
+            assert torch.equal(got.sqdist, expected.sqdist)
+            assert torch.equal(nearest_code(x.to(dtype), index, impl=impl).ids, got.ids)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_pyramid_and_loss_agree_with_the_cpu(impl):
+    pyramid = Pyramid.square(16, (1, 2, 4, 8, 16, 16))
+    codes, z = torch.randn(3000, 64), torch.randn(2, 64, 16, 16)
+    got = pyramid_quantize(z.cuda(), codes.cuda(), pyramid, impl=impl)
+    expected = pyramid_quantize(z, codes, pyramid)
+    assert torch.equal(got.ids.cpu(), expected.ids)
+    assert torch.equal(got.quantized.cpu(), expected.quantized)
+    x, target = torch.randn(50, 64), torch.arange(50)
+    loss = distance_cross_entropy(x.cuda(), codes.cuda(), target.cuda())
+    torch.testing.assert_close(loss.cpu(), distance_cross_entropy(x, codes, target))
