@@ -129,7 +129,7 @@ def _table(rows: list[dict[str, Any]], num_codes: int) -> list[str]:
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        times = f"{row['median_ms']:.3g} | {row['p20_ms']:.3g} to {row['p80_ms']:.3g}"
+        times = f"{_digits(row['median_ms'])} | {_digits(row['p20_ms'])} to {_digits(row['p80_ms'])}"
         if row["role"] == "gemm":
             lines.append(f"| GEMM alone, {row['gflops']:,.0f} GFLOP/s | {times} | | 100% | | | |")
             continue
@@ -141,6 +141,11 @@ def _table(rows: list[dict[str, Any]], num_codes: int) -> list[str]:
         wrong = f"{row['mismatches']} of {row['compared']}"
         lines.append(f"| {name} | {times} | {speed} | {share} | {_mebibytes(extra)} | {whole} | {wrong} |")
     return lines
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, without an exponent: 6.33, 54.3, 1,490."""
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def _mebibytes(count: int | None) -> str:
@@ -181,7 +186,7 @@ def _panel(axis: Any, rows: list[dict[str, Any]]) -> None:
         colour = _COLOURS[row["role"]]
         axis.plot([row["p20_ms"], row["p80_ms"]], [place, place], color=colour, linewidth=2, alpha=0.5)
         axis.plot(row["median_ms"], place, "o", color=colour, markersize=6)
-        label = f"{row['median_ms']:.3g}" + (f" ({row['mismatches']} wrong)" if row["mismatches"] else "")
+        label = _digits(row["median_ms"]) + (f" ({row['mismatches']} wrong)" if row["mismatches"] else "")
         place_of_text = {"xy": (row["p80_ms"], place), "xytext": (6, 0), "textcoords": "offset points"}
         axis.annotate(label, **place_of_text, va="center", fontsize=8, color="#333333")
     gemm = [row["median_ms"] for row in rows if row["role"] == "gemm"]
