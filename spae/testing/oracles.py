@@ -127,7 +127,7 @@ def pyramid_dequantize(
         features /= np.maximum(counts, 1)
     covered = counts > 0
     if fill == "nearest":
-        finest = max(grids, key=lambda grid: int(np.prod(grid)))
+        finest = max(reversed(grids), key=lambda grid: int(np.prod(grid)))  # the deepest, where several are
         cells = positions(shape, finest)
         for position in product(*(range(size) for size in shape)):
             if not covered[position]:
