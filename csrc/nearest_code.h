@@ -47,6 +47,20 @@
 //   and (4) and (5) as they are. Hence with A8 = 32u and the B and E_q from above, upper_k = v_k + E_q and
 //   lower_k = v_k - 2 (a_q r_k + c_q N_k + B N_k^2) - E_q hold as for fp32.
 //
+// Screening a prefix. <.,.>_p and |.|_p take the first P elements of rotated vectors, |.|_t the rest, their tail. The
+// same integers and steps give, for any r > 0,
+//   <T Q, T C_k> - <Q8, C8_k>_p = <T Q - Q8, C8_k>_p + <T Q, T C_k - C8_k>_p + <T Q, T C_k>_t <= t'_q t'_k,
+//   t'_q = | (|T Q|_t, |T Q - Q8|_p / r, r |T Q|_p) |,  t'_k = | (|T C_k|_t, r |C8_k|_p, |T C_k - C8_k|_p / r) |
+// by Cauchy-Schwarz, twice. It is little more than |Q|_t |C_k|_t, so distances are bounded from below by the prefix's
+// and by the difference of the tails' norms, at P / D of the work. With r = 2^-4, the elements of t' measured from
+// fl64(T Q') and fl64(T C'_k) are off by at most 2u N, 2u N / r and 2u N, or together 33 u N. So with
+//   M_q >= max(t'_q as measured, r N_q),  M_k likewise (inflated for the roundings behind them),
+//   t_q >= (1 + 2^-11) M_q,  t_k >= (1 + 2^-11) M_k,
+// t'_q t'_k <= (1 + 33 u / r)^2 M_q M_k, and t_q t_k exceeds that by 15000 u M_q M_k >= 4 u t_q t_k + 50 u N_q N_k.
+// The kernels return v_k = fl(fl(I_k) fl(p g_k) + fl(t_q t_k + b_k)), I_k the sum over the prefix, fused or not. Its
+// roundings are at most 4 u t_q t_k + 10 u N_q N_k + 1.6 u N_k^2 + 4 h, by (7)'s reasons, so that upper_k = v_k + E_q
+// holds with (4) and (5) as they are. There is no lower_k: thresholds come from evaluated codes.
+//
 // Certificate. If upper_k < lower_j, then |q - c_k|^2 - |q - c_j|^2 exceeds the two evaluations' errors together, so
 // sqdist64_k > sqdist64_j strictly. A code with k such j is not among the answers. So with
 //   threshold = (k-th largest over any codes seen so far of lower_j) - E_q, rounded down,
@@ -77,6 +91,7 @@ inline constexpr double kIntegerSlope = 32 * kUnit;  // A8
 inline constexpr int64_t kMaxScreenWidth = int64_t{1} << 20;
 inline constexpr int64_t kMaxIntegerWidth = int64_t{1} << 15;
 inline constexpr double kMinStep = 0x1p-60;
+inline constexpr double kTailRatio = 0x1p-4;         // r
 inline constexpr double kMaxScreenNorm = 0x1p60;
 
 // A of the bound.
@@ -118,6 +133,9 @@ inline float evaluated_threshold(double squares, double sqdist, double scale, do
 // upper bound of fl64(T x)'s distance from that.
 double quantize(const float* framed, int64_t width, int levels, double* rotated, int8_t* integers, float* step);
 
+// t of the bound for the row just quantized: `rotated` and `integers` as `quantize` left them, `norm` the row's N.
+float tail_bound(const double* rotated, const int8_t* integers, float step, int64_t width, double norm);
+
 // What `prepare` computes once about the codes, in memory owned by tensors.
 struct PreparedCodes {
   const float* panels;     // [tiles, 2, D, 16]: C', zero where there is no code
@@ -126,6 +144,7 @@ struct PreparedCodes {
   const float* norms;      // [32 tiles]: N_k
   const float* residuals;  // [32 tiles]: r_k
   const float* steps;      // [32 tiles]: g_k
+  const float* tails;      // [32 tiles]: t_k
   const double* shift;     // [D]: m
   double scale;            // s
   int64_t tiles;
@@ -133,8 +152,10 @@ struct PreparedCodes {
 
 inline int64_t num_tiles(int64_t codes) { return (codes + simd::kTile - 1) / simd::kTile; }
 
-// 32-bit words of four int8 elements in a row.
+// 32-bit words of four int8 elements in a row, and in the prefix of it that pruning looks at: a fifth of the elements
+// tells a code at 0.3 of the typical distance from nearly all others, of tens of thousands.
 inline int64_t num_words(int64_t width) { return (width + 3) / 4; }
+inline int64_t num_prefix_words(int64_t width) { return (num_words(width) + 4) / 5; }
 
 // X' = fl32(scale * (x - shift)), |fl64(X)|^2 in *squares, and the row's norm bound.
 double frame_row(const float* x, const double* shift, double scale, int64_t width, float* out, double* squares);
@@ -150,11 +171,18 @@ struct PackedCodes {
   float* norms;
   float* residuals;
   float* steps;
+  float* tails;
 };
 
 void pack_codes(const Rows& codes, const double* frame, const PackedCodes& out);
 
 enum class ScreenChoice { kAuto, kFp32, kInt8 };
+enum class PruneChoice { kAuto, kOff, kOn };
+
+struct SearchOptions {
+  ScreenChoice screen = ScreenChoice::kAuto;
+  PruneChoice prune = PruneChoice::kAuto;
+};
 
 struct SearchOutput {
   int64_t* ids;         // [N, k]
@@ -164,6 +192,6 @@ struct SearchOutput {
 
 // The first k allowed codes by (sqdist64, id) for every query. mask [K] (null: all) must allow at least k codes.
 void search_codes(const Rows& queries, const Rows& codes, const PreparedCodes& prepared, const bool* mask, int64_t k,
-                  const simd::Kernels& kernels, ScreenChoice screen, const SearchOutput& out);
+                  const simd::Kernels& kernels, const SearchOptions& options, const SearchOutput& out);
 
 }  // namespace spae

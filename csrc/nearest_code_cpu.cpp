@@ -45,6 +45,12 @@ ScreenChoice parse_screen(const std::string& name) {
   return name == "int8" ? ScreenChoice::kInt8 : name == "fp32" ? ScreenChoice::kFp32 : ScreenChoice::kAuto;
 }
 
+PruneChoice parse_prune(const std::string& name) {
+  STD_TORCH_CHECK(name.empty() || name == "auto" || name == "on" || name == "off",
+                  "prune must be auto, on or off, got '", name, "'");
+  return name == "on" ? PruneChoice::kOn : name == "off" ? PruneChoice::kOff : PruneChoice::kAuto;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
   check_rows(codes, "codes");
   const Rows rows(codes);
@@ -56,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
   Tensor panels = torch::stable::empty({tiles, 2, rows.width(), simd::kPanel}, ScalarType::Float);
   Tensor panels8 =
       torch::stable::empty({tiles, 2, num_words(rows.width()), simd::kPanel, 4}, ScalarType::Byte);
-  Tensor bounds = torch::stable::empty({4, tiles * simd::kTile}, ScalarType::Float);
+  Tensor bounds = torch::stable::empty({5, tiles * simd::kTile}, ScalarType::Float);
   Tensor frame = torch::stable::empty({rows.width() + 1}, ScalarType::Double);
   const DefaultFloatEnvironment environment;
   auto* frame_data = frame.mutable_data_ptr<double>();
@@ -65,14 +71,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
   const int64_t stride = tiles * simd::kTile;
   pack_codes(rows, frame_data,
              {panels.mutable_data_ptr<float>(), panels8.mutable_data_ptr<uint8_t>(), bounds_data, bounds_data + stride,
-              bounds_data + 2 * stride, bounds_data + 3 * stride});
+              bounds_data + 2 * stride, bounds_data + 3 * stride, bounds_data + 4 * stride});
   return {panels, panels8, bounds, frame};
 }
 
 std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, const Tensor& panels,
                                           const Tensor& panels8, const Tensor& bounds, const Tensor& frame,
                                           const std::optional<Tensor>& mask, int64_t k, const std::string& isa,
-                                          const std::string& screen) {
+                                          const std::string& screen, const std::string& prune) {
   check_rows(x, "x");
   check_rows(codes, "codes");
   const Rows queries(x), table(codes);
@@ -82,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
   check_prepared(panels, "panels", ScalarType::Float, tiles * simd::kTile * width);
   const int64_t stride = tiles * simd::kTile;
   check_prepared(panels8, "panels8", ScalarType::Byte, stride * 4 * num_words(width));
-  check_prepared(bounds, "bounds", ScalarType::Float, 4 * stride);
+  check_prepared(bounds, "bounds", ScalarType::Float, 5 * stride);
   check_prepared(frame, "frame", ScalarType::Double, width + 1);
   int64_t allowed = count;
   const bool* allow = nullptr;
@@ -108,12 +114,13 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
                                bounds_data + stride,
                                bounds_data + 2 * stride,
                                bounds_data + 3 * stride,
+                               bounds_data + 4 * stride,
                                frame_data,
                                frame_data[width],
                                tiles};
   const SearchOutput out{ids.mutable_data_ptr<int64_t>(), sqdist.mutable_data_ptr<float>(),
                          rescored.mutable_data_ptr<int64_t>()};
-  search_codes(queries, table, prepared, allow, k, *kernels, parse_screen(screen), out);
+  search_codes(queries, table, prepared, allow, k, *kernels, {parse_screen(screen), parse_prune(prune)}, out);
   return {ids, sqdist, rescored};
 }
 

@@ -139,6 +139,21 @@ double quantize(const float* framed, int64_t width, int levels, double* rotated,
   return std::sqrt(squares) * (1.0 + 0x1p-20);
 }
 
+float tail_bound(const double* rotated, const int8_t* integers, float step, int64_t width, double norm) {
+  const int64_t prefix = std::min(width, num_prefix_words(width) * 4);
+  double residual = 0, tail = 0, prefix_squares = 0, integer_squares = 0;
+  for (int64_t d = 0; d < prefix; ++d) {
+    const double rounded = static_cast<double>(step) * integers[d], error = rotated[d] - rounded;
+    prefix_squares += rotated[d] * rotated[d];
+    integer_squares += rounded * rounded;
+    residual += error * error;
+  }
+  for (int64_t d = prefix; d < width; ++d) tail += rotated[d] * rotated[d];
+  constexpr double kRatio2 = kTailRatio * kTailRatio;
+  const double measured = std::sqrt(tail + residual / kRatio2 + kRatio2 * std::fmax(prefix_squares, integer_squares));
+  return round_up(std::fmax(measured * (1.0 + 0x1p-20), kTailRatio * norm) * (1.0 + 0x1p-11));
+}
+
 void pack_codes(const Rows& codes, const double* frame, const PackedCodes& out) {
   const int64_t width = codes.width(), words = num_words(width);
   const double scale = frame[width];
@@ -163,12 +178,13 @@ void pack_codes(const Rows& codes, const double* frame, const PackedCodes& out) 
           out.norms[k] = round_up(norm);
           out.residuals[k] = round_up(residual);
           norm = out.norms[k];
+          out.tails[k] = tail_bound(rotated.data(), integers.data(), out.steps[k], width, norm);
           out.bias[k] = static_cast<float>(-0.5 * squares + kCodeSlope * norm * norm);
         } else {
           std::fill(framed.begin(), framed.end(), 0.0f);
           std::fill(integers.begin(), integers.end(), int8_t{0});
           out.bias[k] = -std::numeric_limits<float>::infinity();
-          out.norms[k] = out.residuals[k] = out.steps[k] = 0.0f;
+          out.norms[k] = out.residuals[k] = out.steps[k] = out.tails[k] = 0.0f;
         }
         for (int64_t d = 0; d < width; ++d) panel[d * simd::kPanel + j] = framed[static_cast<size_t>(d)];
         for (int64_t d = 0; d < words * 4; ++d)

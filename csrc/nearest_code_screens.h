@@ -42,8 +42,19 @@ class Screen {
   virtual double margin(int64_t row, int64_t code) const = 0;
 };
 
+// A screen that can also score the leading elements alone: v of "Screening a prefix".
+class PrefixScreen : public Screen {
+ public:
+  // Each row's largest prefix score over a tile, to maxima [rows].
+  virtual void run_prefix(const Block& block, const TileStep& step, const float* bias, float* maxima) const = 0;
+  // The prefix scores [32] of one row of a block. False, and no scores, if none reaches the threshold.
+  virtual bool score_prefix(const Block& block, int r, int64_t tile, const float* bias, float threshold,
+                            float* scores) const = 0;
+};
+
 std::unique_ptr<Screen> make_fp32_screen(const PreparedCodes& prepared, const simd::Kernels& kernels, int64_t width);
 // Null where the instruction set has none or the codes are too wide.
-std::unique_ptr<Screen> make_int8_screen(const PreparedCodes& prepared, const simd::Kernels& kernels, int64_t width);
+std::unique_ptr<PrefixScreen> make_int8_screen(const PreparedCodes& prepared, const simd::Kernels& kernels,
+                                               int64_t width);
 
 }  // namespace spae

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "nearest_code.h"
+#include "nearest_code_prune.h"
 #include "nearest_code_screens.h"
+#include "nearest_code_task.h"
 #include "parallel.h"
 #include "ranking.h"
 
@@ -45,42 +47,35 @@ int64_t second_level_cache_bytes() {
 class Search {
  public:
   Search(const Rows& queries, const Rows& codes, const PreparedCodes& prepared, const bool* mask, int64_t k,
-         const simd::Kernels& kernels, ScreenChoice choice, const SearchOutput& out)
-      : queries_(queries),
-        codes_(codes),
-        prepared_(prepared),
-        mask_(mask),
-        k_(k),
-        kernels_(kernels),
-        choice_(choice),
-        out_(out),
+         const simd::Kernels& kernels, const SearchOptions& options, const SearchOutput& out)
+      : task_{queries, codes, prepared, kernels, out, mask, k, prepared.bias, {}},
+        choice_(options.screen),
         workers_(torch::stable::get_num_threads()),
         width_(queries.width()),
         fp32_(make_fp32_screen(prepared, kernels, width_)),
-        int8_(make_int8_screen(prepared, kernels, width_)) {
+        int8_(make_int8_screen(prepared, kernels, width_)),
+        pruner_(task_, int8_.get(), options.prune),
+        always_prune_(int8_ != nullptr && options.prune == PruneChoice::kOn) {
     select_tiles();
   }
 
   void run() {
-    std::fill(out_.rescored, out_.rescored + queries_.count(), 0);
+    std::fill(task_.out.rescored, task_.out.rescored + task_.queries.count(), 0);
     bool int8 = int8_ != nullptr && choice_ != ScreenChoice::kFp32 &&
-                (choice_ == ScreenChoice::kInt8 || width_ >= kernels_.min_width8);
-    const bool trial = int8 && choice_ == ScreenChoice::kAuto && queries_.count() >= 2 * kTrialRows;
+                (choice_ == ScreenChoice::kInt8 || width_ >= task_.kernels.min_width8);
+    const bool trial = int8 && choice_ == ScreenChoice::kAuto && task_.queries.count() >= 2 * kTrialRows;
     std::vector<int64_t> rows;
-    for (int64_t first = 0, last = 0; first < queries_.count(); first = last) {
-      last = std::min(queries_.count(), first + (trial && first == 0 ? kTrialRows : max_rows(int8)));
+    for (int64_t first = 0, last = 0; first < task_.queries.count(); first = last) {
+      last = std::min(task_.queries.count(), first + (trial && first == 0 ? kTrialRows : max_rows(int8)));
       rows.resize(static_cast<size_t>(last - first));
       std::iota(rows.begin(), rows.end(), first);
-      run_pass(rows, int8);
+      rows = run_pass(std::move(rows), int8);
       if (!int8) continue;
-      const auto undone = std::partition(rows.begin(), rows.end(), [&](int64_t row) {
-        return !is_screened(row - first);
-      });
-      rows.erase(undone, rows.end());
       int8 = choice_ == ScreenChoice::kInt8 || 2 * static_cast<int64_t>(rows.size()) < last - first;
       for (size_t done = 0; done < rows.size(); done += static_cast<size_t>(max_rows(false))) {
         const size_t end = std::min(rows.size(), done + static_cast<size_t>(max_rows(false)));
-        run_pass({rows.begin() + static_cast<int64_t>(done), rows.begin() + static_cast<int64_t>(end)}, false);
+        pack({rows.begin() + static_cast<int64_t>(done), rows.begin() + static_cast<int64_t>(end)}, false);
+        screen_rows();
       }
     }
   }
@@ -88,17 +83,16 @@ class Search {
  private:
   // The tiles with an allowed code, and the bias with -inf for codes that are not.
   void select_tiles() {
-    bias_ = prepared_.bias;
-    if (mask_ != nullptr) {
-      masked_bias_.assign(prepared_.bias, prepared_.bias + prepared_.tiles * simd::kTile);
-      for (int64_t k = 0; k < codes_.count(); ++k)
-        if (!mask_[k]) masked_bias_[static_cast<size_t>(k)] = -std::numeric_limits<float>::infinity();
-      bias_ = masked_bias_.data();
+    if (task_.mask != nullptr) {
+      masked_bias_.assign(task_.prepared.bias, task_.prepared.bias + task_.prepared.tiles * simd::kTile);
+      for (int64_t k = 0; k < task_.codes.count(); ++k)
+        if (!task_.mask[k]) masked_bias_[static_cast<size_t>(k)] = -std::numeric_limits<float>::infinity();
+      task_.bias = masked_bias_.data();
     }
-    for (int64_t tile = 0; tile < prepared_.tiles; ++tile) {
-      const float* bias = bias_ + tile * simd::kTile;
+    for (int64_t tile = 0; tile < task_.prepared.tiles; ++tile) {
+      const float* bias = task_.bias + tile * simd::kTile;
       const bool any = std::any_of(bias, bias + simd::kTile, [](float b) { return std::isfinite(b); });
-      if (any) tiles_.push_back(tile);
+      if (any) task_.tiles.push_back(tile);
     }
   }
 
@@ -114,7 +108,21 @@ class Search {
     return std::max(kPassBytes / screen.row_bytes(), max_group_blocks(screen) * screen.block_rows());
   }
 
-  void run_pass(std::vector<int64_t> rows, bool int8) {
+  // Answers the rows, but for those that the int8 screen gives up, which it returns.
+  std::vector<int64_t> run_pass(std::vector<int64_t> rows, bool int8) {
+    pack(std::move(rows), int8 || always_prune_);
+    if (int8_pass_) {
+      std::vector<int64_t> left = pruner_.run({row_ids_, blocks_, bounds_});
+      if (left.size() < row_ids_.size() || !int8) pack(std::move(left), int8);
+    }
+    screen_rows();
+    std::vector<int64_t> given_up;
+    for (int64_t row = 0; int8 && row < rows_; ++row)
+      if (!is_screened(row)) given_up.push_back(row_ids_[static_cast<size_t>(row)]);
+    return given_up;
+  }
+
+  void pack(std::vector<int64_t> rows, bool int8) {
     row_ids_ = std::move(rows);
     rows_ = static_cast<int64_t>(row_ids_.size());
     int8_pass_ = int8;
@@ -125,13 +133,18 @@ class Search {
     }
     screen_->resize(rows_);
     split_blocks();
-    candidates_.assign(rows_ * workers_, k_);
     for_each_range(static_cast<int64_t>(blocks_.size()), 1, [&](int64_t b, int64_t) { pack_block(b); });
+  }
+
+  // Screens the rows packed last.
+  void screen_rows() {
+    if (rows_ == 0) return;
+    candidates_.assign(rows_ * workers_, task_.k);
     const int64_t groups = (static_cast<int64_t>(blocks_.size()) + group_blocks_ - 1) / group_blocks_;
     const int64_t ranges = num_ranges(groups);
     // Neighbouring tasks share a range of tiles, so workers side by side read the same codes.
     for_each_task(groups * ranges, workers_, [&](int64_t task, int64_t worker) {
-      const int64_t range = task / groups, tiles = static_cast<int64_t>(tiles_.size());
+      const int64_t range = task / groups, tiles = static_cast<int64_t>(task_.tiles.size());
       screen(task % groups, range * tiles / ranges, (range + 1) * tiles / ranges, worker * rows_);
     });
     for_each_range(rows_, 8, [&](int64_t begin, int64_t end) {
@@ -140,8 +153,9 @@ class Search {
   }
 
   void split_blocks() {
-    const int64_t count = (rows_ + screen_->block_rows() - 1) / screen_->block_rows();
     blocks_.clear();
+    if (rows_ == 0) return;
+    const int64_t count = (rows_ + screen_->block_rows() - 1) / screen_->block_rows();
     for (int64_t b = 0; b < count; ++b) {
       const int64_t first = b * rows_ / count;
       blocks_.push_back({first, static_cast<int>((b + 1) * rows_ / count - first)});
@@ -151,7 +165,7 @@ class Search {
   }
 
   int64_t num_ranges(int64_t groups) const {
-    const auto tiles = static_cast<int64_t>(tiles_.size());
+    const auto tiles = static_cast<int64_t>(task_.tiles.size());
     const int64_t wanted = (kTasksPerWorker * workers_ + groups - 1) / groups;
     return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(tiles / kMinTilesPerTask, 1));
   }
@@ -161,12 +175,12 @@ class Search {
     std::vector<float> scratch(static_cast<size_t>(width_)), framed(static_cast<size_t>(width_));
     for (int r = 0; r < block.rows; ++r) {
       const auto row = static_cast<size_t>(block.first + r);
-      const float* x = queries_.row(row_ids_[row], scratch.data());
+      const float* x = task_.queries.row(row_ids_[row], scratch.data());
       double squares = 0;
-      const double norm = frame_row(x, prepared_.shift, prepared_.scale, width_, framed.data(), &squares);
+      const double norm = frame_row(x, task_.prepared.shift, task_.prepared.scale, width_, framed.data(), &squares);
       const bool screened = norm <= kMaxScreenNorm && width_ <= kMaxScreenWidth;
       screen_->pack(block, r, screened ? framed.data() : nullptr, norm);
-      bounds_[row] = {squares, screened ? query_slack(width_, norm) : 0.0};
+      bounds_[row] = {squares, screened ? query_slack(width_, norm) : 0.0, screened};
       shared_[row].store(screened ? kNoThreshold : kNotScreened, std::memory_order_relaxed);
     }
   }
@@ -193,9 +207,9 @@ class Search {
 
     alignas(64) float scores[simd::kMaxRows * simd::kTile];
     for (int64_t t = begin; t < end; ++t) {
-      TileStep step{tiles_[static_cast<size_t>(t)], tiles_[static_cast<size_t>(std::min(t + 1, end - 1))], 0,
+      TileStep step{task_.tiles[static_cast<size_t>(t)], task_.tiles[static_cast<size_t>(std::min(t + 1, end - 1))], 0,
                     last_block - first_block};
-      const float* bias = bias_ + step.tile * simd::kTile;
+      const float* bias = task_.bias + step.tile * simd::kTile;
       for (; step.block < step.blocks; ++step.block) {
         const Block& block = blocks_[static_cast<size_t>(first_block + step.block)];
         const uint32_t hits = screen_->run(block, step, bias, thresholds + block.first, scores);
@@ -232,26 +246,26 @@ class Search {
   // which raises it; then, where codes stay undecided (thousands of duplicates, say), all. The best k are kept.
   void make_room(int64_t row, int64_t slot) {
     candidates_.drop_beaten(slot, candidates_.threshold(slot));
-    for (const int64_t most : {std::max(k_, kFirstEvaluations), std::numeric_limits<int64_t>::max()}) {
+    for (const int64_t most : {std::max(task_.k, kFirstEvaluations), std::numeric_limits<int64_t>::max()}) {
       if (!candidates_.is_crowded(slot)) return;
-      Scorer scorer(*this, row);
+      Scorer scorer(task_, row_ids_[static_cast<size_t>(row)], bounds_[static_cast<size_t>(row)]);
       std::vector<Candidate> chosen;
       candidates_.take(slot, most, chosen);
       candidates_.raise(slot, scorer.evaluate(chosen, candidates_.threshold(slot), candidates_.evaluated(slot)));
       candidates_.drop_beaten(slot, candidates_.threshold(slot));
       const int64_t evaluated = candidates_.count_evaluated(slot, scorer.evaluated());
-      const int64_t limit = std::max(codes_.count() / kCodesPerEvaluation, kMinEvaluations);
+      const int64_t limit = std::max(task_.codes.count() / kCodesPerEvaluation, kMinEvaluations);
       if (int8_pass_ && choice_ == ScreenChoice::kAuto && evaluated > limit) candidates_.raise(slot, kNotScreened);
     }
   }
 
   void finish_row(int64_t row) {
-    Scorer scorer(*this, row);
-    Ranking best(k_);
     const int64_t query = row_ids_[static_cast<size_t>(row)];
+    Scorer scorer(task_, query, bounds_[static_cast<size_t>(row)]);
+    Ranking best(task_.k);
     std::vector<Candidate> all;
     for (int64_t slot = row; slot < workers_ * rows_; slot += rows_) {
-      out_.rescored[query] += candidates_.merge_evaluated(slot, best);
+      task_.out.rescored[query] += candidates_.merge_evaluated(slot, best);
       candidates_.take(slot, std::numeric_limits<int64_t>::max(), all);
     }
     if (is_screened(row)) {
@@ -259,77 +273,25 @@ class Search {
     } else if (int8_pass_) {
       return;  // for a pass in fp32
     } else {
-      for (int64_t k = 0; k < codes_.count(); ++k)
-        if (mask_ == nullptr || mask_[k]) best.offer(scorer.sqdist(k), k);
+      for (int64_t k = 0; k < task_.codes.count(); ++k)
+        if (task_.mask == nullptr || task_.mask[k]) best.offer(scorer.sqdist(k), k);
     }
-    best.write(out_.ids + query * k_, out_.sqdist + query * k_);
-    out_.rescored[query] += scorer.evaluated();
+    best.write(task_.out.ids + query * task_.k, task_.out.sqdist + query * task_.k);
+    task_.out.rescored[query] += scorer.evaluated();
   }
-
-  struct RowBound {
-    double squares;  // |Q|^2
-    double slack;    // E_q
-  };
-
-  // Evaluates the definition for one query.
-  class Scorer {
-   public:
-    Scorer(const Search& search, int64_t row)
-        : search_(search),
-          bound_(search.bounds_[static_cast<size_t>(row)]),
-          scratch_(2 * static_cast<size_t>(search.width_)),
-          query_(search.queries_.row(search.row_ids_[static_cast<size_t>(row)], scratch_.data())) {}
-
-    double sqdist(int64_t id) {
-      ++evaluated_;
-      const float* code = search_.codes_.row(id, scratch_.data() + search_.width_);
-      return search_.kernels_.sqdist(query_, code, search_.width_);
-    }
-
-    // Offers to `best` the candidates that may be among the answers, the most promising first, as each may rule out
-    // the rest. Returns the threshold, raised by what was found.
-    float evaluate(std::vector<Candidate>& candidates, float threshold, Ranking& best) {
-      std::sort(candidates.begin(), candidates.end(),
-                [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; });
-      for (const Candidate& candidate : candidates) {
-        threshold = std::max(threshold, evaluated_threshold(bound_.squares, best.worst(), search_.prepared_.scale,
-                                                            bound_.slack, search_.width_));
-        if (candidate.upper < threshold) break;
-        best.offer(sqdist(candidate.id), candidate.id);
-      }
-      return std::max(threshold, evaluated_threshold(bound_.squares, best.worst(), search_.prepared_.scale,
-                                                     bound_.slack, search_.width_));
-    }
-
-    int64_t evaluated() const { return evaluated_; }
-
-   private:
-    const Search& search_;
-    const RowBound& bound_;
-    std::vector<float> scratch_;
-    const float* query_;
-    int64_t evaluated_ = 0;
-  };
 
   static constexpr float kNoThreshold = -std::numeric_limits<float>::max();
   static constexpr float kNotScreened = std::numeric_limits<float>::infinity();
 
-  const Rows& queries_;
-  const Rows& codes_;
-  const PreparedCodes& prepared_;
-  const bool* mask_;
-  const int64_t k_;
-  const simd::Kernels& kernels_;
+  SearchTask task_;
   const ScreenChoice choice_;
-  const SearchOutput& out_;
   const int64_t workers_;
   const int64_t width_;
   const std::unique_ptr<Screen> fp32_;
-  const std::unique_ptr<Screen> int8_;  // null where there is none
-
-  const float* bias_ = nullptr;
+  const std::unique_ptr<PrefixScreen> int8_;  // null where there is none
+  Pruner pruner_;
+  const bool always_prune_;
   std::vector<float> masked_bias_;
-  std::vector<int64_t> tiles_;
 
   // The pass under way.
   std::vector<int64_t> row_ids_;             // [rows]: the queries' ids
@@ -346,8 +308,8 @@ class Search {
 }  // namespace
 
 void search_codes(const Rows& queries, const Rows& codes, const PreparedCodes& prepared, const bool* mask, int64_t k,
-                  const simd::Kernels& kernels, ScreenChoice screen, const SearchOutput& out) {
-  Search(queries, codes, prepared, mask, k, kernels, screen, out).run();
+                  const simd::Kernels& kernels, const SearchOptions& options, const SearchOutput& out) {
+  Search(queries, codes, prepared, mask, k, kernels, options, out).run();
 }
 
 }  // namespace spae

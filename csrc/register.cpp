@@ -6,5 +6,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spae_ops, library) {
       "nearest_code_cpu_prepare(Tensor codes) -> (Tensor panels, Tensor panels8, Tensor bounds, Tensor frame)");
   library.def(
       "nearest_code_cpu_search(Tensor x, Tensor codes, Tensor panels, Tensor panels8, Tensor bounds, Tensor frame, "
-      "Tensor? mask, int k, str isa, str screen) -> (Tensor ids, Tensor sqdist, Tensor rescored)");
+      "Tensor? mask, int k, str isa, str screen, str prune) -> (Tensor ids, Tensor sqdist, Tensor rescored)");
 }

@@ -49,17 +49,18 @@ uint32_t screen(const Tile& tile) {
 }
 
 // One row x 16 codes at a time.
-template <int R>
+template <int R, bool kMaxima>
 uint32_t screen8(const Tile8& tile) {
   uint32_t hits = 0;
   for (int r = 0; r < R; ++r) {
     const QueryRow8& row = tile.rows[r];
     bool hit = false;
+    if (kMaxima) tile.scores[r] = -std::numeric_limits<float>::infinity();
     for (int64_t half = 0; half < 2; ++half) {
       int32_t sums[kPanel];
       std::fill(sums, sums + kPanel, row.start);
       for (int64_t w = 0; w < tile.words; ++w) {
-        const uint8_t* codes = tile.panels + (half * tile.words + w) * 4 * kPanel;
+        const uint8_t* codes = tile.panels + (half * tile.panel_words + w) * 4 * kPanel;
         int8_t query[4];
         std::memcpy(query, tile.queries + w * R + r, sizeof query);
         for (int64_t j = 0; j < kPanel; ++j)
@@ -69,8 +70,12 @@ uint32_t screen8(const Tile8& tile) {
         const int64_t k = half * kPanel + j;
         const float z = (tile.bias[k] + row.norm_slope * tile.norms[k]) + row.residual_slope * tile.residuals[k];
         const float v = static_cast<float>(sums[j]) * (row.step * tile.steps[k]) + z;
-        tile.scores[r * kTile + k] = v;
-        hit |= v >= tile.thresholds[r];
+        if constexpr (kMaxima) {
+          tile.scores[r] = std::max(tile.scores[r], v);
+        } else {
+          tile.scores[r * kTile + k] = v;
+          hit |= v >= tile.thresholds[r];
+        }
       }
     }
     hits |= static_cast<uint32_t>(hit) << r;
@@ -106,7 +111,8 @@ constexpr Kernels kPortable = {"portable",
                                {nullptr, screen<1>, screen<2>, screen<3>, screen<4>},
                                sqdist,
                                4,
-                               {nullptr, screen8<1>, screen8<2>, screen8<3>, screen8<4>},
+                               {nullptr, screen8<1, false>, screen8<2, false>, screen8<3, false>, screen8<4, false>},
+                               {nullptr, screen8<1, true>, screen8<2, true>, screen8<3, true>, screen8<4, true>},
                                127,
                                std::numeric_limits<int64_t>::max()};
 

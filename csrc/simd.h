@@ -50,11 +50,12 @@ struct QueryRow8 {
   int32_t start;         // -128 sum of the row's integers: codes are stored with 128 added
 };
 
-// One call of `screen8`. Four neighbouring elements form a 32-bit word; W = ceil(D / 4), padded with zeros.
+// One call of `screen8` or `maxima8`. Four neighbouring elements form a 32-bit word; a row has ceil(D / 4), padded with
+// zeros, of which the first W are used.
 struct Tile8 {
   const int32_t* queries;   // [W, R] words of four int8
   const QueryRow8* rows;    // [R]
-  const uint8_t* panels;    // [2, W, 16, 4], 128 added
+  const uint8_t* panels;    // [2, panel_words, 16, 4], 128 added
   const float* bias;        // [32]
   const float* norms;       // [32]
   const float* residuals;   // [32]
@@ -63,10 +64,12 @@ struct Tile8 {
   const char* prefetch;     // as in Tile, one line per word
   int64_t prefetch_step;
   int64_t words;            // W
-  float* scores;            // [R, 32], as in Tile
+  int64_t panel_words;      // >= W
+  float* scores;            // screen8: [R, 32], as in Tile; maxima8: [R], each row's largest v
 };
 
 // v[r, k] = p_r g_k <integers of r, integers of k> + a_r residuals[k] + c_r norms[k] + bias[k], otherwise as `screen`.
+// `maxima8` compares with no thresholds and returns 0.
 using Screen8Fn = uint32_t (*)(const Tile8& tile);
 
 // The squared distance of nearest_code.h's definition between two fp32 rows of width D.
@@ -79,6 +82,7 @@ struct Kernels {
   SqdistFn sqdist;
   int rows8;                         // as `rows`, for screen8; 0 where this set has none
   Screen8Fn screen8[kMaxRows + 1];
+  Screen8Fn maxima8[kMaxRows + 1];
   int levels8;                       // queries are rounded to integers in [-levels8, levels8]
   int64_t min_width8;                // from this width on, int8 screening beats fp32
 };

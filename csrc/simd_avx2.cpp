@@ -5,6 +5,8 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
+#include <limits>
+
 #define SPAE_AVX2 __attribute__((target("avx2,fma")))
 
 namespace spae::simd {
@@ -74,8 +76,14 @@ SPAE_AVX2 inline void add_products(__m256i& acc, __m256i codes, __m256i queries)
   }
 }
 
+SPAE_AVX2 inline float largest_of(__m256 x) {
+  const __m128 by4 = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_max_ss(by2, _mm_movehdup_ps(by2)));
+}
+
 // The same shape as `screen`, with four elements a step.
-template <bool kVnni, int R>
+template <bool kVnni, int R, bool kMaxima>
 SPAE_AVX2 uint32_t screen8(const Tile8& tile) {
   const int64_t words = tile.words;
   const int32_t* queries = tile.queries;
@@ -83,7 +91,7 @@ SPAE_AVX2 uint32_t screen8(const Tile8& tile) {
   int64_t prefetch_step = tile.prefetch_step;
   uint32_t hits = 0;
   for (int half = 0; half < 2; ++half) {
-    const uint8_t* codes = tile.panels + half * words * 4 * kPanel;
+    const uint8_t* codes = tile.panels + half * tile.panel_words * 4 * kPanel;
     __m256i sums[R][2];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm256_set1_epi32(tile.rows[r].start);
@@ -103,8 +111,9 @@ SPAE_AVX2 uint32_t screen8(const Tile8& tile) {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const QueryRow8& row = tile.rows[r];
-      const __m256 step = _mm256_set1_ps(row.step), threshold = _mm256_set1_ps(tile.thresholds[r]);
+      const __m256 step = _mm256_set1_ps(row.step);
       const __m256 residual_slope = _mm256_set1_ps(row.residual_slope), norm_slope = _mm256_set1_ps(row.norm_slope);
+      __m256 most = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
       int hit = 0;
 #pragma GCC unroll 2
       for (int i = 0; i < 2; ++i) {
@@ -113,9 +122,17 @@ SPAE_AVX2 uint32_t screen8(const Tile8& tile) {
         const __m256 z = _mm256_fmadd_ps(residual_slope, _mm256_loadu_ps(tile.residuals + j), y);
         const __m256 steps = _mm256_mul_ps(step, _mm256_loadu_ps(tile.steps + j));
         const __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][i]), steps, z);
-        // Stored whether or not this one hits: another may.
-        _mm256_storeu_ps(tile.scores + r * kTile + j, v);
-        hit |= _mm256_movemask_ps(_mm256_cmp_ps(v, threshold, _CMP_GE_OQ));
+        if constexpr (kMaxima) {
+          most = _mm256_max_ps(most, v);
+        } else {
+          // Stored whether or not this one hits: another may.
+          _mm256_storeu_ps(tile.scores + r * kTile + j, v);
+          hit |= _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(tile.thresholds[r]), _CMP_GE_OQ));
+        }
+      }
+      if constexpr (kMaxima) {
+        const float largest = largest_of(most);
+        tile.scores[r] = half == 0 || largest > tile.scores[r] ? largest : tile.scores[r];
       }
       hits |= static_cast<uint32_t>(hit != 0) << r;
     }
@@ -167,8 +184,10 @@ constexpr Kernels kKernels = {
     {nullptr, screen<1>, screen<2>, screen<3>, screen<4>, screen<5>, screen<6>},
     sqdist,
     6,
-    {nullptr, screen8<kVnni, 1>, screen8<kVnni, 2>, screen8<kVnni, 3>, screen8<kVnni, 4>, screen8<kVnni, 5>,
-     screen8<kVnni, 6>},
+    {nullptr, screen8<kVnni, 1, false>, screen8<kVnni, 2, false>, screen8<kVnni, 3, false>, screen8<kVnni, 4, false>,
+     screen8<kVnni, 5, false>, screen8<kVnni, 6, false>},
+    {nullptr, screen8<kVnni, 1, true>, screen8<kVnni, 2, true>, screen8<kVnni, 3, true>, screen8<kVnni, 4, true>,
+     screen8<kVnni, 5, true>, screen8<kVnni, 6, true>},
     kVnni ? 127 : 64,
     kVnni ? 32 : 64};
 

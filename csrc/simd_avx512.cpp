@@ -57,13 +57,28 @@ SPAE_AVX512 inline void add_products(__m512i& acc, __m512i codes, __m512i querie
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(queries));
 }
 
+// The largest element of each of 4 registers (blocks of 128 bits stay what they are, one a register), then of 16.
+SPAE_AVX512 inline __m512 largest_of_4(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  const __m512 cd = _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+  return _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+
+SPAE_AVX512 inline __m512 largest_of_16(const __m512* x) {
+  const __m512 a = largest_of_4(x[0], x[4], x[8], x[12]), b = largest_of_4(x[1], x[5], x[9], x[13]);
+  const __m512 c = largest_of_4(x[2], x[6], x[10], x[14]), d = largest_of_4(x[3], x[7], x[11], x[15]);
+  const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  return _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+}
+
 // The same shape as `screen`, with four elements a step.
-template <int R>
+template <int R, bool kMaxima>
 SPAE_AVX512 uint32_t screen8(const Tile8& tile) {
   const int64_t words = tile.words;
   const int32_t* queries = tile.queries;
   const uint8_t* codes0 = tile.panels;
-  const uint8_t* codes1 = tile.panels + words * 4 * kPanel;
+  const uint8_t* codes1 = tile.panels + tile.panel_words * 4 * kPanel;
   const char* prefetch = tile.prefetch;
   __m512i sums[R][2];
 #pragma GCC unroll 12
@@ -85,15 +100,23 @@ SPAE_AVX512 uint32_t screen8(const Tile8& tile) {
   const __m512 steps0 = _mm512_loadu_ps(tile.steps), steps1 = _mm512_loadu_ps(tile.steps + kPanel);
   const __m512 residuals0 = _mm512_loadu_ps(tile.residuals), residuals1 = _mm512_loadu_ps(tile.residuals + kPanel);
   uint32_t hits = 0;
+  __m512 largest[16];
+  if constexpr (kMaxima)
+    for (__m512& one : largest) one = _mm512_setzero_ps();
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
     const QueryRow8& row = tile.rows[r];
-    const __m512 step = _mm512_set1_ps(row.step), threshold = _mm512_set1_ps(tile.thresholds[r]);
+    const __m512 step = _mm512_set1_ps(row.step);
     const __m512 residual_slope = _mm512_set1_ps(row.residual_slope), norm_slope = _mm512_set1_ps(row.norm_slope);
     const __m512 z0 = _mm512_fmadd_ps(residual_slope, residuals0, _mm512_fmadd_ps(norm_slope, norms0, bias0));
     const __m512 z1 = _mm512_fmadd_ps(residual_slope, residuals1, _mm512_fmadd_ps(norm_slope, norms1, bias1));
     const __m512 v0 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][0]), _mm512_mul_ps(step, steps0), z0);
     const __m512 v1 = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][1]), _mm512_mul_ps(step, steps1), z1);
+    if constexpr (kMaxima) {
+      largest[r] = _mm512_max_ps(v0, v1);
+      continue;
+    }
+    const __m512 threshold = _mm512_set1_ps(tile.thresholds[r]);
     const __mmask16 hit0 = _mm512_cmp_ps_mask(v0, threshold, _CMP_GE_OQ);
     const __mmask16 hit1 = _mm512_cmp_ps_mask(v1, threshold, _CMP_GE_OQ);
     if (__builtin_expect((hit0 | hit1) != 0, 0)) {
@@ -102,6 +125,8 @@ SPAE_AVX512 uint32_t screen8(const Tile8& tile) {
       _mm512_storeu_ps(tile.scores + r * kTile + kPanel, v1);
     }
   }
+  if constexpr (kMaxima)
+    _mm512_mask_storeu_ps(tile.scores, static_cast<__mmask16>((1u << R) - 1), largest_of_16(largest));
   return hits;
 }
 
@@ -145,8 +170,12 @@ constexpr Kernels kAvx512 = {"avx512",
                               screen<7>, screen<8>, screen<9>, screen<10>, screen<11>, screen<12>},
                              sqdist,
                              12,
-                             {nullptr, screen8<1>, screen8<2>, screen8<3>, screen8<4>, screen8<5>, screen8<6>,
-                              screen8<7>, screen8<8>, screen8<9>, screen8<10>, screen8<11>, screen8<12>},
+                             {nullptr, screen8<1, false>, screen8<2, false>, screen8<3, false>, screen8<4, false>,
+                              screen8<5, false>, screen8<6, false>, screen8<7, false>, screen8<8, false>,
+                              screen8<9, false>, screen8<10, false>, screen8<11, false>, screen8<12, false>},
+                             {nullptr, screen8<1, true>, screen8<2, true>, screen8<3, true>, screen8<4, true>,
+                              screen8<5, true>, screen8<6, true>, screen8<7, true>, screen8<8, true>, screen8<9, true>,
+                              screen8<10, true>, screen8<11, true>, screen8<12, true>},
                              127,
                              32};
 

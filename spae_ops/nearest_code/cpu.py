@@ -2,8 +2,9 @@
 
 The method and its proof are in `csrc/nearest_code.h`. Ids and distances are the definition's bit for bit,
 whatever the instruction set (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that runs), the
-screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much) and the number of threads
-(`torch.set_num_threads`).
+screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much), pruning by a fifth of the dimensions
+first (`SPAE_PRUNE=on|off`, default where a trial on some of a call's queries finds them near codes) and the
+number of threads (`torch.set_num_threads`).
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def prepare(codes: Tensor) -> list[Tensor]:
     Returns:
         panels, float32 [T, 2, D, 16] with T = ceil(K / 32): the codes, shifted, scaled and regrouped;
         panels8, uint8 [T, 2, ceil(D / 4), 16, 4]: the same in multiples of a step per code, 128 added;
-        bounds, float32 [4, 32 T]: each code's bias, norm, int8 residual and step; frame, float64 [D + 1]:
-        shift and scale. Together they take 1.25 times the memory of the codes in fp32, and 16 bytes a code.
+        bounds, float32 [5, 32 T]: each code's bias, norm, int8 residual, step and tail; frame, float64
+        [D + 1]: shift and scale. Together they take 1.25 times the memory of the codes in fp32, and 20 bytes
+        a code.
 
     Raises:
         RuntimeError: the extension is not available, or a code is not finite.
@@ -58,8 +60,8 @@ def search(
         ids int64 [N, k] and squared distances float32 [N, k], ascending.
 
     Raises:
-        RuntimeError: the extension or SPAE_ISA's instruction set is missing, SPAE_SCREEN is unknown, or the
-            arguments do not fit.
+        RuntimeError: the extension or SPAE_ISA's instruction set is missing, SPAE_SCREEN or SPAE_PRUNE is
+            unknown, or the arguments do not fit.
     """
     ids, sqdist, _ = _search(x, codes, prepared, mask, k)
     return ids, sqdist
@@ -82,7 +84,7 @@ def _search(
     _extension.load()
     panels, panels8, bounds, frame = prepared
     mask = None if mask is None else mask.contiguous()
-    isa, screen = os.environ.get("SPAE_ISA", ""), os.environ.get("SPAE_SCREEN", "")
+    switches = [os.environ.get(name, "") for name in ("SPAE_ISA", "SPAE_SCREEN", "SPAE_PRUNE")]
     return torch.ops.spae_ops.nearest_code_cpu_search(
-        x.contiguous(), codes.contiguous(), panels, panels8, bounds, frame, mask, k, isa, screen
+        x.contiguous(), codes.contiguous(), panels, panels8, bounds, frame, mask, k, *switches
     )

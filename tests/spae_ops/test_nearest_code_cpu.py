@@ -1,4 +1,5 @@
-"""The compiled CPU search against a NumPy evaluation of the definition: every instruction set here, both screens."""
+"""The compiled CPU search against a NumPy evaluation of the definition: every instruction set here, both screens,
+and pruning by a prefix."""
 
 from __future__ import annotations
 
@@ -17,9 +18,18 @@ if _extension.reason() is not None:
 INSTRUCTION_SETS = _extension.load().instruction_sets()
 
 
-@pytest.fixture(params=["fp32", "int8"])
+# SPAE_SCREEN and SPAE_PRUNE
+SCREENS = {"fp32": ("fp32", "off"), "int8": ("int8", "off"), "pruned": ("int8", "on")}
+
+
+def choose(monkeypatch, screen):
+    for name, value in zip(("SPAE_SCREEN", "SPAE_PRUNE"), SCREENS[screen], strict=True):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(params=SCREENS)
 def screen(request, monkeypatch):
-    monkeypatch.setenv("SPAE_SCREEN", request.param)
+    choose(monkeypatch, request.param)
     return request.param
 
 
@@ -149,10 +159,13 @@ def test_norms_over_decades(isa):
 
 
 @pytest.mark.parametrize("mean", [1e4, -3e6])
-def test_common_mean(isa, mean):
+def test_common_mean(isa, screen, mean):
     codes = gaussian(800, 96) + mean
     queries = gaussian(60, 96, seed=1) + mean
     check(queries, codes)
+    if screen == "pruned":
+        queries = codes[::10] + 0.1 * (queries[:1] - mean)
+        check(queries, codes)
     assert cpu.num_rescored(queries, codes, cpu.prepare(codes)).double().mean() < 4
 
 
@@ -293,9 +306,13 @@ def test_every_instruction_set_screen_and_thread_count_agrees(monkeypatch, k):
     threads = torch.get_num_threads()
     results = []
     try:
-        for name, screen in itertools.product(INSTRUCTION_SETS, ("fp32", "int8", "auto")):
+        for name, screen in itertools.product(INSTRUCTION_SETS, (*SCREENS, "auto")):
             monkeypatch.setenv("SPAE_ISA", name)
-            monkeypatch.setenv("SPAE_SCREEN", screen)
+            if screen != "auto":
+                choose(monkeypatch, screen)
+            else:
+                monkeypatch.delenv("SPAE_SCREEN")
+                monkeypatch.delenv("SPAE_PRUNE")
             for count in (1, 2, 3):
                 torch.set_num_threads(count)
                 prepared = cpu.prepare(codes)
@@ -330,8 +347,58 @@ def test_flushed_subnormals_change_nothing(isa):
 
 def test_screen_decides_gaussian_queries_almost_alone(isa, screen):
     codes, queries = gaussian(5000, 256), gaussian(200, 256, seed=1)
-    limit = {"fp32": 1.2, "int8": 5}[screen]
+    limit = {"fp32": 1.2, "int8": 5, "pruned": 1.2}[screen]
+    if screen == "pruned":
+        queries = codes[:200] + 0.3 * queries
     assert cpu.num_rescored(queries, codes, cpu.prepare(codes)).double().mean() < limit
+
+
+def near(codes, count, noise, seed=7):
+    """Queries at `noise` times the codes' typical norm from evenly spread codes."""
+    chosen = codes[torch.arange(count) * (len(codes) // count)]
+    return chosen + noise * codes.std() * gaussian(count, codes.shape[1], seed=seed)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_pruning_chooses_itself(monkeypatch, k):
+    """On queries near codes auto prunes, which shows in the codes it evaluates; on others it leaves pruning."""
+    codes = gaussian(4200, 160)
+    close, far = near(codes, 100, 0.35), gaussian(100, 160, seed=8)
+    prepared = cpu.prepare(codes)
+
+    def counts(queries, prune):
+        monkeypatch.setenv("SPAE_PRUNE", prune)
+        return cpu.num_rescored(queries, codes, prepared, k=k).double().mean()
+
+    for rows in (close, far, torch.cat([close, far]), torch.stack([far, close], 1).flatten(0, 1)):
+        monkeypatch.setenv("SPAE_PRUNE", "auto")
+        check(rows, codes, k=k)
+    check(far, codes, k=k, mask=torch.arange(4200) % 3 > 0)
+    assert counts(far, "on") > 1000 > 50 > counts(far, "auto")
+    if k == 1:
+        assert counts(close, "auto") == counts(close, "on") < 20
+
+
+@pytest.mark.parametrize("width", [40, 160, 600])
+def test_prefixes_that_say_nothing(isa, width):
+    """All that tells the codes apart is in the tail, where the bound is attained: parallel to the query's tail, and
+    longer or shorter by a few units in the last place."""
+    back = rotation(width).T
+    prefix = -(-width // 4 // 5) * 4 + 4
+    direction = torch.cat([torch.zeros(prefix), gaussian(width - prefix)]).double() @ back
+    same = torch.cat([gaussian(prefix), torch.zeros(width - prefix)]).double() @ back
+    lengths = torch.cat([1 + torch.arange(-20, 21) * 2.0**-22, torch.linspace(0, 3, 60)]).double()
+    codes = (same + lengths[:, None] * direction).float()
+    queries = (same + torch.tensor([1.0, 1 + 2.0**-23, 0.0, -1.0, 2.9]).double()[:, None] * direction).float()
+    check(queries, codes)
+    check(queries, torch.cat([codes, -codes]), k=4)
+
+
+@pytest.mark.parametrize("width", [1, 17, 40, 576, 640, 1536])
+def test_near_codes(isa, width):
+    codes = gaussian(400, width) * 10.0 ** torch.linspace(-1, 1, 400)[:, None]
+    check(near(codes, 25, 0.1), codes)
+    check(near(codes, 25, 0.1), codes, k=3, mask=torch.arange(400) % 2 > 0)
 
 
 def test_prepared_memory_is_the_table_and_a_quarter():
@@ -361,6 +428,10 @@ def test_errors_name_the_argument(monkeypatch):
     monkeypatch.delenv("SPAE_ISA")
     monkeypatch.setenv("SPAE_SCREEN", "sieve")
     with pytest.raises(RuntimeError, match="screen must be"):
+        cpu.search(gaussian(3, 8), codes, prepared, None, 1)
+    monkeypatch.delenv("SPAE_SCREEN")
+    monkeypatch.setenv("SPAE_PRUNE", "hard")
+    with pytest.raises(RuntimeError, match="prune must be"):
         cpu.search(gaussian(3, 8), codes, prepared, None, 1)
 
 
