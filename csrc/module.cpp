@@ -18,6 +18,11 @@ PYBIND11_MODULE(_C, module) {
       },
       "Instruction sets that run on this processor, fastest first.");
   module.attr("compiler") = __VERSION__;
+#ifdef SPAE_WITH_CUDA
+  module.attr("with_cuda") = true;
+#else
+  module.attr("with_cuda") = false;
+#endif
   module.attr("torch_target_version") = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
                                         std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
 }

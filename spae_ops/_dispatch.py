@@ -16,14 +16,15 @@ import torch
 
 # In order of preference for impl="auto".
 _SEARCH = {
+    "cuda": "spae_ops.nearest_code.cuda",
     "triton": "spae_ops.nearest_code.triton",
     "cpu": "spae_ops.nearest_code.cpu",
     "reference": "spae_ops.nearest_code.reference",
 }
 # Devices on which "auto" considers an implementation, where that is not every device; elsewhere it is not
-# even imported. Triton's kernels have passed in the interpreter but have not run on a GPU: until they have
-# (benchmarks/gpu.sh), they run by name only.
-_AUTO_DEVICES: dict[str, tuple[str, ...]] = {"triton": ()}
+# even imported. The CUDA kernels have passed in an emulator and Triton's in its interpreter, but neither have
+# run on a GPU: until they have (benchmarks/gpu.sh), they run by name only.
+_AUTO_DEVICES: dict[str, tuple[str, ...]] = {"cuda": (), "triton": ()}
 _MODULES: dict[str, dict[str, str]] = {
     "nearest_code": _SEARCH,
     "topk_codes": _SEARCH,

@@ -1,55 +1,6 @@
-"""Kernels of the exact lookup on GPUs: frame, screen, certify, resolve; and the proof they rest on.
+"""Kernels of the exact lookup on GPUs: frame, screen, certify, resolve, merge.
 
-The distance that decides is `distance.squared_distance`, sqdist64. Screening happens in a frame: a shift m
-(of fp32 values), a power of two s for the table and a power of two r for each query. In exact arithmetic
-
-    Q = s (q - m),  C_k = s (c_k - m),  score_k = <Q, C_k> - |C_k|^2 / 2,
-    so that  s^2 |q - c_k|^2 = |Q|^2 - 2 score_k.
-
-Q' = fp16(r Q) / r and C'_k = fp16(C_k) are what the tensor cores see. u = 2^-24. `frame_rows` measures in
-float64, inflates by 1 + 2^-20 and rounds to fp32 the norms and the norms of the residuals
-
-    N_q >= |Q|, |Q'|    R_q >= |Q - Q'|    N_k >= |C_k|, |C'_k|    R_k >= |C_k - C'_k|
-
-and b_k = fl32(-|C_k|^2 / 2). `screen` computes v_k = fl32(dot_k / r + b_k), dot_k the fp32 accumulation of
-<r Q', C'_k>, and overwrites the low 7 bits of v_k by the code's column in its tile of 128: w_k.
-
-How far w_k is from score_k:
-  (1) |<Q, C_k> - <Q', C'_k>| <= |<Q, C_k - C'_k>| + |<Q - Q', C'_k>|  <= N_q R_k + R_q N_k
-  (2) accumulation: |dot_k / r - <Q', C'_k>|                           <= G N_q N_k, if what follows holds
-  (3) rounding v_k (1 / r is a power of two: nothing else rounds)      <= u ((1 + G) N_q N_k + 0.51 N_k^2)
-  (4) rounding b_k                                                     <= 0.51 u N_k^2
-  (5) the column in the low bits: less than 2^7 ulp                    <= 2^-16 |w_k|
-and how far sqdist64 is from s^-2 (|Q|^2 - 2 score_k), in score units (step (5) in csrc/nearest_code.h):
-  (6) the definition's own error                                       <= (e/2) (N_q + N_k)^2,
-      e = (3 ceil(D/32) + 9) 2^-53 < 2^-36 for D <= 2^20.
-With a tile t's largest N_k and R_k in place of each code's own, all six together are at most
-    slack(w) = N_q (R_t + (G + 4u) N_t) + R_q N_t + 3u N_t^2 + (e/2) N_q^2 + 2^-100 + 2^-16 |w|,
-where 2^-100 covers subnormals, flushed or not. It is evaluated in fp32: the tile's factors are inflated by
-1 + 2^-16 and the last coefficient is 9/8 2^-16, which covers that and the roundings of w - slack, w + slack.
-
-Assumption about the hardware, for (2). Products of two fp16 values enter the sum exactly (here they are
-multiples of 2^-48 and at most 2^30), and one step adds b >= 4 of them to the accumulator: the b + 1 terms are
-cut to at least 24 significant bits of the largest, added exactly, and the result is rounded or cut to fp32.
-A step is then off by at most (b + 2) 2^-23 sum |Q'_d C'_d|, and D / b steps by 0.75 D 2^-22 N_q N_k to first
-order. G = W 2^-22, W the padded width, is a third more; an fp32 sum in any order, fused or not, needs D u.
-The model is that of Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores" (2021),
-measured on V100, T4 and A100; it is not documented by the maker, and later cores are assumed to be as
-accurate.
-
-Certificate. T, the largest w - slack(w) over the tiles' largest w, is a lower bound of some code j's
-score_j less (6). A code whose w + slack(w) is below T has a strictly larger sqdist64 than j: it is not the
-answer, nor ties with it. Per row and tile, `screen` leaves the two largest w. A tile whose first w + slack(w)
-is not below T is flagged; if its second is below T, the first is its only candidate, otherwise all its codes
-are candidates (w + slack(w) ascends with w). `certify` finishes the rows with one candidate; `resolve`
-evaluates the others' candidates by the definition and keeps the k lowest by (sqdist64, id). For k > 1, T is
-the k-th largest among the w - slack(w) of the two largest w of every tile.
-
-Range. Table and query entries lie below 2^15 in size after scaling, so |v|, slack < 2^105 where r >= 2^-45.
-Queries that would need a smaller r, and all where D > 2^20, have a slack of 2^127: every tile is flagged, and
-every allowed code evaluated. Codes that do not exist or are masked have b_k = ABSENT, below every score.
-
-Offsets are 64-bit. No atomics: each output has one writer, and what it writes does not depend on timing.
+What they compute, its proof and what that assumes of the tensor cores are in `tensor_cores.py`.
 """
 
 # What pyright knows of Triton's types is not what its compiler does with them.
@@ -62,14 +13,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-TILE = tl.constexpr(128)
+from spae_ops.nearest_code import tensor_cores
+
+TILE = tl.constexpr(tensor_cores.TILE)
 LANES = tl.constexpr(32)
-ABSENT = tl.constexpr(-(2.0**126))
-LOWEST = tl.constexpr(-1.5 * 2.0**126)  # below every score, those of absent codes too
-FLOOR = tl.constexpr(-1.875 * 2.0**127)  # below every score less its slack
-UNSCREENED = tl.constexpr(2.0**127)
-COLUMN_SLACK = tl.constexpr(1.125 * 2.0**-16)
-INFLATION = tl.constexpr(1.0 + 2.0**-20)
+ABSENT = tl.constexpr(tensor_cores.ABSENT)
+LOWEST = tl.constexpr(tensor_cores.LOWEST)
+FLOOR = tl.constexpr(tensor_cores.FLOOR)
+UNSCREENED = tl.constexpr(tensor_cores.UNSCREENED)
+COLUMN_SLACK = tl.constexpr(tensor_cores.COLUMN_SLACK)
+INFLATION = tl.constexpr(tensor_cores.INFLATION)
 DECIDED = tl.constexpr(float("inf"))  # the threshold of a row that `certify` has finished
 NO_ID = tl.constexpr(1 << 61)
 

@@ -22,6 +22,7 @@ pytest.importorskip("triton", reason="needs triton")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
+    from spae_ops.nearest_code import tensor_cores
     from spae_ops.nearest_code import triton as implementation
 
 
@@ -98,8 +99,8 @@ class TestInterpreted:
         check(codes[torch.arange(num_queries)] * 1.01, codes)
 
     def test_chunks_of_queries_and_passes_over_candidates(self, monkeypatch):
-        monkeypatch.setattr(implementation, "SUMMARY_BYTES", (1, 1))
-        monkeypatch.setattr(implementation, "LIST_LIMIT", 2)
+        monkeypatch.setattr(tensor_cores, "SUMMARY_BYTES", (1, 1))
+        monkeypatch.setattr(tensor_cores, "LIST_LIMIT", 2)
         codes = torch.randn(200, 8, generator=torch.Generator().manual_seed(2))
         check(codes[torch.arange(130)] + 1e-4, codes)
         check(codes[:2] * 1.1, codes, None, 5)
@@ -107,7 +108,7 @@ class TestInterpreted:
 
     def test_more_answers_than_ranges_of_tiles_allow(self):
         codes = torch.randn(300, 4, generator=torch.Generator().manual_seed(3))
-        check(codes[:1], codes, None, implementation.SPLIT_LIMIT + 1)
+        check(codes[:1], codes, None, tensor_cores.SPLIT_LIMIT + 1)
 
     def test_no_queries(self):
         check(torch.empty(0, 5), torch.randn(7, 5))
@@ -147,23 +148,24 @@ class TestInterpreted:
         """The largest w of a tile is within the slack of its code's score, and most random rows are decided."""
         generator = torch.Generator().manual_seed(5)
         codes, x = torch.randn(500, 96, generator=generator), torch.randn(40, 96, generator=generator)
-        index = implementation._Index(codes, *implementation.prepare(codes))
-        summary = implementation._screen(x, index)
+        index = tensor_cores.Index(codes, *implementation.prepare(codes))
+        summary = tensor_cores.screen(implementation.KERNELS, x, index)
         shift, scale = index.frame[:-1], index.frame[-1]
         q, c = (x.double() - shift) * scale, (codes.double() - shift) * scale
         scores = q @ c.T - c.square().sum(1) / 2
         a, b, own = index.bounds.double()[:, :, None]
         n = len(x)
-        slack = summary.norms[:n] * a + summary.residuals[:n] * b + summary.owns[:n] + own
-        for w, nth in ((summary.first, 0), (summary.second, 1)):
+        norms, residuals, owns, _ = summary.measured[:, :n]
+        slack = norms * a + residuals * b + owns + own
+        for nth, w in enumerate(summary.scores[:, :, :n]):
             exact = torch.stack([tile.topk(2, 1).values[:, nth] for tile in scores.split(128, 1)])
-            room = slack + 1.125 * 2.0**-16 * w[:, :n].abs()
-            assert ((w[:, :n] - exact).abs() <= room).all()
-            assert (room < 2e-3 * summary.norms[:n] * index.bounds[1][:, None]).all()
-        out = torch.empty(n, 1, dtype=torch.int64), torch.empty(n, 1, dtype=torch.float64)
-        decided = implementation._certify(x, index, summary, out).isinf()
+            room = slack + 1.125 * 2.0**-16 * w.abs()
+            assert ((w - exact).abs() <= room).all()
+            assert (room < 2e-3 * norms * index.bounds[1][:, None]).all()
+        ids, sqdist = torch.empty(n, 1, dtype=torch.int64), torch.empty(n, 1, dtype=torch.float64)
+        decided = tensor_cores.certify(implementation.KERNELS, x, index, summary, ids, sqdist).isinf()
         assert decided.float().mean() > 0.8
-        assert (out[0][decided, 0].numpy() == oracles.topk_codes(x, codes, 1)[0][decided, 0]).all()
+        assert (ids[decided, 0].numpy() == oracles.topk_codes(x, codes, 1)[0][decided, 0]).all()
 
     def test_through_the_public_functions(self):
         import spae_ops
@@ -235,6 +237,7 @@ import json, os, re, subprocess, sys, tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from spae_ops.nearest_code import tensor_cores
 from spae_ops.nearest_code import triton as implementation
 
 kernels = implementation.kernels
@@ -287,7 +290,7 @@ for block in (8, 32):
 def ones(kernel):  # a launch makes constants of integers that are 1
     return {name: 1 for name in kernel.arg_names if name in ("N", "D", "tiles", "tiles_per_split", "k")}
 
-for size in (1, 16, implementation.LIST_LIMIT):
+for size in (1, 16, tensor_cores.LIST_LIMIT):
     options = dict(implementation.RESOLVE)
     constants = dict(LIST=size, BLOCK=options.pop("BLOCK"), TILES=options.pop("TILES"), AFTER=size > 16, FINAL=size > 1)
     if size == 1:

@@ -1,0 +1,116 @@
+"""`nearest_code` on NVIDIA GPUs, in CUDA C++: an fp16 screen with a proven error bound, float64 for the rest.
+
+The method, its proof and what it assumes of the tensor cores are in `tensor_cores.py`; the kernels in
+`csrc/nearest_code_*.cu`. The assumption has not been validated on a device, and nothing here has run on one:
+the kernels are tested on a CPU, by an emulator of the instructions they use, and compiled for sm_80 and
+sm_90a.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from spae_ops import _extension
+from spae_ops.nearest_code import tensor_cores
+from spae_ops.nearest_code.tensor_cores import Index, Summary
+
+ROW_BLOCK = 128
+
+
+def unavailable(device: torch.device | None) -> str | None:
+    """Why this implementation cannot run on `device` (None: on this machine), or None where it can."""
+    if device is not None and device.type != "cuda":
+        return f"runs on CUDA tensors, got {device.type}"
+    if (reason := _extension.reason()) is not None:
+        return reason
+    if not getattr(_extension.load(), "with_cuda", False):
+        return "spae_ops was built without CUDA: its build needs a torch with CUDA and nvcc"
+    if not torch.cuda.is_available():
+        return "needs a CUDA device"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"needs compute capability 8.0 or higher, got {capability[0]}.{capability[1]}"
+    return None
+
+
+def prepare(codes: Tensor) -> list[Tensor]:
+    """What every later search needs to know of the codes: `tensor_cores.prepare`.
+
+    Raises:
+        RuntimeError: the extension is not available.
+    """
+    _extension.load()
+    return tensor_cores.prepare(KERNELS, codes)
+
+
+def search(
+    x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k nearest allowed codes of every query: `tensor_cores.search`.
+
+    Raises:
+        RuntimeError: the extension is not available, the arguments do not fit, or a launch failed.
+    """
+    _extension.load()
+    return tensor_cores.search(KERNELS, x, codes, prepared, mask, k)
+
+
+class Kernels:
+    """`tensor_cores.Kernels` in CUDA C++."""
+
+    def row_block(self, device: torch.device, num_queries: int) -> int:
+        return ROW_BLOCK
+
+    def frame(self, x: Tensor, frame: Tensor, out: Tensor, measured: Tensor) -> None:
+        torch.ops.spae_ops.nearest_code_cuda_frame(x, frame, out, measured)
+
+    def screen(self, queries: Tensor, index: Index, inverse: Tensor, scores: Tensor) -> None:
+        device, tiles = queries.device, scores.shape[1]
+        hopper, processors = _capability(device)[0] == 9, self.processors(device)
+        # Blocks take tiles of 256 codes on Hopper, one block to a multiprocessor; of 128, and two, elsewhere.
+        width, slots = (2, processors) if hopper else (1, 2 * processors)
+        blocks = len(queries) // ROW_BLOCK
+        step = width * tensor_cores.tiles_per_split(blocks, tensor_cores.ceil_div(tiles, width), slots)
+        torch.ops.spae_ops.nearest_code_cuda_screen(
+            queries, index.table, inverse, index.bias, scores, step, processors, hopper
+        )
+
+    def certify(
+        self, x: Tensor, index: Index, summary: Summary, threshold: Tensor, ids: Tensor, sqdist: Tensor
+    ) -> None:
+        torch.ops.spae_ops.nearest_code_cuda_certify(
+            x, index.codes, summary.scores, index.bounds, summary.measured, threshold, ids, sqdist
+        )
+
+    def resolve(
+        self,
+        x: Tensor,
+        index: Index,
+        summary: Summary,
+        threshold: Tensor,
+        after: tuple[Tensor, Tensor] | None,
+        out: tuple[Tensor, Tensor],
+        tiles_per_range: int,
+    ) -> None:
+        last = (None, None) if after is None else after
+        screened = (summary.scores, index.bounds, summary.measured, index.bias)
+        torch.ops.spae_ops.nearest_code_cuda_resolve(
+            x, index.codes, *screened, threshold, *last, *out, tiles_per_range
+        )
+
+    def merge(self, partial: tuple[Tensor, Tensor], threshold: Tensor, out: tuple[Tensor, Tensor]) -> None:
+        torch.ops.spae_ops.nearest_code_cuda_merge(*partial, threshold, *out)
+
+    def processors(self, device: torch.device) -> int:
+        return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+KERNELS = Kernels()
+
+
+@lru_cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
