@@ -1,0 +1,7 @@
+"""In-context learning with a frozen language model: prompts, progressive decoding, tasks."""
+
+from spae.incontext.decoding import Options, decode, segments
+from spae.incontext.lexicon import Lexicon
+from spae.incontext.prompts import Example, Prompt, Task, Template, prompt
+
+__all__ = ["Example", "Lexicon", "Options", "Prompt", "Task", "Template", "decode", "prompt", "segments"]
