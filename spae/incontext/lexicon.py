@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from spae.codebook import Codebook
@@ -20,7 +22,7 @@ class Lexicon:
         means every word. The model's control tokens (`llm.special_ids`) are never allowed, and every layer
         needs at least one word that is.
 
-    Raises ValueError for a codebook whose ids are not the model's (out of its vocabulary, or repeated).
+    Raises ValueError for masks that leave a layer without words, and for repeated LLM ids.
     """
 
     def __init__(
@@ -32,21 +34,84 @@ class Lexicon:
     ) -> None:
         self.codebook = codebook
         self.pyramid = pyramid
+        self._ids = codebook.llm_ids.cpu()
+        self._rows = {llm_id: row for row, llm_id in enumerate(self._ids.tolist())}
+        if len(self._rows) != len(codebook):
+            raise ValueError(f"codebook: expected distinct llm_ids, {codebook.name!r} repeats some")
+        special = torch.tensor(sorted(llm.special_ids), dtype=torch.int64)
+        self._sets = [self._set(layer, mask, special) for layer, mask in enumerate(_per_layer(masks, self))]
+        self._layer_of = [layer for layer, size in enumerate(pyramid.tokens_per_layer) for _ in range(size)]
+
+    def _set(self, layer: int, mask: Tensor, special: Tensor) -> Tensor:
+        ids = self._ids[mask]
+        ids = ids[~torch.isin(ids, special)].sort().values
+        if len(ids) == 0:
+            raise ValueError(f"masks: layer {layer} has no word left that may be generated")
+        return ids
 
     def llm_ids(self, tokens: PyramidTokens) -> list[tuple[int, ...]]:
         """Each image's words as the language model's ids, layer by layer in raster order."""
-        raise NotImplementedError
+        if tokens.pyramid != self.pyramid:
+            raise ValueError(f"tokens: expected {self.pyramid}, got {tokens.pyramid}")
+        return [tuple(row) for row in self._ids[tokens.ids.cpu()].tolist()]
 
     def tokens(self, llm_ids: Sequence[Sequence[int]]) -> PyramidTokens:
         """The inverse of `llm_ids`. Raises ValueError for an id that no word of the codebook has."""
-        raise NotImplementedError
+        rows = []
+        for image, ids in enumerate(llm_ids):
+            if unknown := [(i, token) for i, token in enumerate(ids) if token not in self._rows]:
+                position, token = unknown[0]
+                raise ValueError(
+                    f"llm_ids[{image}]: id {token} at position {position} is no word of codebook "
+                    f"{self.codebook.name!r}"
+                )
+            rows.append([self._rows[token] for token in ids])
+        ids = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
+        if not rows:
+            ids = ids.new_empty(0, self.pyramid.tokens_per_layer[0])
+        return PyramidTokens(ids, self.pyramid)
 
     def allowed(self, position: int) -> Tensor:
         """The ids that the token at a position of the answer may take, int64 [m] ascending. One tensor per
         layer: positions of one layer share the object."""
-        raise NotImplementedError
+        return self._sets[self._layer_of[position]]
+
+    def word(self, llm_id: int) -> str:
+        """The codebook's word for an id of the language model."""
+        return self.codebook.words[self._rows[llm_id]]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the codebook, the pyramid and what is allowed where."""
+        digest = hashlib.sha256(f"{self.codebook.checksum} {self.pyramid}".encode())
+        for ids in self._sets:
+            digest.update(len(ids).to_bytes(8, "little") + ids.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
 
 
 def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
-    """For each layer the words that occur there in some images: bool [K] per layer, for `Lexicon`'s masks."""
-    raise NotImplementedError
+    """For each layer the words that occur there in some images: bool [num_words] per layer, for `Lexicon`'s
+    masks. Layers that the tokens do not hold allow every word."""
+    masks = []
+    for layer in range(tokens.pyramid.num_layers):
+        held = layer < tokens.num_layers
+        mask = torch.full((num_words,), not held)
+        if held:
+            mask[tokens.layer(layer).cpu().flatten()] = True
+        masks.append(mask)
+    return masks
+
+
+def _per_layer(masks: Tensor | Sequence[Tensor] | None, lexicon: Lexicon) -> list[Tensor]:
+    num_layers, num_words = lexicon.pyramid.num_layers, len(lexicon.codebook)
+    if masks is None:
+        masks = torch.ones(num_words, dtype=torch.bool)
+    layers = [masks] * num_layers if isinstance(masks, Tensor) else list(masks)
+    if len(layers) != num_layers:
+        raise ValueError(f"masks: expected one per layer ({num_layers}), got {len(layers)}")
+    for layer, mask in enumerate(layers):
+        if mask.dtype != torch.bool or tuple(mask.shape) != (num_words,):
+            raise ValueError(
+                f"masks[{layer}]: expected bool [{num_words}], got {mask.dtype} {list(mask.shape)}"
+            )
+    return [mask.cpu() for mask in layers]

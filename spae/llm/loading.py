@@ -16,11 +16,17 @@ def load(source: str | os.PathLike[str] = "smollm2", **options: Any) -> FrozenLL
             file, a folder that transformers' `AutoModelForCausalLM` loads, or the base URL of an
             OpenAI-compatible server ("http://127.0.0.1:8000/v1").
         options: for a model on this machine the arguments of `spae.llm.local.load` (device, dtype,
-            batch_tokens), for a server the fields of `spae.llm.http.Server` (model, tokenizer, ...).
+            pack_tokens, progress), for a server the fields of `spae.llm.http.Server` (model, tokenizer, ..).
 
     Raises:
         ValueError: no such name or path.
         spae.assets.AssetNotCached: the model file must be fetched first; the message names the command.
-        ImportError: the extra that is missing.
+        ImportError: the package that is missing.
     """
-    raise NotImplementedError
+    if str(source).startswith(("http://", "https://")):
+        from spae.llm.http import HTTPLLM, Server
+
+        return HTTPLLM(Server(str(source), **options))
+    from spae.llm import local
+
+    return local.load(source, **options)

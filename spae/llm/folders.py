@@ -1,0 +1,94 @@
+"""Language models on disk: every source as a folder that transformers loads, converted once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spae import assets
+
+NAMES = ("smollm2", "gemma3")
+_VERSION = 1  # of what a converted folder holds
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def folder(source: str | os.PathLike[str], *, progress: bool = True) -> tuple[str, str, Path]:
+    """(name, identity, folder) of a model: an asset's name, a GGUF file or a folder of transformers.
+
+    A GGUF is converted the first time, into the cache: dequantised to float32, as safetensors, with a config
+    that names the architecture and no quantization, so that it loads in seconds and can be served.
+    The identity changes with the weights.
+    """
+    if source in NAMES:
+        file = assets.require(str(source), progress=progress)
+        digest = next(f.sha256 for f in assets.REGISTRY[str(source)].files if f.name == file.name)
+        return _converted(str(source), digest, file, progress)
+    path = Path(source)
+    if path.is_file():
+        return _converted(path.stem, _of_files([path]), path, progress)
+    if (path / "config.json").is_file():
+        weights = sorted(file for pattern in _WEIGHTS for file in path.glob(pattern))
+        if not weights:
+            raise ValueError(f"source: {path} holds no weights ({', '.join(_WEIGHTS)})")
+        name = path.resolve().name
+        return name, f"{name}-{_of_files([path / 'config.json', *weights])[:12]}", path
+    raise ValueError(
+        f"source: expected one of {', '.join(NAMES)}, a GGUF file, a folder with config.json "
+        f"or the URL of a server, got {str(source)!r}"
+    )
+
+
+def _of_files(files: list[Path]) -> str:
+    status = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(status).encode()).hexdigest()
+
+
+def _converted(name: str, digest: str, file: Path, progress: bool) -> tuple[str, str, Path]:
+    identity = f"{name}-{digest[:12]}"
+
+    def build(target: Path) -> None:
+        if progress:
+            print(f"spae: converting {file.name}, once (about 20 s)", file=sys.stderr, flush=True)
+        convert(file, target)
+
+    return name, identity, assets.cached(f"llms/{identity}-v{_VERSION}", build)
+
+
+def convert(file: Path, target: Path) -> None:
+    """A GGUF file as a folder that transformers loads and serves."""
+    transformers = require_transformers()
+    try:
+        import gguf  # noqa: F401  # transformers' own message does not name the package
+    except ImportError as error:
+        raise ImportError("reading a GGUF file needs the package gguf: pip install gguf") from error
+    options: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+    # The loaded model counts as quantized and cannot be saved: its values go into a fresh one.
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    config.architectures = [type(model).__name__]
+    with torch.device("meta"):
+        fresh = type(model)(config)
+    fresh.load_state_dict(model.state_dict(), assign=True)
+    fresh.tie_weights()
+    fresh.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def require_transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            'language models on this machine need transformers: pip install "spae[llm]"'
+        ) from error
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

@@ -1,0 +1,340 @@
+"""Language models on this machine, through transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spae.llm import folders
+from spae.llm.protocol import GREEDY, ContextOverflow, Prefix, Sampling
+from spae.llm.sampling import choose
+from spae.llm.tokens import TextTokenizer
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ATTENTION = {"full_attention", "sliding_attention"}
+_WORTH_SHARING = 16
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str = "float32",
+    pack_tokens: int = 2048,
+    progress: bool = True,
+) -> LocalLLM:
+    """A model by name, from a GGUF file or from a folder; see `spae.llm.load`.
+
+    Args:
+        dtype: of the weights and the computation, one of float32, bfloat16, float16.
+        pack_tokens: how many tokens of different prompts run as one sequence at most; a longer prompt runs
+            alone.
+        progress: report conversion and download on stderr.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r}")
+    transformers = folders.require_transformers()
+    name, identity, path = folders.folder(source, progress=progress)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=_DTYPES[dtype], local_files_only=True
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return LocalLLM(
+        model.to(device), tokenizer, name=name, identity=f"{identity}-{dtype}", pack_tokens=pack_tokens
+    )
+
+
+@dataclass(frozen=True)
+class ReadPrefix:
+    """A prompt's beginning, read: its ids and the keys and values of every layer, each [1, H, n, d]."""
+
+    ids: tuple[int, ...]
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+
+class LocalLLM:
+    """A `FrozenLLM` on this machine: any causal language model of transformers with attention in every layer.
+
+    Prompts that share a prefix run as one sequence behind it: each token sees the prefix and its own prompt,
+    by the attention mask, and stands at the position it has in its own prompt. So the prefix's keys and
+    values are held once, prompts of different lengths need no padding, and the results are those of one
+    prompt at a time up to rounding.
+
+    Args:
+        model, tokenizer: of transformers. The model is set to evaluation; nothing ever trains it.
+        name, identity: see `FrozenLLM`; by default the model's own.
+        pack_tokens: see `load`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str | None = None,
+        identity: str | None = None,
+        pack_tokens: int = 2048,
+    ) -> None:
+        config = model.config.get_text_config()
+        if unknown := set(getattr(config, "layer_types", None) or ()) - _ATTENTION:
+            raise ValueError(
+                f"model: expected attention in every layer ({', '.join(_ATTENTION)}), got {unknown}"
+            )
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = TextTokenizer(tokenizer)
+        self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
+        self._sliding_window: int | None = getattr(config, "sliding_window", None)
+        self._pack_tokens = pack_tokens
+        self._packs_rightly: bool | None = None
+        self.name = name or str(model.name_or_path) or type(model).__name__
+        self.identity = identity or self.name
+        self.context_window: int = config.max_position_embeddings
+        self.start_ids = self._tokenizer.start_ids
+        self.special_ids = self._tokenizer.special_ids
+        self._vocabulary: int = config.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def prefix(self, ids: Sequence[int], base: Prefix | None = None) -> ReadPrefix:
+        self._check_ids("ids", ids)
+        self._check_room(ids, base, 0)
+        reading = _Reading(self, base)
+        if ids:
+            reading.read([list(ids)], [0], [len(ids) - 1])
+        layers = tuple((layer.keys, layer.values) for layer in reading.cache.layers)
+        return ReadPrefix((*(base.ids if base else ()), *ids), layers)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_tokens: int,
+        *,
+        prefix: Prefix | None = None,
+        allowed: Sequence[Tensor] | None = None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
+        stop: Sequence[int] = (),
+    ) -> Tensor:
+        self._check_prompts("prompts", prompts, prefix, num_tokens)
+        streams = range(len(prompts)) if streams is None else streams
+        _check_lengths(prompts, num_tokens, allowed, streams)
+        sets = None if allowed is None else [ids.to(self.device) for ids in allowed]
+        result = torch.full((len(prompts), num_tokens), -1)
+        if num_tokens == 0:
+            return result
+        for rows, tails, base in self._packs(prompts, prefix, num_tokens):
+            reading = _Reading(self, base)
+            live, inputs = list(range(len(rows))), tails
+            for position in range(num_tokens):
+                ends = torch.tensor([len(tail) for tail in inputs]).cumsum(0) - 1
+                logits = reading.read(inputs, live, ends.tolist())
+                if sets is None:
+                    hidden = sorted(self.special_ids - set(stop))
+                    logits[:, hidden] = -torch.inf
+                    columns = torch.arange(logits.shape[1])
+                else:
+                    columns = sets[position]
+                    logits = logits[:, columns]
+                picks = choose(logits, sampling, [streams[rows[row]] for row in live], position)
+                chosen = columns.cpu()[picks].tolist()
+                live, chosen = _still_running(live, chosen, stop)
+                result[[rows[row] for row in live], position] = torch.tensor(chosen, dtype=torch.int64)
+                if not live:
+                    break
+                inputs = [[token] for token in chosen]
+        return result
+
+    def logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        *,
+        prefix: Prefix | None = None,
+    ) -> list[Tensor]:
+        if len(continuations) != len(prompts):
+            raise ValueError(
+                f"continuations: expected one per prompt ({len(prompts)}), got {len(continuations)}"
+            )
+        self._check_prompts("prompts", prompts, prefix, max(map(len, continuations), default=0))
+        for i, continuation in enumerate(continuations):
+            self._check_ids(f"continuations[{i}]", continuation)
+            if not continuation:
+                raise ValueError(f"continuations[{i}]: expected at least one id, got none")
+        result: list[Tensor] = [torch.empty(0)] * len(prompts)
+        room = max(map(len, continuations), default=0)
+        for rows, tails, base in self._packs(prompts, prefix, room):
+            # The last token is scored, not read.
+            texts = [[*tail, *continuations[row][:-1]] for row, tail in zip(rows, tails, strict=True)]
+            keep, end = [], 0
+            for row, text in zip(rows, texts, strict=True):
+                end += len(text)
+                keep.extend(range(end - len(continuations[row]), end))
+            logits = _Reading(self, base).read(texts, list(range(len(rows))), keep)
+            targets = torch.tensor([token for row in rows for token in continuations[row]])
+            scores = logits.log_softmax(dim=1).cpu().gather(1, targets[:, None])[:, 0]
+            for row, part in zip(rows, scores.split([len(continuations[row]) for row in rows]), strict=True):
+                result[row] = part
+        return result
+
+    def _packs(
+        self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, room: int
+    ) -> Iterator[tuple[list[int], list[list[int]], Prefix | None]]:
+        """Rows that run as one sequence: (which, what is left of their prompts, the prefix they share)."""
+        tails = [list(prompt) for prompt in prompts]
+        if len(tails) > 1:
+            shortest = min(map(len, tails)) - 1
+            columns = zip(*(tail[:shortest] for tail in tails), strict=True)
+            common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+            if common >= _WORTH_SHARING:
+                prefix = self.prefix(tails[0][:common], prefix)
+                tails = [tail[common:] for tail in tails]
+        pack: list[int] = []
+        size = 0
+        for row, tail in enumerate(tails):
+            if pack and size + len(tail) + room > self._pack_tokens:
+                yield pack, [tails[i] for i in pack], prefix
+                pack, size = [], 0
+            if pack:
+                self._check_packing()
+            pack.append(row)
+            size += len(tail) + room
+        if pack:
+            yield pack, [tails[i] for i in pack], prefix
+
+    def _check_packing(self) -> None:
+        """Whether the model honours the mask and the positions that packing needs; some architectures do
+        not."""
+        if self._packs_rightly is None:
+            first, second = [5, 7, 3], [2, 4, 6]
+            packed = _Reading(self, None).read([first, second], [0, 1], [2, 5])
+            alone = torch.cat([_Reading(self, None).read([ids], [0], [2]) for ids in (first, second)])
+            self._packs_rightly = bool((packed - alone).abs().max() < 0.1 * alone.std())
+        if not self._packs_rightly:
+            raise ValueError(
+                f"pack_tokens: {type(self._model).__name__} does not take the attention mask that several "
+                "prompts in one sequence need; load it with pack_tokens=1"
+            )
+
+    def _check_prompts(
+        self, name: str, prompts: Sequence[Sequence[int]], prefix: Prefix | None, room: int
+    ) -> None:
+        for i, prompt in enumerate(prompts):
+            self._check_ids(f"{name}[{i}]", prompt)
+            if not len(prompt):
+                raise ValueError(f"{name}[{i}]: expected at least one id after the prefix, got none")
+            self._check_room(prompt, prefix, room)
+
+    def _check_ids(self, name: str, ids: Sequence[int]) -> None:
+        for position, token in enumerate(ids):
+            if not 0 <= token < self._vocabulary:
+                raise ValueError(
+                    f"{name}: expected ids 0 to {self._vocabulary - 1}, got {token} at position {position}"
+                )
+
+    def _check_room(self, prompt: Sequence[int], prefix: Prefix | None, room: int) -> None:
+        length = len(prefix.ids if prefix else ()) + len(prompt)
+        if length + room > self.context_window:
+            raise ContextOverflow(
+                f"prompts: {length} tokens and {room} to follow do not fit {self.name}'s context window "
+                f"of {self.context_window}"
+            )
+
+
+def _check_lengths(
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
+    allowed: Sequence[Tensor] | None,
+    streams: Sequence[int],
+) -> None:
+    if num_tokens < 0:
+        raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens}")
+    if len(streams) != len(prompts):
+        raise ValueError(f"streams: expected one per prompt ({len(prompts)}), got {len(streams)}")
+    if allowed is None:
+        return
+    if len(allowed) != num_tokens:
+        raise ValueError(f"allowed: expected one set per token ({num_tokens}), got {len(allowed)}")
+    for position, ids in enumerate(allowed):
+        if ids.ndim != 1 or ids.dtype != torch.int64 or len(ids) == 0:
+            raise ValueError(
+                f"allowed[{position}]: expected int64 [m] with m >= 1, got {ids.dtype} {list(ids.shape)}"
+            )
+
+
+def _still_running(rows: list[int], chosen: list[int], stop: Sequence[int]) -> tuple[list[int], list[int]]:
+    kept = [(row, token) for row, token in zip(rows, chosen, strict=True) if token not in stop]
+    return [row for row, _ in kept], [token for _, token in kept]
+
+
+class _Reading:
+    """Some prompts behind a prefix, as one growing sequence."""
+
+    def __init__(self, llm: LocalLLM, prefix: Prefix | None) -> None:
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        if prefix is not None and not isinstance(prefix, ReadPrefix):
+            raise TypeError(
+                f"prefix: expected what this model's prefix() returned, got {type(prefix).__name__}"
+            )
+        self._llm = llm
+        self.cache: Any = DynamicCache()
+        for keys, values in prefix.layers if prefix else ():
+            layer: Any = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            # `update` concatenates into new tensors, so the prefix's own stay as they are.
+            layer.keys, layer.values = keys, values
+            self.cache.layers.append(layer)
+        self._start = len(prefix.ids) if prefix else 0
+        self._owners = torch.empty(0, dtype=torch.int64)
+        self._positions = torch.empty(0, dtype=torch.int64)
+
+    @torch.no_grad()
+    def read(self, tokens: list[list[int]], owners: list[int], keep: list[int]) -> Tensor:
+        """Append tokens[i] to prompt owners[i]; float32 logits [len(keep), V] after the kept ones of them."""
+        own = [torch.full((len(ids),), owner) for ids, owner in zip(tokens, owners, strict=True)]
+        lengths = [int((self._owners == owner).sum()) for owner in owners]
+        places = [
+            torch.arange(self._start + length, self._start + length + len(ids))
+            for ids, length in zip(tokens, lengths, strict=True)
+        ]
+        new_owners, new_positions = torch.cat(own), torch.cat(places)
+        self._owners = torch.cat([self._owners, new_owners])
+        self._positions = torch.cat([self._positions, new_positions])
+        single = bool((self._owners == self._owners[0]).all())
+        device = self._llm.device
+        output = self._llm._model(
+            input_ids=torch.tensor([[token for ids in tokens for token in ids]], device=device),
+            position_ids=new_positions[None].to(device),
+            attention_mask=None if single else self._mask(new_owners, new_positions),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(keep, device=device),
+        )
+        return output.logits[0].float()
+
+    def _mask(self, owners: Tensor, positions: Tensor) -> Any:
+        """Who sees whom, bool [1, 1, new, all]: the prefix, and what stands before in the same prompt."""
+        seen = (owners[:, None] == self._owners) & (positions[:, None] >= self._positions)
+        seen = torch.cat([torch.ones(len(owners), self._start, dtype=torch.bool), seen], dim=1)
+        everywhere = torch.cat([torch.arange(self._start), self._positions])
+        full = seen[None, None].to(self._llm.device)
+        window, kinds = self._llm._sliding_window, self._llm._layer_types
+        if window is None or kinds == {"full_attention"}:
+            return full
+        near = (seen & (positions[:, None] - everywhere < window))[None, None].to(self._llm.device)
+        masks = {"full_attention": full, "sliding_attention": near}
+        return {kind: masks[kind] for kind in kinds} if kinds else near
