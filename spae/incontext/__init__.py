@@ -1,7 +1,19 @@
 """In-context learning with a frozen language model: prompts, progressive decoding, tasks."""
 
-from spae.incontext.decoding import Options, decode, segments
-from spae.incontext.lexicon import Lexicon
+from spae.incontext.decoding import Options, decode, estimate, segments
+from spae.incontext.lexicon import Lexicon, seen_masks
 from spae.incontext.prompts import Example, Prompt, Task, Template, prompt
 
-__all__ = ["Example", "Lexicon", "Options", "Prompt", "Task", "Template", "decode", "prompt", "segments"]
+__all__ = [
+    "Example",
+    "Lexicon",
+    "Options",
+    "Prompt",
+    "Task",
+    "Template",
+    "decode",
+    "estimate",
+    "prompt",
+    "seen_masks",
+    "segments",
+]

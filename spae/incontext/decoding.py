@@ -12,7 +12,7 @@ from tqdm import tqdm
 from spae.incontext.lexicon import Lexicon
 from spae.incontext.log import SegmentLog
 from spae.incontext.prompts import Example, Span, Task, Writer
-from spae.llm import GREEDY, FrozenLLM, Prefix, Sampling
+from spae.llm import GREEDY, Cost, FrozenLLM, Prefix, Sampling
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
 
@@ -29,8 +29,8 @@ class Options:
         layers (the paper: 5 of 6). None means all.
     window: show only the last so many of the preceding tokens (V2L: 16); None means all. Only in the
         "examples" layout.
-    layout: "examples" writes one example after another, as eq. 11 does; "segments" writes all examples' first
-        segments, then all second ones, .., so that nothing is read twice. See `spae.incontext.prompts`.
+    layout: "segments" writes all examples' first segments, then all second ones, .., so that nothing is read
+        twice; "examples" writes one example after another, as eq. 11 does. See `spae.incontext.prompts`.
         PNAR after PAR layers leaves out the task's condition in the "examples" layout (the paper's
         unconditional refinement); in "segments" it stays, as it tells which lines belong together.
     sampling: how tokens are chosen.
@@ -41,7 +41,7 @@ class Options:
     num_layers: int | None = None
     par_layers: int | None = None
     window: int | None = None
-    layout: Layout = "examples"
+    layout: Layout = "segments"
     sampling: Sampling = GREEDY
     log: str | os.PathLike[str] | None = None
     progress: bool = False
@@ -123,8 +123,8 @@ def decode(
     segments (eq. 11): every one with mode "par", none with "pnar". Every token is one that `lexicon` allows
     in its layer, so the result always decodes.
 
-    The examples are read once per pass (layout "examples") or once in all ("segments"), for all queries; what
-    comes out is what reading every prompt in full would give.
+    The examples are read once in all (layout "segments") or once per pass ("examples"), for all queries; what
+    comes out is what reading every prompt in full would give (`spae.incontext.reference`), up to rounding.
 
     Args:
         task: examples whose answers are the LLM ids of whole images (`Lexicon.llm_ids`), of at least the
@@ -169,6 +169,29 @@ def decode(
                     log.put(span.tokens, rows)
                     bar.update(len(queries) * len(span.tokens))
     return lexicon.tokens(answers)
+
+
+def estimate(
+    llm: FrozenLLM,
+    task: Task,
+    queries: Sequence[Example],
+    lexicon: Lexicon,
+    *,
+    mode: Mode = "par",
+    stride: int = 4,
+    options: Options | None = None,
+) -> Cost:
+    """What `decode` with the same arguments asks of a server: one request per query and segment, each prompt
+    in full. Nothing is generated. Words that are refused and asked for again come on top."""
+    groups = plan(lexicon.pyramid, mode, stride, options or Options())
+    writer = Writer(llm, task)
+    total = Cost()
+    for span in (span for group in groups for span in group):
+        shared = sum(len(section) for section in writer.shared(span))
+        for query in queries:
+            tail = writer.query(query, span, [0] * span.tokens.start)
+            total += Cost(1, shared + len(tail), len(span.tokens))
+    return total
 
 
 def stream(query: int, span: Span) -> int:

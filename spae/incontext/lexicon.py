@@ -66,10 +66,8 @@ class Lexicon:
                     f"{self.codebook.name!r}"
                 )
             rows.append([self._rows[token] for token in ids])
-        ids = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
-        if not rows:
-            ids = ids.new_empty(0, self.pyramid.tokens_per_layer[0])
-        return PyramidTokens(ids, self.pyramid)
+        empty = torch.empty(0, self.pyramid.tokens_per_layer[0], dtype=torch.int64)
+        return PyramidTokens(torch.tensor(rows, dtype=torch.int64) if rows else empty, self.pyramid)
 
     def allowed(self, position: int) -> Tensor:
         """The ids that the token at a position of the answer may take, int64 [m] ascending. One tensor per

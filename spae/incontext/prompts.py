@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from spae.llm import ContextOverflow, FrozenLLM
+from spae.llm import ContextOverflow, FrozenLLM, text_of
 
 Part = str | tuple[int, ...]
 """A text, or ids of the language model (an image's words, from `Lexicon.llm_ids`)."""
@@ -112,36 +112,6 @@ def prompt(llm: FrozenLLM, task: Task, query: Example, num_tokens: int) -> Promp
     writer.check_fit(None, len(tail), num_tokens)
     ids = [token for section in shared for token in section]
     return Prompt((*ids, *tail), len(ids))
-
-
-def text_of(llm: FrozenLLM, ids: Sequence[int]) -> str:
-    """Some ids as text that the model's tokenizer reads back as the same ids, without `start_ids` (a server
-    adds those itself).
-
-    Raises ValueError naming the first word that does not read back, where it stands and what it becomes.
-    """
-    start = len(llm.start_ids) if tuple(ids[: len(llm.start_ids)]) == llm.start_ids else 0
-    ids = list(ids[start:])
-    for position, token in enumerate(ids):
-        if token in llm.special_ids:
-            raise ValueError(
-                f"prompt: id {token} ({llm.decode([token])!r}) at position {position} is a control token, "
-                "which cannot go into a text"
-            )
-    text = llm.decode(ids)
-    back = llm.encode(text)
-    if back != ids:
-        position = next(
-            (i for i, (a, b) in enumerate(zip(ids, back, strict=False)) if a != b), min(len(ids), len(back))
-        )
-        was, now = (llm.decode(side[position : position + 2]) for side in (ids, back))
-        word = llm.decode(ids[position : position + 1])
-        raise ValueError(
-            f"prompt: the word {word!r} (id {ids[position] if position < len(ids) else None}) at position "
-            f"{position} does not read back from text: {was!r} is read as {now!r} "
-            f"({back[position : position + 2]})"
-        )
-    return text
 
 
 @dataclass

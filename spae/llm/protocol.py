@@ -44,6 +44,28 @@ class Sampling:
 GREEDY = Sampling()
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a run asks of a model, every prompt counted in full: what a server charges for."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+    def price(self, per_million_prompt: float, per_million_completion: float) -> float:
+        """In the currency of the two prices, each for a million tokens."""
+        return (
+            self.prompt_tokens * per_million_prompt + self.completion_tokens * per_million_completion
+        ) / 1e6
+
+
 class Prefix(Protocol):
     """A prompt's beginning that the model has read; what `FrozenLLM.prefix` returns."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spae.llm import folders
+from spae.llm.protocol import FrozenLLM
 
 
 class TextTokenizer:
@@ -40,3 +41,33 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         return self._tokenizer.decode(list(ids), **options)
+
+
+def text_of(llm: FrozenLLM, ids: Sequence[int]) -> str:
+    """Some ids as text that the model's tokenizer reads back as the same ids, without `start_ids` (a server
+    adds those itself).
+
+    Raises ValueError naming the first word that does not read back, where it stands and what it becomes.
+    """
+    start = len(llm.start_ids) if tuple(ids[: len(llm.start_ids)]) == llm.start_ids else 0
+    ids = list(ids[start:])
+    for position, token in enumerate(ids):
+        if token in llm.special_ids:
+            raise ValueError(
+                f"prompt: id {token} ({llm.decode([token])!r}) at position {position} is a control token, "
+                "which cannot go into a text"
+            )
+    text = llm.decode(ids)
+    back = llm.encode(text)
+    if back != ids:
+        position = next(
+            (i for i, (a, b) in enumerate(zip(ids, back, strict=False)) if a != b), min(len(ids), len(back))
+        )
+        was, now = (llm.decode(side[position : position + 2]) for side in (ids, back))
+        word = llm.decode(ids[position : position + 1])
+        raise ValueError(
+            f"prompt: the word {word!r} (id {ids[position] if position < len(ids) else None}) at position "
+            f"{position} does not read back from text: {was!r} is read as {now!r} "
+            f"({back[position : position + 2]})"
+        )
+    return text

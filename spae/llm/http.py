@@ -1,0 +1,298 @@
+"""Language models behind an OpenAI-compatible HTTP server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spae.llm.client import Client, Patience
+from spae.llm.protocol import GREEDY, ContextOverflow, Cost, LLMError, Prefix, Sampling
+from spae.llm.sampling import uniform
+from spae.llm.tokens import TextTokenizer, text_of
+
+
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server, and how to ask it.
+
+    url: up to the version, "http://127.0.0.1:8000/v1". model: its name there; None takes the only one that
+    the server lists. tokenizer: the model's tokenizer on this machine (a name, GGUF file or folder as for
+    `spae.llm.load`, or a `TextTokenizer`): prompts go out as text, so that it must be the server's own.
+    context_window: None takes what the server says (vLLM's `max_model_len`).
+    endpoint: "completions" continues a text; "chat" asks for it as a user's message.
+    allowed_ids: how generation is held to the allowed ids. "retry": what came is cut at the first other word
+        and asked for again from there; the same position failing `attempts` times, with temperature
+        `retry_temperature` after the first, raises LLMError. "server": the ids are sent as vLLM's
+        `allowed_token_ids`, and checked.
+    concurrency: requests under way at once. log: see `Client`. extra: further fields of every request.
+    """
+
+    url: str
+    model: str | None = None
+    tokenizer: str | os.PathLike[str] | TextTokenizer = "smollm2"
+    context_window: int | None = None
+    endpoint: Literal["completions", "chat"] = "completions"
+    allowed_ids: Literal["retry", "server"] = "retry"
+    attempts: int = 8
+    retry_temperature: float = 0.7
+    concurrency: int = 1
+    api_key: str | None = field(default=None, repr=False)
+    patience: Patience = field(default_factory=Patience)
+    log: str | os.PathLike[str] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TextPrefix:
+    """A prompt's beginning; a server reads it anew for each prompt, unless it caches prefixes itself."""
+
+    ids: tuple[int, ...]
+
+
+class HTTPLLM:
+    """A `FrozenLLM` behind an OpenAI-compatible server.
+
+    Prompts travel as text and must read back as the same ids (`text_of` says which word does not). Sampling
+    is the server's own: greedy is temperature 0, and seeds reach servers that know the field.
+
+    Attributes:
+        spent: what has been asked of the server so far, without what came from the log.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        log = None if server.log is None else Path(server.log)
+        self._client = Client(server.url, api_key=server.api_key, patience=server.patience, log=log)
+        if isinstance(server.tokenizer, TextTokenizer):
+            self._tokenizer = server.tokenizer
+        else:
+            self._tokenizer = TextTokenizer.load(server.tokenizer, parse_special=True)
+        self.start_ids = self._tokenizer.start_ids
+        self.special_ids = self._tokenizer.special_ids
+        self.name, self.context_window = self._about()
+        self.identity = f"{server.url} {self.name}"
+        self.spent = Cost()
+        self._lock = threading.Lock()
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def prefix(self, ids: Sequence[int], base: Prefix | None = None) -> TextPrefix:
+        return TextPrefix((*(base.ids if base else ()), *ids))
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_tokens: int,
+        *,
+        prefix: Prefix | None = None,
+        allowed: Sequence[Tensor] | None = None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
+        stop: Sequence[int] = (),
+    ) -> Tensor:
+        if allowed is not None and len(allowed) != num_tokens:
+            raise ValueError(f"allowed: expected one set per token ({num_tokens}), got {len(allowed)}")
+        streams = list(range(len(prompts))) if streams is None else streams
+        if len(streams) != len(prompts):
+            raise ValueError(f"streams: expected one per prompt ({len(prompts)}), got {len(streams)}")
+        sets = None if allowed is None else [frozenset(ids.tolist()) for ids in allowed]
+        whole = self._whole(prompts, prefix, num_tokens)
+
+        def one(row: int) -> list[int]:
+            asked = _Asked(whole[row], num_tokens, sampling, streams[row], tuple(stop))
+            return self._free(asked) if sets is None else self._constrained(asked, sets)
+
+        with ThreadPoolExecutor(max(1, self.server.concurrency)) as pool:
+            rows = list(pool.map(one, range(len(prompts))))
+        padded = [row + [-1] * (num_tokens - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.int64).reshape(len(prompts), num_tokens)
+
+    def logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        *,
+        prefix: Prefix | None = None,
+    ) -> list[Tensor]:
+        """See `FrozenLLM`. Only for servers that return a prompt's log-probabilities (echo with logprobs, as
+        vLLM does); LLMError otherwise."""
+        if len(continuations) != len(prompts):
+            raise ValueError(
+                f"continuations: expected one per prompt ({len(prompts)}), got {len(continuations)}"
+            )
+        whole = self._whole(prompts, prefix, max(map(len, continuations), default=0))
+
+        def one(row: int) -> Tensor:
+            return self._score(whole[row], list(continuations[row]))
+
+        with ThreadPoolExecutor(max(1, self.server.concurrency)) as pool:
+            return list(pool.map(one, range(len(prompts))))
+
+    def _whole(
+        self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, room: int
+    ) -> list[tuple[int, ...]]:
+        whole = [(*(prefix.ids if prefix else ()), *prompt) for prompt in prompts]
+        for i, ids in enumerate(whole):
+            if len(prompts[i]) == 0:
+                raise ValueError(f"prompts[{i}]: expected at least one id after the prefix, got none")
+            if len(ids) + room > self.context_window:
+                raise ContextOverflow(
+                    f"prompts: {len(ids)} tokens and {room} to follow do not fit {self.name}'s context "
+                    f"window of {self.context_window}"
+                )
+        return whole
+
+    def _free(self, asked: _Asked) -> list[int]:
+        reply = self._continue(asked, text_of(self, asked.ids), 0, asked.num_tokens, None)
+        ids = self.encode(reply)[: asked.num_tokens]
+        return next((ids[:i] for i, token in enumerate(ids) if token in asked.stop), ids)
+
+    def _constrained(self, asked: _Asked, sets: Sequence[frozenset[int]]) -> list[int]:
+        done: list[int] = []
+        failures = 0
+        while len(done) < asked.num_tokens:
+            text = text_of(self, (*asked.ids, *done))
+            same = next((i for i in range(len(done), len(sets)) if sets[i] != sets[len(done)]), len(sets))
+            count = (same if self.server.allowed_ids == "server" else len(sets)) - len(done)
+            only = sorted(sets[len(done)]) if self.server.allowed_ids == "server" else None
+            reply = self._continue(asked, text, failures * len(sets) + len(done), count, only)
+            taken = self._usable(asked.ids, done, reply, sets[: len(done) + count])
+            done += taken
+            failures = 0 if taken else failures + 1
+            if failures >= self.server.attempts:
+                raise LLMError(
+                    f"{self.name} gave no allowed word at position {len(done)} in {failures} attempts; "
+                    f"the last time it continued with {reply[:80]!r}"
+                )
+        return done
+
+    def _usable(
+        self, prompt: Sequence[int], done: list[int], reply: str, sets: Sequence[frozenset[int]]
+    ) -> list[int]:
+        """The beginning of a reply that is allowed and that, as text behind the prompt, reads back."""
+        taken: list[int] = []
+        for token, ids in zip(self.encode(reply), sets[len(done) :], strict=False):
+            if token not in ids:
+                break
+            taken.append(token)
+        while taken:
+            whole = [*prompt[len(self.start_ids) :], *done, *taken]
+            if self.encode(self.decode(whole)) == whole:
+                break
+            taken.pop()
+        return taken
+
+    def _continue(
+        self, asked: _Asked, text: str, attempt: int, num_tokens: int, only: list[int] | None
+    ) -> str:
+        sampling = asked.sampling
+        again = attempt >= asked.num_tokens
+        temperature = max(sampling.temperature, self.server.retry_temperature if again else 0.0)
+        body: dict[str, Any] = {"model": self.name, "max_tokens": num_tokens, "temperature": temperature}
+        if temperature > 0:
+            body["seed"] = int(uniform(sampling.seed, asked.stream, attempt) * 2**31)
+        if sampling.top_p is not None:
+            body["top_p"] = sampling.top_p
+        if sampling.top_k is not None:
+            body["top_k"] = sampling.top_k
+        if only is not None:
+            body["allowed_token_ids"] = only
+        if asked.stop:
+            body["stop"] = [self.decode([token]) for token in asked.stop]
+        if self.server.endpoint == "chat":
+            body["messages"] = [{"role": "user", "content": text}]
+            reply, logged = self._client.post("/chat/completions", body | self.server.extra, _message)
+        else:
+            body["prompt"] = text
+            reply, logged = self._client.post("/completions", body | self.server.extra, _text)
+        if not logged:
+            self._spend(Cost(1, len(asked.ids), num_tokens))
+        return reply
+
+    def _score(self, prompt: tuple[int, ...], continuation: list[int]) -> Tensor:
+        text, tail = text_of(self, (*prompt, *continuation)), self.decode(continuation)
+        body = {
+            "model": self.name,
+            "prompt": text,
+            "max_tokens": 1,
+            "temperature": 0,
+            "echo": True,
+            "logprobs": 1,
+        }
+        scored, logged = self._client.post("/completions", body | self.server.extra, _echoed)
+        if scored is None:
+            raise LLMError(
+                f"{self.name}: the server returns no log-probabilities of a prompt (echo, logprobs)"
+            )
+        if not logged:
+            self._spend(Cost(1, len(prompt) + len(continuation), 1))
+        tokens, values = scored
+        read = 0
+        for first in range(len(tokens)):
+            if "".join(tokens[first : first + len(continuation)]) == tail and read == len(text) - len(tail):
+                found = values[first : first + len(continuation)]
+                return torch.tensor(found, dtype=torch.float32)
+            read += len(tokens[first])
+        raise LLMError(f"{self.name}: the server reads {tail!r} as other tokens than {continuation}")
+
+    def _spend(self, cost: Cost) -> None:
+        with self._lock:
+            self.spent += cost
+
+    def _about(self) -> tuple[str, int]:
+        """The model's name and context window, from the server where they are not given."""
+        name, window = self.server.model, self.server.context_window
+        if name is not None and window is not None:
+            return name, window
+        listed = self._client.get("/models")
+        models = listed.get("data") if isinstance(listed, dict) else None
+        found = [model for model in models or () if name in (None, model.get("id"))]
+        if len(found) != 1 and name is None:
+            raise ValueError(f"model: the server lists {len(found)}, name one")
+        if window is None:
+            window = found[0].get("max_model_len") if found else None
+        if not isinstance(window, int):
+            raise ValueError("context_window: the server does not say it, give it")
+        return name or found[0]["id"], window
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One row of `generate`."""
+
+    ids: tuple[int, ...]
+    num_tokens: int
+    sampling: Sampling
+    stream: int
+    stop: tuple[int, ...]
+
+
+def _text(reply: Any) -> str:
+    return _string(reply["choices"][0]["text"])
+
+
+def _message(reply: Any) -> str:
+    return _string(reply["choices"][0]["message"]["content"])
+
+
+def _string(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"expected a text, got {type(text).__name__}")
+    return text
+
+
+def _echoed(reply: Any) -> tuple[list[str], list[float | None]] | None:
+    logprobs = reply["choices"][0].get("logprobs")
+    return None if logprobs is None else (logprobs["tokens"], logprobs["token_logprobs"])

@@ -1,0 +1,263 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("transformers")
+
+from spae import Codebook, PyramidTokens
+from spae.incontext import Example, Lexicon, Options, Task, Template, decode, estimate, seen_masks, segments
+from spae.incontext.decoding import plan
+from spae.incontext.reference import decode_reference
+from spae.llm import ContextOverflow, Sampling
+from spae.testing.tiny_llm import VOCABULARY, tiny_llm
+from spae_ops import Pyramid
+
+PYRAMID = Pyramid.square(4, (1, 2, 4))  # 1, 4 and 16 tokens
+WORDS = 120
+
+
+class Counting:
+    """A model that counts what it is asked, and can fail."""
+
+    def __init__(self, llm, fail_after=None):
+        self._llm, self.calls, self.read, self.fail_after = llm, 0, 0, fail_after
+
+    def __getattr__(self, name):
+        return getattr(self._llm, name)
+
+    def prefix(self, ids, base=None):
+        self.read += len(ids)
+        return self._llm.prefix(ids, base)
+
+    def generate(self, prompts, *arguments, **options):
+        if self.calls == self.fail_after:
+            raise KeyboardInterrupt
+        self.calls += 1
+        self.read += sum(map(len, prompts))
+        return self._llm.generate(prompts, *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_llm()
+
+
+@pytest.fixture(scope="module")
+def codebook():
+    # Rows in another order than ids, so that mixing them up shows.
+    ids = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(0))[:WORDS]
+    vectors = torch.randn(WORDS, 4, generator=torch.Generator().manual_seed(1))
+    return Codebook.from_arrays([f"w{i}" for i in ids.tolist()], vectors, ids)
+
+
+def images(count, seed=0, pyramid=PYRAMID):
+    generator = torch.Generator().manual_seed(seed)
+    return PyramidTokens(torch.randint(0, WORDS, (count, pyramid.num_tokens), generator=generator), pyramid)
+
+
+@pytest.fixture(scope="module")
+def lexicon(codebook, tiny):
+    return Lexicon(codebook, PYRAMID, tiny)
+
+
+@pytest.fixture(scope="module")
+def task(lexicon):
+    answers = lexicon.llm_ids(images(4))
+    return Task(Template(before="an image of "), tuple(Example(str(i), ids) for i, ids in enumerate(answers)))
+
+
+QUERIES = [Example("1+7"), Example("9"), Example("the lazy dog")]
+
+
+@pytest.mark.parametrize("layout", ["examples", "segments"])
+@pytest.mark.parametrize(
+    ("mode", "stride", "par_layers", "num_layers"),
+    [("par", 1, None, 2), ("par", 4, None, None), ("par", 100, None, None), ("pnar", 4, None, None), ("par", 3, 2, None)],
+)  # fmt: skip
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_it_gives_what_reading_every_prompt_in_full_gives(
+    tiny, task, lexicon, layout, mode, stride, par_layers, num_layers, num_queries
+):
+    for sampling in (Sampling(), Sampling(temperature=1.0, top_k=50, seed=2)):
+        options = Options(layout=layout, par_layers=par_layers, num_layers=num_layers, sampling=sampling)
+        arguments = (task, QUERIES[:num_queries], lexicon)
+        got = decode(tiny, *arguments, mode=mode, stride=stride, options=options)
+        expected = decode_reference(tiny, *arguments, mode=mode, stride=stride, options=options)
+        assert torch.equal(got.ids, expected.ids)
+        assert len(got) == num_queries
+        assert got.num_layers == (num_layers or 3)
+
+
+def test_the_examples_change_the_answer(tiny, task, lexicon):
+    other = Task(task.template, task.examples[:2])
+    assert not torch.equal(
+        decode(tiny, task, QUERIES, lexicon).ids, decode(tiny, other, QUERIES, lexicon).ids
+    )
+
+
+@pytest.mark.parametrize("layout", ["examples", "segments"])
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+def test_every_token_is_a_word_that_its_layer_may_use(tiny, codebook, task, layout, temperature):
+    seen = images(3, seed=5)
+    masks = seen_masks(seen, WORDS)
+    narrow = Lexicon(codebook, PYRAMID, tiny, masks)
+    options = Options(layout=layout, sampling=Sampling(temperature=temperature), par_layers=2)
+    tokens = decode(tiny, task, QUERIES, narrow, stride=3, options=options)
+    for layer in range(3):
+        assert masks[layer][tokens.layer(layer)].all()
+    control = (codebook.llm_ids == 0).nonzero().flatten().tolist()
+    assert all(0 not in narrow.allowed(position) for position in range(PYRAMID.num_tokens))
+    assert not set(control) & set(tokens.ids.flatten().tolist())
+
+
+def test_in_segments_no_example_is_read_twice(tiny, task, lexicon):
+    counting = Counting(tiny)
+    decode(counting, task, QUERIES, lexicon, stride=4, options=Options(layout="segments"))
+    spans = [span for (span,) in plan(PYRAMID, "par", 4, Options(layout="segments"))]
+    line = len(tiny.encode("an image of 0:")) + len(tiny.encode("\n"))
+    examples = len(task.examples) * (PYRAMID.num_tokens + len(spans) * line)
+    queries = [len(tiny.encode(f"an image of {query.condition}:")) for query in QUERIES]
+    tails = sum((t + 1) * size + t * (4 + 1) for t in range(len(spans)) for size in queries)
+    assert counting.read == examples + tails
+
+
+def test_independent_segments_of_one_query_run_as_one_batch_per_layer(tiny, task, lexicon):
+    counting = Counting(tiny)
+    decode(counting, task, QUERIES[:1], lexicon, mode="pnar", stride=4)
+    assert counting.calls == 3
+
+
+def test_the_estimate_is_what_the_reference_asks(tiny, task, lexicon):
+    counting = Counting(tiny)
+    options = Options(par_layers=2)
+    decode_reference(counting, task, QUERIES, lexicon, stride=3, options=options)
+    cost = estimate(tiny, task, QUERIES, lexicon, stride=3, options=options)
+    assert (cost.requests, cost.prompt_tokens) == (counting.calls, counting.read)
+    assert cost.completion_tokens == 3 * PYRAMID.num_tokens
+    assert cost.price(2.0, 10.0) == pytest.approx(
+        (cost.prompt_tokens * 2 + cost.completion_tokens * 10) / 1e6
+    )
+
+
+@pytest.mark.parametrize("mode", ["par", "pnar"])
+def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(tiny, task, lexicon, tmp_path, mode):
+    expected = decode(tiny, task, QUERIES, lexicon, mode=mode)
+    options = Options(log=tmp_path / "log.jsonl")
+    stopped = Counting(tiny, fail_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        decode(stopped, task, QUERIES, lexicon, mode=mode, options=options)
+    with options.log.open("a") as file:
+        file.write('{"key": "cut o')  # as a killed process leaves it
+    rest = Counting(tiny)
+    assert torch.equal(decode(rest, task, QUERIES, lexicon, mode=mode, options=options).ids, expected.ids)
+    total = sum(len(group) for group in plan(PYRAMID, mode, 4, options))
+    assert stopped.calls + rest.calls == total
+    again = Counting(tiny)
+    assert torch.equal(decode(again, task, QUERIES, lexicon, mode=mode, options=options).ids, expected.ids)
+    assert again.calls == again.read == 0
+    for line in options.log.read_text().splitlines():
+        json.loads(line)
+
+
+def test_another_run_takes_nothing_from_the_log(tiny, task, lexicon, tmp_path):
+    log = tmp_path / "log.jsonl"
+    decode(tiny, task, QUERIES, lexicon, options=Options(log=log))
+    for change in (
+        {"options": Options(log=log, sampling=Sampling(temperature=1.0))},
+        {"options": Options(log=log, layout="examples")},
+        {"options": Options(log=log), "mode": "pnar"},
+    ):
+        counting = Counting(tiny)
+        decode(counting, task, QUERIES, lexicon, **change)
+        assert counting.calls
+    counting = Counting(tiny)
+    decode(
+        counting,
+        dataclasses.replace(task, examples=task.examples[:3]),
+        QUERIES,
+        lexicon,
+        options=Options(log=log),
+    )
+    assert counting.calls
+
+
+def test_overflow_comes_before_any_work(codebook, task):
+    small = tiny_llm(context=100)
+    counting = Counting(small)
+    with pytest.raises(ContextOverflow, match=r"4 examples .* \d examples would fit"):
+        decode(counting, task, QUERIES, Lexicon(codebook, PYRAMID, small))
+    assert counting.read == 0
+
+
+def test_no_queries_give_no_images(tiny, task, lexicon):
+    assert len(decode(tiny, task, [], lexicon)) == 0
+
+
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=4),
+    stride=st.integers(1, 30),
+    mode=st.sampled_from(["par", "pnar"]),
+    layout=st.sampled_from(["examples", "segments"]),
+    data=st.data(),
+)
+def test_every_plan_covers_every_token_once_and_only_looks_back(sizes, stride, mode, layout, data):
+    pyramid = Pyramid.square(8, tuple(sizes))
+    num_layers = data.draw(st.integers(1, len(sizes)))
+    par_layers = data.draw(st.none() | st.integers(1, num_layers)) if mode == "par" else None
+    groups = plan(pyramid, mode, stride, Options(num_layers=num_layers, par_layers=par_layers, layout=layout))
+    spans = [span for group in groups for span in group]
+    covered = [position for span in spans for position in span.tokens]
+    assert covered == list(range(pyramid.num_tokens_upto(num_layers)))
+    known = 0
+    for group in groups:
+        for span in group:
+            shown = {p for part in (span.context, *span.blocks) for p in part}
+            assert shown == set(range(known if mode == "par" else 0))
+            assert 1 <= len(span.tokens) <= stride
+        known = group[-1].tokens.stop
+    assert segments(pyramid.num_tokens, stride) == [
+        range(i, min(i + stride, pyramid.num_tokens)) for i in range(0, pyramid.num_tokens, stride)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stride": 0}, "stride: expected 1 or more, got 0"),
+        ({"mode": "ar"}, 'mode: expected "par" or "pnar", got \'ar\''),
+        ({"options": Options(num_layers=4)}, "num_layers: expected 1 to 3 or None, got 4"),
+        ({"options": Options(par_layers=4)}, 'par_layers: expected 1 to 3 with mode "par", or None, got 4'),
+        ({"options": Options(par_layers=1), "mode": "pnar"}, "par_layers: expected 1 to 3 with mode"),
+        ({"options": Options(window=4)}, 'window: expected 0 or more in the layout "examples"'),
+        ({"options": Options(layout="columns")}, 'layout: expected "examples" or "segments", got \'columns\''),
+        ({"queries": [Example("3", (5,))]}, "queries[0]: expected no answer"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_came_and_what_was_expected(tiny, task, lexicon, arguments, message):
+    arguments = {"queries": QUERIES} | arguments
+    with pytest.raises(ValueError) as error:  # noqa: PT011  # the message is compared below
+        decode(tiny, task, lexicon=lexicon, **arguments)
+    assert message in str(error.value)
+
+
+def test_the_lexicon_is_a_round_trip(codebook, lexicon):
+    tokens = images(5, seed=3)
+    ids = lexicon.llm_ids(tokens)
+    assert ids[0][2] == int(codebook.llm_ids[tokens.ids[0, 2]])
+    assert torch.equal(lexicon.tokens(ids).ids, tokens.ids)
+    unknown = next(i for i in range(VOCABULARY) if i not in set(codebook.llm_ids.tolist()))
+    with pytest.raises(ValueError, match=rf"llm_ids\[0\]: id {unknown} at position 1 is no word"):
+        lexicon.tokens([[ids[0][0], unknown, *ids[0][2:]]])
+
+
+def test_masks_must_fit_and_leave_a_word(codebook, tiny):
+    with pytest.raises(ValueError, match=r"masks: expected one per layer \(3\), got 2"):
+        Lexicon(codebook, PYRAMID, tiny, [torch.ones(WORDS, dtype=torch.bool)] * 2)
+    with pytest.raises(ValueError, match=r"masks\[0\]: expected bool \[120\], got torch.float32"):
+        Lexicon(codebook, PYRAMID, tiny, torch.ones(WORDS))
+    with pytest.raises(ValueError, match="masks: layer 0 has no word left"):
+        Lexicon(codebook, PYRAMID, tiny, torch.zeros(WORDS, dtype=torch.bool))
