@@ -15,7 +15,7 @@ import torch
 from spae import assets
 
 NAMES = ("smollm2", "gemma3")
-_VERSION = 1  # of what a converted folder holds
+_VERSION = 2  # of what a converted folder holds
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -79,6 +79,8 @@ def convert(file: Path, target: Path) -> None:
         fresh = type(model)(config)
     fresh.load_state_dict(model.state_dict(), assign=True)
     fresh.tie_weights()
+    # Else `transformers serve` ignores a request's temperature; 0 still means greedy.
+    fresh.generation_config.do_sample = True
     fresh.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

@@ -1,0 +1,363 @@
+"""Against a server that misbehaves in every way we know, and against a real one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from spae import llm
+from spae.llm.client import Patience
+from spae.llm.http import HTTPLLM, Server
+from spae.llm.tokens import TextTokenizer
+
+httpx = pytest.importorskip("httpx")
+
+FAST = Patience(timeout=10, connect_timeout=10, retries=3, backoff=0.01)
+SHORT = Patience(timeout=0.5, connect_timeout=10, retries=3, backoff=0.01)
+GARBAGE = b"<html>so sorry</html>"
+
+
+class Fake(ThreadingHTTPServer):
+    """Answers each completion with the next of `script`: a text, or a misbehaviour; the last one repeats."""
+
+    daemon_threads = True
+
+    def __init__(self, *script):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script, self.bodies, self.times = list(script), [], []
+        self.released = threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def next(self):
+        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.reply(200, {"data": [{"id": "fake", "max_model_len": 300}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.bodies.append(body)
+        self.server.times.append(time.monotonic())
+        act = self.server.next()
+        if callable(act):
+            act = act(body)
+        if act == "stall":
+            self.server.released.wait(20)
+        elif act == "trickle":
+            self.send_response(200)
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            while not self.server.released.wait(0.05):
+                self.wfile.write(b" ")
+        elif act == "close":
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif act == "cut":
+            self.send_response(200)
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"choices"')
+        elif isinstance(act, bytes):
+            self.reply(200, act)
+        elif isinstance(act, int):
+            self.reply(act, {"error": "the server's own words"}, {"Retry-After": "0.02"})
+        elif isinstance(act, dict):
+            self.reply(200, act)
+        elif self.path.endswith("/chat/completions"):
+            self.reply(200, {"choices": [{"message": {"content": act}}]})
+        else:
+            self.reply(200, {"choices": [{"text": act}]})
+
+    def reply(self, status, content, headers=None):
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def serve(tokenizer):
+    servers = []
+
+    def start(*script, **options):
+        server = Fake(*script)
+        servers.append(server)
+        options = {"tokenizer": TextTokenizer(tokenizer, parse_special=True), "patience": FAST} | options
+        return server, HTTPLLM(Server(server.url, **options))
+
+    yield start
+    for server in servers:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+
+
+def test_name_and_context_window_come_from_the_server(serve):
+    _, model = serve("x")
+    assert (model.name, model.context_window) == ("fake", 300)
+    with pytest.raises(
+        llm.ContextOverflow, match="200 tokens and 101 to follow do not fit fake's context window of 300"
+    ):
+        model.generate([[5] * 200], 101)
+
+
+def test_a_prompt_goes_out_as_text_and_comes_back_as_ids(serve):
+    server, model = serve(" blue bird")
+    prefix = model.prefix(model.encode("an image"))
+    rows = model.generate([model.encode(" of a fox:")], 4, prefix=prefix)
+    assert server.bodies[0]["prompt"] == "an image of a fox:"
+    assert server.bodies[0]["temperature"] == 0
+    expected = model.encode(" blue bird")[:4]
+    assert rows.tolist() == [expected + [-1] * (4 - len(expected))]
+    assert model.spent == llm.Cost(1, len(model.encode("an image of a fox:")), 4)
+
+
+def test_a_stop_ends_the_answer(serve):
+    server, model = serve("fox.dog")
+    (dot,) = model.encode(".")
+    rows = model.generate([model.encode("a")], 8, stop=[dot])
+    assert server.bodies[0]["stop"] == ["."]
+    assert model.decode([token for token in rows[0].tolist() if token >= 0]) == "fox"
+
+
+def test_chat_servers_are_asked_in_a_message(serve):
+    server, model = serve("ab", endpoint="chat")
+    assert model.generate([model.encode("x:")], 2).tolist() == [model.encode("ab")]
+    assert server.bodies[0]["messages"] == [{"role": "user", "content": "x:"}]
+
+
+@pytest.mark.parametrize("fault", ["close", "cut", GARBAGE, b'{"choices": []}', b"[]", 429, 500, 503])
+def test_what_may_pass_is_asked_again(serve, fault):
+    server, model = serve(fault, fault, "ab")
+    assert model.generate([model.encode("x:")], 2).tolist() == [model.encode("ab")]
+    assert len(server.bodies) == 3
+    assert model.spent.requests == 1
+
+
+@pytest.mark.parametrize("fault", ["stall", "trickle"])
+def test_an_answer_that_takes_too_long_is_asked_for_again(serve, fault):
+    server, model = serve(fault, "ab", patience=SHORT)
+    assert model.generate([model.encode("x:")], 2).tolist() == [model.encode("ab")]
+    assert len(server.bodies) >= 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("stall", r"failed 4 times, the last time with ReadTimeout"),
+        ("close", r"failed 4 times, the last time with (Remote|Read)"),
+        (
+            GARBAGE,
+            r"failed 4 times, the last time with an answer that is not what was asked for \(JSONDecodeError",
+        ),
+        (b'{"choices": [{"text": 3}]}', "expected a text, got int"),
+        (500, "status 500: .*the server's own words"),
+    ],
+)
+def test_what_does_not_pass_is_an_error_that_says_so(serve, fault, message):
+    _, model = serve(fault, patience=SHORT if fault == "stall" else FAST)
+    with pytest.raises(llm.LLMError, match=message):
+        model.generate([model.encode("x:")], 2)
+
+
+def test_a_refused_request_is_not_asked_again(serve):
+    server, model = serve(401)
+    with pytest.raises(llm.LLMError, match=r"refused the request with status 401: .*own words"):
+        model.generate([model.encode("x:")], 2)
+    assert len(server.bodies) == 1
+
+
+def test_nothing_listening_is_an_error(tokenizer):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(llm.LLMError, match="failed 4 times, the last time with ConnectError"):
+        HTTPLLM(Server(url, tokenizer=TextTokenizer(tokenizer), patience=FAST))
+
+
+def test_words_that_are_not_allowed_are_asked_for_again_from_there(serve):
+    server, model = serve("abXcd", "cd!", "ef")
+    allowed = [torch.tensor(sorted(model.encode(letter)[0] for letter in "abcdef"))] * 6
+    rows = model.generate([model.encode("x:")], 6, allowed=allowed)
+    assert model.decode(rows[0].tolist()) == "abcdef"
+    assert [body["prompt"] for body in server.bodies] == ["x:", "x:ab", "x:abcd"]
+    assert [body["max_tokens"] for body in server.bodies] == [6, 4, 2]
+
+
+def test_a_server_that_never_gives_an_allowed_word_is_an_error(serve):
+    server, model = serve("zzz", attempts=3)
+    with pytest.raises(llm.LLMError, match=r"no allowed word at position 0 in 3 attempts; .*'zzz'"):
+        model.generate([model.encode("x:")], 1, allowed=[torch.tensor(model.encode("a"))])
+    first, *others = server.bodies
+    assert first["temperature"] == 0
+    assert len({body["seed"] for body in others}) == 2
+    assert all(body["temperature"] > 0 for body in others)
+
+
+def test_words_that_would_merge_with_what_stands_before_are_not_taken(serve):
+    # " " and "fox" are both allowed, but behind each other they read as " fox".
+    server, model = serve(" ", "fox", "Z")
+    space, fox, last = (model.encode(text) for text in (" ", "fox", "Z"))
+    assert model.encode(" fox") != space + fox
+    allowed = [torch.tensor(space), torch.tensor(sorted([fox[0], *last]))]
+    rows = model.generate([model.encode("x:")], 2, allowed=allowed)
+    assert rows.tolist() == [space + last]
+    assert len(server.bodies) == 3
+
+
+def test_ids_can_be_sent_to_servers_that_take_them(serve):
+    server, model = serve("a", "b", allowed_ids="server")
+    a, b = (model.encode(letter)[0] for letter in "ab")
+    model.generate([model.encode("x:")], 2, allowed=[torch.tensor([a]), torch.tensor([b])])
+    assert [body["allowed_token_ids"] for body in server.bodies] == [[a], [b]]
+
+
+def test_every_answer_is_kept_and_nothing_is_asked_twice(serve, tmp_path):
+    log = tmp_path / "answers.jsonl"
+    prompts = [[5], [6], [7]]
+    server, model = serve("ab", "cd", 401, log=log)
+    with pytest.raises(llm.LLMError):
+        model.generate(prompts, 2)
+    assert len(log.read_text().splitlines()) == 2
+    server.script = ["ef"]
+    rows = model.generate(prompts, 2)
+    assert [model.decode(row) for row in rows.tolist()] == ["ab", "cd", "ef"]
+    assert len(server.bodies) == 4
+    # The same in a new process: the log is what remembers.
+    again = HTTPLLM(Server(server.url, tokenizer=model._tokenizer, patience=FAST, log=log))
+    assert torch.equal(again.generate(prompts, 2), rows)
+    assert len(server.bodies) == 4
+    assert again.spent == llm.Cost()
+    entry = json.loads(log.read_text().splitlines()[0])["value"]
+    assert entry["request"]["prompt"] == model.decode([5])
+
+
+def test_a_log_that_is_something_else_is_an_error(serve, tmp_path):
+    log = tmp_path / "notes.txt"
+    log.write_text("remember the milk\n")
+    with pytest.raises(ValueError, match=r"notes.txt, line 1: expected a journal's entry, got b'remember"):
+        serve("x", log=log)
+    assert log.read_text() == "remember the milk\n"
+
+
+def test_the_rate_limit_spaces_requests(serve):
+    patience = Patience(requests_per_minute=1200)
+    server, model = serve("a", patience=patience, concurrency=4)
+    model.generate([[5], [6], [7], [8]], 1)
+    spacing = 60 / 1200
+    assert server.times[-1] - server.times[0] > 3 * spacing * 0.8
+
+
+def test_log_probabilities_of_a_continuation(serve):
+    def echo(body):
+        ids = model.encode(body["prompt"])
+        values = [None, *(-0.5 * i for i in range(1, len(ids)))]
+        tokens = [model.decode([token]) for token in ids]
+        return {
+            "choices": [
+                {
+                    "text": body["prompt"],
+                    "logprobs": {"tokens": [*tokens, "!"], "token_logprobs": [*values, -9.0]},
+                }
+            ]
+        }
+
+    _, model = serve(echo)
+    prompt, label = model.encode("x:"), model.encode("abc")
+    scores = model.logprobs([prompt], [label])
+    start = len(prompt)
+    assert scores[0].tolist() == [-0.5 * i for i in range(start, start + len(label))]
+
+
+def test_a_server_without_log_probabilities_is_an_error(serve):
+    _, model = serve("whatever")
+    with pytest.raises(llm.LLMError, match="returns no log-probabilities of a prompt"):
+        model.logprobs([[5]], [[6]])
+
+
+def test_control_tokens_do_not_leave_in_a_text(serve):
+    server, model = serve("a")
+    with pytest.raises(ValueError, match="is a control token"):
+        model.generate([model.encode("x<|end|>")], 1)
+    assert not server.bodies
+
+
+@pytest.fixture(scope="module")
+def real_server(tiny_folder, tmp_path_factory):
+    """`transformers serve` with a real model: SmolLM2 if it is cached, else a random one."""
+    for package in ("fastapi", "uvicorn", "openai"):
+        pytest.importorskip(package, reason="the server needs transformers[serving]")
+    from spae import assets
+    from spae.llm.folders import folder
+
+    try:
+        assets.path("smollm2")
+        path = folder("smollm2", progress=False)[2]
+    except assets.AssetNotCached:
+        path = tiny_folder
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        str(path),
+        "--host",
+        "127.0.0.1",
+    ]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=output, stderr=output, env=environment
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=10).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1", path
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_real_server_continues_as_the_model_here_does(real_server):
+    url, path = real_server
+    local = llm.load(path)
+    served = llm.load(url, model=str(path), tokenizer=path, context_window=512)
+    prompt = local.encode("The capital of France is")
+    ours, theirs = local.generate([prompt], 3)[0].tolist(), served.generate([prompt], 3)[0].tolist()
+    # As text: what a model generates need not be how its tokenizer reads it.
+    assert local.decode([token for token in theirs if token >= 0]) == local.decode(ours)
+    # Held to anything but the likeliest word.
+    others = torch.tensor([i for i in range(17, 49152) if i != ours[0]])
+    patient = llm.load(url, model=str(path), tokenizer=path, context_window=512, attempts=40)
+    sampling = llm.Sampling(temperature=1.5)
+    assert int(patient.generate([prompt], 1, allowed=[others], sampling=sampling)[0, 0]) in others
