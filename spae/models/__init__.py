@@ -1,7 +1,8 @@
-"""Networks between pixels and latents."""
+"""Networks between pixels and latents, and a frozen one that describes images."""
 
 from spae.models.blocks import BackboneConfig
 from spae.models.decoder import Decoder
 from spae.models.encoder import Encoder
+from spae.models.lite0 import Lite0
 
-__all__ = ["BackboneConfig", "Decoder", "Encoder"]
+__all__ = ["BackboneConfig", "Decoder", "Encoder", "Lite0"]
