@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from spae import assets
-from spae.codebook import Codebook, cl100k, sources
+from spae.assets.resumable import resumable
+from spae.codebook import Codebook, sources
+from spae.models.minilm import MiniLM
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
@@ -401,28 +403,27 @@ def test_cl100k_ranks_may_come_from_tiktokens_own_cache(ranks, tmp_path, monkeyp
     assert len(Codebook.load("cl100k", encode=letters)) == 99_483
 
 
-def test_interrupted_encoding_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cl100k, "_CHUNK", 10)
+def test_interrupted_encoding_goes_on_where_it_stopped(tmp_path, capsys):
     words = [f"word {i}" for i in range(35)]
     calls = []
 
-    def encode(texts: list[str]) -> torch.Tensor:
+    def encode(texts: list[str]) -> np.ndarray:
         calls.append(texts)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return letters(texts)
+        return letters(texts).float().numpy()
 
     with pytest.raises(KeyboardInterrupt):
-        cl100k._resumable(encode, words, tmp_path, progress=False)
-    vectors = cl100k._resumable(encode, words, tmp_path, progress=True)
+        resumable(encode, words, tmp_path, chunk=10, progress=False)
+    vectors = resumable(encode, words, tmp_path, chunk=10, progress=True)
     assert [texts[0] for texts in calls] == ["word 0", "word 10", "word 20", "word 20", "word 30"]
     np.testing.assert_array_equal(vectors, letters(words).float().numpy())
-    assert "encoded 35 of 35 words" in capsys.readouterr().err
+    assert "encoded 35 of 35" in capsys.readouterr().err
 
 
 def test_minilm_encodes_a_word_alone_as_in_a_batch():
     pytest.importorskip("transformers", reason="needs the package transformers")
-    encode = cl100k.minilm_encoder(assets.require("minilm", progress=False))
+    encode = MiniLM.load(progress=False)
     words = [" dog", "Dog", " a considerably longer text", "puppy", "carburettor"]
     vectors = encode(words)
     assert vectors.shape == (5, 384)

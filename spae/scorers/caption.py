@@ -1,0 +1,61 @@
+"""Captions in place of images, for data sets that have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from spae.models.minilm import MiniLM
+from spae.scorers.protocol import checksum_of, unit
+
+
+class CaptionScorer:
+    """Scores words against an image's caption (or label), not against its pixels: text to text, by MiniLM.
+
+    It is no image-text model, and gives the upper end of what one could know of the image. It satisfies
+    `ImageTextScorer` with one restriction: pixels alone tell it nothing, so `image_features` raises, and
+    captions go to `caption_features`. `dataset_features` calls whichever of the two a scorer has.
+
+    Args:
+        encoder: n texts -> [n, E]; None loads MiniLM. It lower-cases: "Turkey" is "turkey".
+        name, checksum: of an encoder other than MiniLM.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Sequence[str]], Tensor] | None = None,
+        *,
+        name: str = "caption-minilm",
+        checksum: str | None = None,
+    ):
+        if encoder is not None and not isinstance(encoder, MiniLM) and checksum is None:
+            raise ValueError(
+                "checksum: an encoder other than MiniLM needs one, so that caches can tell it apart"
+            )
+        self.encoder = MiniLM.load() if encoder is None else encoder
+        self.name = name
+        self._checksum = checksum
+
+    @cached_property
+    def checksum(self) -> str:
+        if self._checksum is not None:
+            return self._checksum
+        assert isinstance(self.encoder, MiniLM)
+        return checksum_of(self.encoder.model.state_dict(), "caption", 1)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """n texts -> unit vectors float32 [n, E]."""
+        return unit(self.encoder(list(texts)))
+
+    def caption_features(self, captions: Sequence[str]) -> Tensor:
+        """B images' captions -> unit vectors float32 [B, E]: their `text_features`."""
+        return self.text_features(captions)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Raises TypeError: there is no caption in pixels."""
+        raise TypeError(
+            "CaptionScorer reads captions, not pixels: use caption_features(captions), or "
+            "dataset_features(scorer, dataset) for a data set with captions"
+        )

@@ -1,0 +1,128 @@
+"""A scorer's features of whole vocabularies and data sets, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from spae import assets
+from spae.assets.resumable import resumable
+from spae.scorers.protocol import ImageTextScorer
+
+_VERSION = 1
+_FILE = "features.npy"
+
+
+class TextFeatureCache:
+    """A scorer's features of a codebook's words, computed once and then memory-mapped from the cache.
+
+    An entry is known by the scorer's checksum and the words, in their order; of a codebook nothing else
+    matters, so tables with the same words share it. An interrupted computation goes on where it stopped.
+
+    Args:
+        scorer: whose `text_features`.
+        chunk: words per call, and per file that survives an interruption.
+        progress: say on stderr how far it is.
+    """
+
+    def __init__(self, scorer: ImageTextScorer, *, chunk: int = 1024, progress: bool = True):
+        if chunk < 1:
+            raise ValueError(f"chunk: expected at least 1, got {chunk}")
+        self.scorer, self.chunk, self.progress = scorer, chunk, progress
+
+    def entry(self, words: Sequence[str]) -> str:
+        """The name of the words' entry among the derived ones."""
+        digest = hashlib.sha256(f"{_VERSION} {self.scorer.checksum}".encode())
+        for word in words:
+            digest.update(word.encode("utf-8", "surrogatepass") + b"\0")
+        slug = re.sub(r"[^\w.-]+", "-", self.scorer.name)
+        return f"text-features/{slug}-{len(words)}-{digest.hexdigest()[:16]}"
+
+    def features(self, words: Sequence[str]) -> Tensor:
+        """K words -> unit vectors float32 [K, E] on the CPU. Not to be modified.
+
+        Raises:
+            ValueError: no words, or the scorer gave something else than [n, E] for n words.
+        """
+        if not words:
+            raise ValueError("words: expected at least one, got none")
+        entry = self.entry(words)
+        # Beside the entry, not inside: what is computed already must outlive an interruption.
+        parts = assets.cache_root() / "derived" / f"{entry}.parts"
+
+        def build(into: Path) -> None:
+            what = f"{self.scorer.name}: words"
+            done = resumable(self._compute, words, parts, chunk=self.chunk, progress=self.progress, what=what)
+            np.save(into / _FILE, done)
+
+        folder = assets.cached(entry, build)
+        shutil.rmtree(parts, ignore_errors=True)
+        # Copy on write: torch wants an array that may be written to, and the file must not be.
+        return torch.from_numpy(np.load(folder / _FILE, mmap_mode="c"))
+
+    def _compute(self, words: list[str]) -> np.ndarray:
+        features = self.scorer.text_features(words)
+        if features.ndim != 2 or len(features) != len(words):
+            raise ValueError(
+                f"scorer: text_features gave {list(features.shape)} for {len(words)} words, expected "
+                f"[{len(words)}, E]"
+            )
+        return features.detach().to("cpu", torch.float32).numpy()
+
+
+@torch.no_grad()
+def dataset_features(
+    scorer: Any, dataset: Any, *, batch_size: int = 64, num_workers: int = 0, progress: bool = True
+) -> Tensor:
+    """A scorer's feature of every image of a data set, float32 [N, E] on the CPU.
+
+    A scorer with `caption_features` (CaptionScorer) gets the data set's `captions`, any other one its images.
+
+    Args:
+        scorer: an `ImageTextScorer`.
+        dataset: of known length, whose items begin with an image float [3, H, W] in [-1, 1].
+        batch_size, num_workers: for the images' `DataLoader`.
+
+    Raises:
+        ValueError: the scorer reads captions and the data set has none.
+    """
+    if hasattr(scorer, "caption_features"):
+        captions = getattr(dataset, "captions", None)
+        if captions is None or len(captions) != len(dataset):
+            raise ValueError(
+                f"dataset: {scorer.name} reads captions, and {type(dataset).__name__} has no `captions`, "
+                "one per item"
+            )
+        distinct = list(dict.fromkeys(captions))
+        place = {caption: i for i, caption in enumerate(distinct)}
+        return scorer.caption_features(distinct).cpu()[[place[caption] for caption in captions]]
+    batches: Iterable[Tensor] = DataLoader(
+        dataset, batch_size, num_workers=num_workers, collate_fn=_images_of
+    )
+    done: list[Tensor] = []
+    for images in batches:
+        done.append(scorer.image_features(images).float().cpu())
+        if progress:
+            count = sum(map(len, done))
+            end = "\n" if count == len(dataset) else ""
+            print(
+                f"\rspae: {scorer.name}: images {count} of {len(dataset)}",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
+    return torch.cat(done)
+
+
+def _images_of(items: list[Any]) -> Tensor:
+    return default_collate([item[0] if isinstance(item, tuple | list) else item for item in items])

@@ -1,0 +1,54 @@
+"""What a scorer is: images and texts in one space, where the inner product says how well they agree."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class ImageTextScorer(Protocol):
+    """The f_image and f_text of SPAE's semantic guidance (eq. 4); the raw score of eq. 5 is their product.
+
+    Attributes:
+        name: which scorer this is, for people.
+        checksum: of everything that its features depend on, for caches.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def checksum(self) -> str: ...
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Images float [B, 3, H, W] in [-1, 1] -> unit vectors float32 [B, E]."""
+        ...
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """n texts (words) -> unit vectors float32 [n, E]; each depends on its text alone."""
+        ...
+
+
+def checksum_of(tensors: Mapping[str, Tensor], *about: object) -> str:
+    """SHA-256, hex, of named tensors and of what else matters (by its `repr`)."""
+    digest = hashlib.sha256(repr(about).encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_images(images: Tensor) -> None:
+    """Raises ValueError unless `images` is floating-point [B, 3, H, W]."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"images: expected float [B, 3, H, W], got {images.dtype} {list(images.shape)}")
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Rows of unit length, float32."""
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)
