@@ -1,0 +1,162 @@
+"""CLIP by way of open_clip: any architecture and checkpoint that it can load."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spae.scorers.protocol import check_images, checksum_of, unit
+
+Template = Callable[[str], str]
+_libraries: list[torch.library.Library] = []  # what they define goes when they are collected
+
+
+class OpenCLIPScorer:
+    """CLIP's agreement of images and words: the f_image and f_text of SPAE (eq. 4).
+
+    A word's feature is the mean of its unit features in 80 prompts ("a photo of the {word}.", ..), made unit
+    again. The word is stripped of the white space around it, which means something to the language model and
+    nothing to CLIP.
+
+    Args:
+        model: from `open_clip.create_model`, in eval mode.
+        tokenizer: from `open_clip.get_tokenizer`.
+        name: for people, e.g. "ViT-B-32/laion2b_s34b_b79k".
+        templates: word -> prompt; None means open_clip's 80 templates for ImageNet.
+        precision: that of the model: "fp32", "fp16", "bf16" and the others of open_clip.
+        batch_size: images, or prompts, that go through the model at once.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        name: str,
+        templates: Sequence[Template] | None = None,
+        precision: str = "fp32",
+        batch_size: int = 512,
+    ):
+        clip = import_open_clip()
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.model, self.tokenizer, self.name, self.batch_size = model, tokenizer, name, batch_size
+        self.templates = tuple(clip.OPENAI_IMAGENET_TEMPLATES if templates is None else templates)
+        if not self.templates:
+            raise ValueError("templates: expected at least one, got none")
+        self.precision = precision
+        self.dtype = clip.get_input_dtype(precision) or torch.float32
+
+    @classmethod
+    def load(
+        cls,
+        architecture: str,
+        checkpoint: str,
+        *,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        templates: Sequence[Template] | None = None,
+        batch_size: int = 512,
+    ) -> OpenCLIPScorer:
+        """A model that open_clip knows by name, e.g. "ViT-B-32", with weights from a file or by a tag.
+
+        A tag, e.g. "laion2b_s34b_b79k", is downloaded by open_clip from its hub if it is not there yet.
+
+        Raises:
+            ImportError: open_clip is missing.
+            RuntimeError: open_clip knows no such architecture, or finds no such checkpoint.
+        """
+        clip = import_open_clip()
+        model = clip.create_model(
+            architecture, checkpoint, precision=precision, device=device, require_pretrained=True
+        )
+        model.eval().requires_grad_(False)
+        return cls(
+            model,
+            clip.get_tokenizer(architecture),
+            name=f"{architecture}/{checkpoint}",
+            templates=templates,
+            precision=precision,
+            batch_size=batch_size,
+        )
+
+    @cached_property
+    def checksum(self) -> str:
+        prompts = [template("word") for template in self.templates]
+        return checksum_of(self.model.state_dict(), "open_clip", 1, prompts, self.precision)
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """Images float [B, 3, H, W] in [-1, 1] -> unit vectors float32 [B, E], on the model's device.
+
+        They are resized whole to the model's size (bicubic, antialiased) and normalised as it was trained.
+        """
+        check_images(images)
+        setting: dict[str, Any] = self.model.visual.preprocess_cfg  # pyright: ignore
+        size = setting["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        done = []
+        for batch in images.split(self.batch_size):
+            pixels = (batch.to(self.device).float() + 1) / 2
+            pixels = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+            mean, std = (
+                torch.tensor(setting[key], device=self.device)[:, None, None] for key in ("mean", "std")
+            )
+            done.append(unit(self.model.encode_image(((pixels - mean) / std).to(self.dtype))))  # pyright: ignore
+        return torch.cat(done)
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """n words -> unit vectors float32 [n, E], on the model's device."""
+        if not texts:
+            raise ValueError("texts: expected at least one, got none")
+        prompts = [template(text.strip()) for text in texts for template in self.templates]
+        done = [
+            unit(self.model.encode_text(self.tokenizer(prompts[i : i + self.batch_size]).to(self.device)))  # pyright: ignore
+            for i in range(0, len(prompts), self.batch_size)
+        ]
+        return unit(torch.cat(done).unflatten(0, (len(texts), len(self.templates))).mean(1))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def import_open_clip() -> ModuleType:
+    """The module open_clip.
+
+    It needs torchvision, whose compiled part does not load beside a CPU build of torch of the same version
+    when it is the build for GPUs; then its import ends at operators that nothing here calls. Those, and only
+    when they are missing, are declared (without any kernel) before it is imported again.
+    """
+    for _ in range(8):
+        try:
+            import open_clip
+
+            return open_clip
+        except ImportError as error:
+            raise ImportError(
+                f'OpenCLIPScorer needs open_clip: pip install "spae[clip]" ({error})'
+            ) from error
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if missing is None:
+                raise
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{missing[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _libraries.append(library)
+            for name in [
+                name for name in sys.modules if re.match(r"(torchvision|timm|open_clip)(\.|$)", name)
+            ]:
+                del sys.modules[name]
+    raise ImportError(
+        "open_clip: torchvision lacks too many of its operators; install the build that fits torch"
+    )
