@@ -1,5 +1,20 @@
 """Training losses, one function per term of the paper's objective."""
 
-from spae.losses.appearance import commitment_loss, reconstruction_loss
+from spae.losses.adversarial import LeCAM, discriminator_loss, generator_loss
+from spae.losses.appearance import AppearanceConfig, appearance_loss, commitment_loss, reconstruction_loss
+from spae.losses.objective import Objective, ObjectiveConfig
+from spae.losses.perceptual import LPIPS, FeatureDistance
 
-__all__ = ["commitment_loss", "reconstruction_loss"]
+__all__ = [
+    "LPIPS",
+    "AppearanceConfig",
+    "FeatureDistance",
+    "LeCAM",
+    "Objective",
+    "ObjectiveConfig",
+    "appearance_loss",
+    "commitment_loss",
+    "discriminator_loss",
+    "generator_loss",
+    "reconstruction_loss",
+]

@@ -2,15 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from spae.losses.adversarial import Game, generator_loss
 from spae_ops import CodeIndex, Pyramid, pyramid_dequantize
 
+Perceptual = Callable[[Tensor, Tensor], Tensor]
 
-def reconstruction_loss(images: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean squared error of the pixels, the first term of eq. 8; both [B, C, *shape], computed in float32."""
-    return F.mse_loss(reconstruction.float(), images.float())
+
+@dataclass(frozen=True)
+class AppearanceConfig:
+    """The weights of eq. 8, by the paper's letters, with the paper's values.
+
+    reconstruction: "l2" (the paper's) or "l1".
+    beta: of the commitment. lambda_: of the generator's loss. eta: of the perceptual distance. phi: of LeCAM,
+        which acts on the discriminator (`discriminator_loss`).
+    gan: "hinge" or "non_saturating".
+    """
+
+    reconstruction: Literal["l2", "l1"] = "l2"
+    beta: float = 0.33
+    lambda_: float = 0.1
+    eta: float = 0.1
+    phi: float = 1e-4
+    gan: Game = "hinge"
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "lambda_", "eta", "phi"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected a weight of at least 0, got {getattr(self, name)}")
+        if self.reconstruction not in ("l2", "l1"):
+            raise ValueError(f"reconstruction: expected 'l2' or 'l1', got {self.reconstruction!r}")
+        if self.gan not in ("hinge", "non_saturating"):
+            raise ValueError(f"gan: expected 'hinge' or 'non_saturating', got {self.gan!r}")
+
+
+def appearance_loss(
+    images: Tensor,
+    reconstruction: Tensor,
+    *,
+    commitment: Tensor | None = None,
+    logits: Tensor | None = None,
+    perceptual: Perceptual | None = None,
+    further: Mapping[str, Tensor] | None = None,
+    config: AppearanceConfig | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 8 of the SPAE paper as the encoder and decoder see it: the weighted sum, and its terms unweighted.
+
+    Args:
+        images, reconstruction: [B, C, *shape] in [-1, 1].
+        commitment: `commitment_loss`, None to leave it out.
+        logits: the discriminator's verdict on the reconstruction, of any shape; None for no adversary.
+        perceptual: a distance (images, reconstruction) -> scalar; None for none. Its term is called by its
+            `name`, so that a Lite0 feature distance never goes by the name of LPIPS.
+        further: scalars that the model adds (a learned codebook's), of weight 1.
+        config: weights, by default the paper's.
+    """
+    config = config or AppearanceConfig()
+    terms = {"reconstruction": reconstruction_loss(images, reconstruction, kind=config.reconstruction)}
+    total = terms["reconstruction"]
+    weighted = [(1.0, name, term) for name, term in (further or {}).items()]
+    if commitment is not None:
+        weighted.append((config.beta, "commitment", commitment))
+    if logits is not None:
+        weighted.append((config.lambda_, "generator", generator_loss(logits, kind=config.gan)))
+    if perceptual is not None:
+        name = getattr(perceptual, "name", "perceptual")
+        weighted.append((config.eta, name, perceptual(images, reconstruction)))
+    for weight, name, term in weighted:
+        terms[name] = term
+        total = total + weight * term.float()
+    return total, terms
+
+
+def reconstruction_loss(
+    images: Tensor, reconstruction: Tensor, *, kind: Literal["l2", "l1"] = "l2"
+) -> Tensor:
+    """Mean squared ("l2") or absolute ("l1") error of the pixels, the first term of eq. 8.
+
+    Both images are [B, C, *shape]; computed in float32.
+    """
+    distance = {"l2": F.mse_loss, "l1": F.l1_loss}[kind]
+    return distance(reconstruction.float(), images.float())
 
 
 def commitment_loss(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from spae.training.schedule import Schedule
 
 _MAY_CHANGE = {"steps", "output_dir", "log_every", "eval_every", "checkpoint_steps", "checkpoint_minutes"}
-_MAY_CHANGE |= {"keep_checkpoints", "num_workers", "progress"}
+_MAY_CHANGE |= {"keep_checkpoints", "num_workers", "progress", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,18 @@ class TrainConfig:
 
     Args:
         steps: * updates in all.
-        batch_size: images an update, over all processes.
+        batch_size: images an update, over all processes and micro-batches.
         output_dir: * holds `log.jsonl`, `log.png` and `checkpoints/`.
         learning_rate, betas: of Adam.
+        discriminator_learning_rate: of the discriminator's Adam; None: `learning_rate`. Its schedule is the
+            same, counted from the update in which it starts.
         schedule, warmup_steps, cooldown_steps: see `schedule_factor`.
-        clip_norm: bound on the norm of the gradient, None for none.
-        loss_weights: by name of the model's loss term; terms that it does not name weigh 1.
+        accumulation: micro-batches an update. Their gradients add up to those of the whole batch within
+            rounding, except where a loss is no mean over images: batch norm takes its statistics, and eq. 9
+            its dynamic weight, from each micro-batch.
+        clip_norm: bound on the norm of the gradient (of each optimizer's own), None for none.
+        loss_weights: by name of the model's loss term; terms that it does not name weigh 1. An objective has
+            its own weights.
         ema_decay: keep an exponential moving average of the parameters with this decay.
         mixed_precision: dtype of autocast.
         seed: of the order of the data and of every random number generator.
@@ -32,6 +38,7 @@ class TrainConfig:
         keep_checkpoints: * how many to keep.
         num_workers: * processes that load data.
         progress: * show a progress bar.
+        tensorboard: * log to `output_dir/tensorboard` as well.
     """
 
     steps: int
@@ -39,9 +46,11 @@ class TrainConfig:
     output_dir: str
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
+    discriminator_learning_rate: float | None = None
     schedule: Schedule = "inverse_sqrt"
     warmup_steps: int = 0
     cooldown_steps: int = 0
+    accumulation: int = 1
     clip_norm: float | None = 1.0
     loss_weights: dict[str, float] = field(default_factory=dict)
     ema_decay: float | None = None
@@ -54,12 +63,17 @@ class TrainConfig:
     keep_checkpoints: int = 2
     num_workers: int = 0
     progress: bool = True
+    tensorboard: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "output_dir", str(self.output_dir))
-        for name in ("steps", "batch_size", "log_every", "keep_checkpoints"):
+        for name in ("steps", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size must be divisible by accumulation, got {self.batch_size} and {self.accumulation}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON gives them back: lists for tuples."""
@@ -67,9 +81,12 @@ class TrainConfig:
 
     def conflicts(self, earlier: dict[str, Any]) -> list[str]:
         """What forbids going on with a run of the `earlier` configuration (`to_json`), in words."""
+        # A field that the earlier run did not know had its default, for that is what runs without it do.
+        defaults = {field.name: field.default for field in fields(self) if field.default is not MISSING}
+        was = {**defaults, **earlier}
         fixed = {name: value for name, value in self.to_json().items() if name not in _MAY_CHANGE}
         return [
-            f"{name} was {earlier.get(name)}, is {value}"
+            f"{name} was {was.get(name)}, is {value}"
             for name, value in fixed.items()
-            if earlier.get(name) != value
+            if was.get(name) != value
         ]

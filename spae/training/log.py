@@ -2,10 +2,62 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from spae.training.config import TrainConfig
+
+
+class RunLog:
+    """The log of a run while it trains: `log.jsonl`, its picture, and TensorBoard if wanted.
+
+    A context; entering it forgets what was logged after `step`, from where the run goes on. Only the main
+    process writes.
+
+    Raises ImportError where TensorBoard is wanted and missing.
+    """
+
+    def __init__(self, file: Path, step: int, config: TrainConfig, main: bool):
+        self.file, self.step, self.main = file, step, main
+        self.wants_tensorboard = config.tensorboard
+        self._board: Any = None
+
+    def __enter__(self) -> RunLog:
+        if self.main:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            truncate_log(self.file, self.step)
+            if self.wants_tensorboard:
+                self._board = _summary_writer(self.file.parent / "tensorboard", self.step + 1)
+        return self
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record, with its "step"."""
+        if self.main:
+            append_log(self.file, record)
+        if self._board is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, record["step"])
+
+    def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def plot(self) -> None:
+        """Draw it, where there is matplotlib to do so."""
+        if self.main and self.file.exists() and importlib.util.find_spec("matplotlib"):
+            plot_log(self.file, self.file.with_suffix(".png"))
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError('tensorboard=True needs it: pip install "spae[tensorboard]"') from error
+    return SummaryWriter(str(folder), purge_step=step)
 
 
 def append_log(file: str | Path, record: dict[str, Any]) -> None:
@@ -48,6 +100,8 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
     names = sorted({name for record in records for name in record})
     terms = [name for name in names if name.startswith("loss")]
     panels = {"loss terms, unweighted": terms}
+    if game := [name for name in names if name.startswith("discriminator/loss")]:
+        panels["discriminator"] = [*game, "discriminator/logits_real", "discriminator/logits_fake"]
     for name in names:
         if name.startswith("eval/"):
             kind = name.removeprefix("eval/").split("_")[0]

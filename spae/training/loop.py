@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from collections.abc import Callable
@@ -14,17 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from spae.losses import Objective
+from spae.models.sync_norm import synchronise_batch_norm
 from spae.training.config import TrainConfig
 from spae.training.ema import ParameterEMA
-from spae.training.log import append_log, plot_log, truncate_log
+from spae.training.learner import Learner
+from spae.training.log import RunLog
 from spae.training.order import StepBatches
-from spae.training.schedule import lr_scheduler
 from spae.training.signals import StopSignals, ignore_in_worker
 from spae.training.state import latest, load_checkpoint, read_manifest, save_checkpoint
 
 try:
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import send_to_device, set_seed
     from tqdm.auto import tqdm
 except ImportError as error:
     raise ImportError(f'spae.training needs {error.name}: pip install "spae[train]"') from error
@@ -35,20 +36,27 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Trainer:
-    """Trains a model whose `forward(images)` returns an object with `.losses`, unweighted scalars by name.
+    """Trains a model by an objective, and the objective's discriminator against it.
 
     `train()` resumes from the newest complete checkpoint in `config.output_dir`. On a CPU it then repeats bit
     for bit what an uninterrupted run would have done, if `dataset[i]` always gives the same sample.
     SIGINT and SIGTERM end the run after the current step, with a checkpoint; a second one ends it at once.
 
+    With several processes the model's batch norms are synchronised, so that they train what one process with
+    all their images would.
+
     Args:
-        model: only the parameters that require a gradient train.
-        dataset: of images [C, *shape], or of tuples that begin with one; of known length.
+        model: only the parameters that require a gradient train. Its `forward(images)` returns an object with
+            `.losses`, unweighted scalars by name, and all that the objective asks for.
+        dataset: of images [C, *shape], or of tuples of one and what guides the objective; of known length.
         config: the run.
+        objective: what to minimise; None: the model's own losses, weighed by `config.loss_weights`.
         evaluate: called as `evaluate(model, step)` every `config.eval_every` steps in evaluation mode,
             without gradients, with the averaged weights if there are any, on every process; returns held-out
             figures by name for the log.
         accelerator: to bring your own, which then also decides the precision.
+
+    Raises ValueError for `loss_weights` beside an objective.
     """
 
     def __init__(
@@ -57,33 +65,51 @@ class Trainer:
         dataset: Dataset[Any],
         config: TrainConfig,
         *,
+        objective: Objective | None = None,
         evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
         accelerator: Accelerator | None = None,
     ):
-        self.config, self.dataset, self.evaluate = config, dataset, evaluate
+        if objective is not None and config.loss_weights:
+            raise ValueError(f"loss_weights: expected none beside an objective, got {config.loss_weights}")
+        self.config, self.dataset, self.evaluate, self.objective = config, dataset, evaluate, objective
         self.num_samples = len(dataset)  # pyright: ignore[reportArgumentType]
-        self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+        # The processes' statistics are the same, so there are no buffers to broadcast in every forward pass.
+        once = DistributedDataParallelKwargs(broadcast_buffers=False)
+        self.accelerator = accelerator or Accelerator(
+            mixed_precision=config.mixed_precision, kwargs_handlers=[once]
+        )
         self.step = 0
         self.log_file = Path(config.output_dir) / "log.jsonl"
         self.checkpoint_dir = Path(config.output_dir) / "checkpoints"
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        adam = torch.optim.Adam(self._parameters, lr=config.learning_rate, betas=config.betas)
-        self.model, self.optimizer = self.accelerator.prepare(model, adam)
-        # Not prepared: accelerate would step it once per process, but its steps are updates.
-        self.scheduler = lr_scheduler(
-            adam,
-            steps=config.steps,
-            schedule=config.schedule,
-            warmup_steps=config.warmup_steps,
-            cooldown_steps=config.cooldown_steps,
-        )
-        self.accelerator.register_for_checkpointing(self.scheduler)
+        if self.accelerator.num_processes > 1:
+            synchronise_batch_norm(model)
+        rate = config.learning_rate
+        self.learner = Learner(self.accelerator, model, config, learning_rate=rate, steps=config.steps)
+        self.model, self.optimizer = self.learner.module, self.learner.optimizer
         self.ema = None if config.ema_decay is None else ParameterEMA(self.model, config.ema_decay)
         if self.ema is not None:
             self.accelerator.register_for_checkpointing(self.ema)
+        self.opponent = None if objective is None else self._opponent(objective)
         self._earlier_seconds = 0.0  # of the runs that this one resumes
         self._started = self._window_start = self._saved_at = time.monotonic()
         self._window_step = self._saved_step = 0
+
+    def _opponent(self, objective: Objective) -> Learner | None:
+        """The discriminator as a learner, if there is one; its regulariser's averages join the checkpoint."""
+        objective.to(self.accelerator.device)
+        if objective.discriminator is None:
+            return None
+        cfg = self.config
+        rate = cfg.discriminator_learning_rate
+        learner = Learner(
+            self.accelerator,
+            objective.discriminator.train(),
+            cfg,
+            learning_rate=cfg.learning_rate if rate is None else rate,
+            steps=max(1, cfg.steps - objective.config.discriminator_start),
+        )
+        self.accelerator.register_for_checkpointing(objective.lecam)
+        return learner
 
     def train(self) -> bool:
         """Run (or go on) to the last step. True when it got there, False when a signal ended it before.
@@ -94,16 +120,16 @@ class Trainer:
                 `output_dir` belongs to a run with another configuration or another number of samples.
         """
         cfg, main = self.config, self.accelerator.is_main_process
-        set_seed(cfg.seed)
+        # Processes draw different numbers, the first one those of a run of its own.
+        set_seed(cfg.seed, device_specific=True)
         self._resume()
         self.model.train()
         self._started = self._window_start = self._saved_at = time.monotonic()
         self._window_step = self._saved_step = self.step
         bar = tqdm(total=cfg.steps, initial=self.step, disable=not (cfg.progress and main), unit="step")
-        with StopSignals() as signals, bar:
+        with StopSignals() as signals, bar, RunLog(self.log_file, self.step, cfg, main) as self._run_log:
             for batch in self._loader():
-                images = batch[0] if isinstance(batch, list | tuple) else batch
-                record = self._update(images.to(self.accelerator.device, non_blocking=True))
+                record = self._update(self._micro_batches(batch))
                 bar.update()
                 bar.set_postfix(loss=f"{record['loss']:.4g}", refresh=False)
                 self._log(record)
@@ -112,44 +138,81 @@ class Trainer:
                     self._save()
                 if stop:
                     return self.step == cfg.steps
-        if self._saved_step < self.step:
-            self._save()
-        if main and self.log_file.exists() and importlib.util.find_spec("matplotlib"):
-            plot_log(self.log_file, self.log_file.with_suffix(".png"))
+            if self._saved_step < self.step:
+                self._save()
+            self._run_log.plot()
         return True
 
     def averaged(self) -> AbstractContextManager[None]:
         """A context in which the model has the averaged weights; without `ema_decay`, its own."""
         return nullcontext() if self.ema is None else self.ema.applied()
 
-    def _update(self, images: Tensor) -> dict[str, float]:
-        """One optimizer step, all or nothing. Returns the record of it for the log."""
-        weights = self.config.loss_weights
-        losses: dict[str, Tensor] = self.model(images).losses
+    def _micro_batches(self, batch: Any) -> list[tuple[Tensor, Any]]:
+        """A batch of this process as (images, guidance) of every micro-batch, images on the device."""
+        images, guidance = (batch[0], batch[1:]) if isinstance(batch, list | tuple) else (batch, ())
+        guide = guidance[0] if guidance and self.objective is not None else None
+        size = len(images) // self.config.accumulation
+        starts = range(0, len(images), size)
+        device = self.accelerator.device
+        return [
+            (
+                images[i : i + size].to(device, non_blocking=True),
+                send_to_device(None if guide is None else guide[i : i + size], device, non_blocking=True),
+            )
+            for i in starts
+        ]
+
+    def _update(self, parts: list[tuple[Tensor, Any]]) -> dict[str, float]:
+        """One update of the model, then of the discriminator. Returns the record of it for the log."""
+        learner, opponent, objective = self.learner, self.opponent, self.objective
+        pairs: list[tuple[Tensor, Tensor]] = []
+        means = _Means(len(parts))
+        for number, (images, guidance) in enumerate(parts, 1):
+            with learner.exchange(gradients=number == len(parts)):
+                output = self.model(images)
+                total, terms = self._loss(output, images, guidance)
+                self.accelerator.backward(total / len(parts))
+            means.add({"loss": total, **{f"loss/{name}": term for name, term in terms.items()}})
+            if objective is not None and objective.adversarial(self.step):
+                pairs.append((images, output.reconstruction.detach()))
+        record = self._finish(learner, means, "")
+        if opponent is not None and objective is not None and pairs:
+            means = _Means(len(pairs))
+            for number, (images, reconstruction) in enumerate(pairs, 1):
+                with opponent.exchange(gradients=number == len(pairs)):
+                    total, terms = objective.discriminator_loss(opponent.module, images, reconstruction)
+                    self.accelerator.backward(total / len(pairs))
+                means.add({"loss": total, **terms})
+            record |= self._finish(opponent, means, "discriminator/")
+            objective.lecam.update(record["discriminator/logits_real"], record["discriminator/logits_fake"])
+        if self.ema is not None:
+            self.ema.update()
+        self.step += 1
+        return record
+
+    def _loss(self, output: Any, images: Tensor, guidance: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.objective is not None:
+            return self.objective(output, images, guidance, self.step)
+        weights, losses = self.config.loss_weights, output.losses
         if unknown := sorted(set(weights) - set(losses)):
             raise ValueError(f"loss_weights names {unknown}, but the model's terms are {sorted(losses)}")
         total = torch.stack([weights.get(name, 1.0) * term.float() for name, term in losses.items()]).sum()
-        self.accelerator.backward(total)
-        clip_norm = math.inf if self.config.clip_norm is None else self.config.clip_norm
-        norm = self.accelerator.clip_grad_norm_(self._parameters, clip_norm)
+        return total, losses
 
-        names = ["loss", *(f"loss/{name}" for name in losses)]
-        record = dict(zip(names, self._means([total, *losses.values()]), strict=True))
+    def _finish(self, learner: Learner, means: _Means, prefix: str) -> dict[str, float]:
+        """Clip, see that all is finite, and step; returns the means over the processes, for the log."""
+        norm = learner.clip()
+        record = {prefix + name: value for name, value in means.over(self.accelerator).items()}
+        record[f"{prefix}grad_norm"] = norm
         # With fp16 an infinite gradient is normal: the scaler skips the step and lowers its scale.
-        gradient_counts = self.accelerator.scaler is None
-        record["grad_norm"] = float(norm)  # pyright: ignore[reportArgumentType]
-        if not all(math.isfinite(v) for name, v in record.items() if gradient_counts or name != "grad_norm"):
+        finite = all(math.isfinite(value) for name, value in record.items() if not name.endswith("grad_norm"))
+        if not finite or not (math.isfinite(norm) or self.accelerator.scaler is not None):
             raise NonFiniteLossError(
                 f"step {self.step + 1} is not finite: {record}; the last checkpoint is "
                 f"{latest(self.checkpoint_dir) or 'none, as none was saved yet'}"
             )
-        record["lr"] = float(self.scheduler.get_last_lr()[0])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update()
-        self.step += 1
+        record[f"{prefix}lr"] = learner.learning_rate
+        learner.step()
         return record
 
     def _log(self, record: dict[str, float]) -> None:
@@ -165,8 +228,7 @@ class Trainer:
         timing = {"seconds": self._seconds(), "images_per_second": rate}
         if evaluates:
             record |= {f"eval/{name}": float(value) for name, value in self._evaluate().items()}
-        if self.accelerator.is_main_process:
-            append_log(self.log_file, {"step": self.step, **record, **timing})
+        self._run_log.append({"step": self.step, **record, **timing})
         self._window_step, self._window_start = self.step, time.monotonic()
 
     def _evaluate(self) -> dict[str, float]:
@@ -207,12 +269,11 @@ class Trainer:
             self._check_same_run(folder, manifest)
             load_checkpoint(self.accelerator, folder)
             self.step, self._earlier_seconds = manifest["step"], manifest["seconds"]
-        if self.accelerator.is_main_process:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            truncate_log(self.log_file, self.step)
 
     def _check_same_run(self, folder: Path, manifest: dict[str, Any]) -> None:
         conflicts = self.config.conflicts(manifest["config"])
+        if (was := manifest.get("objective")) != (now := self._objective_config()):
+            conflicts.append(f"objective was {was}, is {now}")
         if manifest["num_samples"] != self.num_samples:
             conflicts.append(f"the dataset had {manifest['num_samples']} samples, has {self.num_samples}")
         if conflicts:
@@ -227,21 +288,40 @@ class Trainer:
         cfg = self.config
         epoch, batch = divmod(self.step, self.num_samples // cfg.batch_size)
         info = {"config": cfg.to_json(), "num_samples": self.num_samples, "seconds": self._seconds()}
+        info["objective"] = self._objective_config()
         position = {"epoch": epoch, "batch": batch}  # for the reader: it follows from the step
         info |= position
         save_checkpoint(self.accelerator, self.checkpoint_dir, self.step, info, keep=cfg.keep_checkpoints)
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
+    def _objective_config(self) -> dict[str, Any] | None:
+        return None if self.objective is None else self.objective.config.to_dict()
+
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._started
-
-    def _means(self, values: list[Tensor]) -> list[float]:
-        """Each value's mean over the processes, in one exchange and one wait for the device."""
-        stacked = torch.stack([value.detach().float() for value in values])
-        return cast(Tensor, self.accelerator.reduce(stacked, "mean")).tolist()
 
     def _any(self, flag: bool) -> bool:
         """Whether any process says so: all must save and stop in the same step."""
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum"))
+
+
+class _Means:
+    """Means over the micro-batches of an update of scalars by name."""
+
+    def __init__(self, parts: int):
+        self.parts = parts
+        self.names: list[str] = []
+        self.values: Tensor | None = None
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Take in the scalars of a micro-batch: the same names every time."""
+        part = torch.stack([value.detach().float() for value in scalars.values()]) / self.parts
+        self.names = list(scalars)
+        self.values = part if self.values is None else self.values + part
+
+    def over(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over all processes too, in one exchange and one wait for the device."""
+        means = cast(Tensor, accelerator.reduce(cast(Tensor, self.values), "mean"))
+        return dict(zip(self.names, means.tolist(), strict=True))

@@ -1,0 +1,69 @@
+"""Batch norm over the batch of all processes, on any device."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+class SynchronisedBatchNorm(_BatchNorm):
+    """Batch norm whose training statistics are those of every process's batch together.
+
+    Unlike `torch.nn.SyncBatchNorm`, which needs CUDA, it works wherever `all_reduce` does, gloo included. The
+    moments are combined in float64. One `all_reduce` forward and one backward; without a process group it is
+    an ordinary batch norm.
+
+    Shapes: [B, C, *shape] of any number of axes; B may differ between processes.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"input: expected [B, C, *shape], got {list(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        alone = not distributed.is_initialized() or distributed.get_world_size() == 1
+        if alone or not (self.training or self.running_mean is None):
+            return super().forward(input)
+        self._check_input_dim(input)
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        own_var, own_mean = torch.var_mean(input.float(), axes, correction=0)
+        own_var, own_mean = own_var.double(), own_mean.double()
+        own_count = own_mean.new_full((1,), input.numel() // input.shape[1])
+        sums = all_reduce(torch.cat([own_count, own_count * own_mean, own_count * (own_var + own_mean**2)]))
+        count, total, squares = sums[:1], *sums[1:].chunk(2)
+        mean = total / count
+        var = squares / count - mean**2
+        self._track(count.detach(), mean.detach(), var.detach())
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        scale = (var + self.eps).rsqrt().float().reshape(shape)
+        output = (input.float() - mean.float().reshape(shape)) * scale
+        if self.affine:
+            output = output * self.weight.reshape(shape) + self.bias.reshape(shape)
+        return output.to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)
+
+
+def synchronise_batch_norm(module: AnyModule) -> AnyModule:
+    """Make every batch norm in `module` a `SynchronisedBatchNorm`, in place; returns `module`.
+
+    Parameters, buffers and names in the state dict stay the same. The forward pass in training then holds a
+    collective, so every process must run it.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            child.__class__ = SynchronisedBatchNorm  # pyright: ignore[reportAttributeAccessIssue]
+    return module
