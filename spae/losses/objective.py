@@ -101,9 +101,7 @@ class Objective(nn.Module):
         if self.semantic is None:
             return total, terms
         if guidance is None:
-            raise ValueError(
-                "guidance: the semantic loss needs what the dataset gives beside images, got None"
-            )
+            raise ValueError("guidance: expected what the semantic loss looks at, got None")
         semantic = self.semantic(output, guidance)
         weight = self.config.alpha
         if self.config.dynamic_weight:
@@ -113,6 +111,10 @@ class Objective(nn.Module):
     def adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in this update."""
         return self.discriminator is not None and step >= self.config.discriminator_start
+
+    def memory(self) -> list[nn.Module]:
+        """The parts whose state dict a checkpoint must hold: LeCAM's averages, the semantic loss's draws."""
+        return [part for part in (self.lecam, self.semantic) if isinstance(part, nn.Module)]
 
     def discriminator_loss(
         self, discriminator: Callable[[Tensor], Tensor], images: Tensor, reconstruction: Tensor

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Features = Callable[[Tensor], Sequence[Tensor]]
+Maps = Sequence[Tensor] | Mapping[Any, Tensor]
 
 
 class FeatureDistance(nn.Module):
@@ -17,14 +18,16 @@ class FeatureDistance(nn.Module):
     than LPIPS' own must not go by its name, so it bears `name`. The distance sums over channels and maps and
     averages over images and positions. Video counts frame by frame.
 
-    features: images [B, C, H, W] in [-1, 1] to feature maps [B, C_i, H_i, W_i]; not trained here.
+    network: images [B, C, H, W] in [-1, 1] to feature maps [B, C_i, H_i, W_i], as a sequence or a mapping:
+        any callable, or a module whose method `features` does it. It does not train.
     name: of the loss term, e.g. "lite0_features".
     """
 
-    def __init__(self, features: Features, name: str) -> None:
+    def __init__(self, network: Callable[[Tensor], Maps] | nn.Module, name: str) -> None:
         super().__init__()
-        self.features = features.eval().requires_grad_(False) if isinstance(features, nn.Module) else features
+        self.network = network.requires_grad_(False) if isinstance(network, nn.Module) else network
         self.name = name
+        self.eval()
 
     def train(self, mode: bool = True) -> FeatureDistance:
         """Stays in evaluation mode: the features are frozen, their statistics too."""
@@ -34,10 +37,14 @@ class FeatureDistance(nn.Module):
         """Mean distance of images and reconstruction, both [B, C, *shape] in [-1, 1]; its gradient reaches
         only the reconstruction."""
         with torch.no_grad():
-            wanted = self.features(_frames(images.float()))
-        found = self.features(_frames(reconstruction.float()))
-        parts = [(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in zip(wanted, found, strict=True)]
-        return torch.stack(parts).sum()
+            wanted = self._maps(images)
+        pairs = zip(wanted, self._maps(reconstruction), strict=True)
+        return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).sum()
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        maps = getattr(self.network, "features", self.network)(_frames(images.float()))
+        values = maps.values() if isinstance(maps, Mapping) else maps
+        return [nn.functional.normalize(features, dim=1, eps=1e-6) for features in values]
 
 
 class LPIPS(nn.Module):
@@ -74,7 +81,3 @@ class LPIPS(nn.Module):
 def _frames(images: Tensor) -> Tensor:
     """Video [B, C, T, H, W] as images [B * T, C, H, W]; images as they are."""
     return images if images.ndim == 4 else images.transpose(1, 2).flatten(0, 1)
-
-
-def _unit(features: Tensor) -> Tensor:
-    return nn.functional.normalize(features, dim=1, eps=1e-6)

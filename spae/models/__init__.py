@@ -1,8 +1,9 @@
-"""Networks between pixels and latents, and a frozen one that describes images."""
+"""Networks between pixels and latents, those that judge them, and a frozen one that describes images."""
 
 from spae.models.blocks import BackboneConfig
 from spae.models.decoder import Decoder
+from spae.models.discriminator import PatchDiscriminator, ResidualDiscriminator
 from spae.models.encoder import Encoder
 from spae.models.lite0 import Lite0
 
-__all__ = ["BackboneConfig", "Decoder", "Encoder", "Lite0"]
+__all__ = ["BackboneConfig", "Decoder", "Encoder", "Lite0", "PatchDiscriminator", "ResidualDiscriminator"]

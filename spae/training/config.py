@@ -70,10 +70,6 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"batch_size must be divisible by accumulation, got {self.batch_size} and {self.accumulation}"
-            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON gives them back: lists for tuples."""

@@ -69,15 +69,18 @@ class Trainer:
         evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
         accelerator: Accelerator | None = None,
     ):
+        self.accelerator = accelerator or Accelerator(
+            mixed_precision=config.mixed_precision,
+            # Synchronised norms and the same seed leave no buffer to broadcast in every forward pass.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        shares = self.accelerator.num_processes * config.accumulation
+        if config.batch_size % shares:
+            raise ValueError(f"batch_size: expected a multiple of {shares} shares, got {config.batch_size}")
         if objective is not None and config.loss_weights:
             raise ValueError(f"loss_weights: expected none beside an objective, got {config.loss_weights}")
         self.config, self.dataset, self.evaluate, self.objective = config, dataset, evaluate, objective
         self.num_samples = len(dataset)  # pyright: ignore[reportArgumentType]
-        # The processes' statistics are the same, so there are no buffers to broadcast in every forward pass.
-        once = DistributedDataParallelKwargs(broadcast_buffers=False)
-        self.accelerator = accelerator or Accelerator(
-            mixed_precision=config.mixed_precision, kwargs_handlers=[once]
-        )
         self.step = 0
         self.log_file = Path(config.output_dir) / "log.jsonl"
         self.checkpoint_dir = Path(config.output_dir) / "checkpoints"
@@ -95,21 +98,21 @@ class Trainer:
         self._window_step = self._saved_step = 0
 
     def _opponent(self, objective: Objective) -> Learner | None:
-        """The discriminator as a learner, if there is one; its regulariser's averages join the checkpoint."""
-        objective.to(self.accelerator.device)
+        """The discriminator as a learner, if any. What the objective remembers joins the checkpoint."""
+        objective.to(self.accelerator.device).train()
+        for memory in objective.memory():
+            self.accelerator.register_for_checkpointing(memory)
         if objective.discriminator is None:
             return None
         cfg = self.config
         rate = cfg.discriminator_learning_rate
-        learner = Learner(
+        return Learner(
             self.accelerator,
-            objective.discriminator.train(),
+            objective.discriminator,
             cfg,
             learning_rate=cfg.learning_rate if rate is None else rate,
             steps=max(1, cfg.steps - objective.config.discriminator_start),
         )
-        self.accelerator.register_for_checkpointing(objective.lecam)
-        return learner
 
     def train(self) -> bool:
         """Run (or go on) to the last step. True when it got there, False when a signal ended it before.
