@@ -43,6 +43,8 @@ class FeatureDistance(nn.Module):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         maps = getattr(self.network, "features", self.network)(_frames(images.float()))
+        if isinstance(maps, Tensor):
+            raise TypeError("network: expected several feature maps, got one tensor")
         values = maps.values() if isinstance(maps, Mapping) else maps
         return [nn.functional.normalize(features, dim=1, eps=1e-6) for features in values]
 

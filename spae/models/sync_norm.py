@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -35,7 +34,8 @@ class SynchronisedBatchNorm(_BatchNorm):
         own_var, own_mean = torch.var_mean(input.float(), axes, correction=0)
         own_var, own_mean = own_var.double(), own_mean.double()
         own_count = own_mean.new_full((1,), input.numel() // input.shape[1])
-        sums = all_reduce(torch.cat([own_count, own_count * own_mean, own_count * (own_var + own_mean**2)]))
+        own_sums = torch.cat([own_count, own_count * own_mean, own_count * (own_var + own_mean**2)])
+        sums: Tensor = _SumOverProcesses.apply(own_sums)  # pyright: ignore[reportAssignmentType]
         count, total, squares = sums[:1], *sums[1:].chunk(2)
         mean = total / count
         var = squares / count - mean**2
@@ -55,6 +55,22 @@ class SynchronisedBatchNorm(_BatchNorm):
         momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """all_reduce, whose gradient is the sum of every process's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        distributed.all_reduce(total)
+        return total
 
 
 def synchronise_batch_norm(module: AnyModule) -> AnyModule:

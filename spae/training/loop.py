@@ -24,7 +24,7 @@ from spae.training.signals import StopSignals, ignore_in_worker
 from spae.training.state import latest, load_checkpoint, read_manifest, save_checkpoint
 
 try:
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator
     from accelerate.utils import send_to_device, set_seed
     from tqdm.auto import tqdm
 except ImportError as error:
@@ -69,11 +69,7 @@ class Trainer:
         evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
         accelerator: Accelerator | None = None,
     ):
-        self.accelerator = accelerator or Accelerator(
-            mixed_precision=config.mixed_precision,
-            # Synchronised norms and the same seed leave no buffer to broadcast in every forward pass.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
+        self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
         shares = self.accelerator.num_processes * config.accumulation
         if config.batch_size % shares:
             raise ValueError(f"batch_size: expected a multiple of {shares} shares, got {config.batch_size}")

@@ -166,6 +166,8 @@ def test_feature_distance_by_hand():
     b = torch.tensor([[6.0, 8.0], [0.0, 2.0]]).reshape(2, 2, 1, 1)
     measure = FeatureDistance(lambda images: [images, 5 * images], "plain")
     assert measure(a, b).item() == pytest.approx(2 * (0 + 2) / 2)
+    with pytest.raises(TypeError, match="network: expected several feature maps, got one tensor"):
+        FeatureDistance(lambda images: images, "plain")(a, b)
 
 
 def test_feature_distance_of_video_is_that_of_its_frames():
