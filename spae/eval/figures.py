@@ -12,6 +12,7 @@ from spae.tokenizers import PyramidTokens, Tokenizer
 from spae_ops import Pyramid
 
 _MAX_LETTERS = 11
+_MAX_COLUMNS = 8
 
 
 def pyramid_text(layers: list[list[str]], pyramid: Pyramid) -> str:
@@ -39,7 +40,7 @@ def shown(word: str) -> str:
 
 def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens, path: Path) -> None:
     """Draw a page: for each image the original, its reconstructions from 1..L layers, and its words on their
-    grids.
+    grids, for grids of up to 8 words a side.
 
     images: [B, C, H, W] in [-1, 1]; tokens: all layers of them. Writes a PNG.
     """
@@ -52,8 +53,8 @@ def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens,
     by_layers = [model.decode(tokens.upto(number)).detach() for number in range(1, total + 1)]
     words = model.words(tokens)
     # A word needs about as much room as a picture of 12 words a side; small grids get less.
-    grids = [model.pyramid.grids[number][-1] for number in range(total)]
-    widths = [1.3] * (total + 1) + [0.55 + 0.85 * grid for grid in grids]
+    shown_layers = [n for n in range(total) if max(model.pyramid.grids[n]) <= _MAX_COLUMNS]
+    widths = [1.3] * (total + 1) + [0.55 + 0.85 * model.pyramid.grids[n][-1] for n in shown_layers]
     figure = Figure(figsize=(sum(widths) + 0.6, 1.75 * len(images) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(images), len(widths), squeeze=False, width_ratios=widths)
@@ -65,10 +66,9 @@ def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens,
             title = f"{counts[number - 1]} word{'s' * (counts[number - 1] > 1)}" if row == 0 else ""
             quality = psnr(image[None], reconstruction[None].cpu()).item()
             _picture(axes[row][number], reconstruction, title, f"{quality:.1f} dB")
-            title = f"layer {number}" if row == 0 else ""
-            _word_grid(
-                axes[row][total + number], words[row][number - 1], model.pyramid.grids[number - 1], title
-            )
+        for column, layer in enumerate(shown_layers, total + 1):
+            title = f"layer {layer + 1}" if row == 0 else ""
+            _word_grid(axes[row][column], words[row][layer], model.pyramid.grids[layer], title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -71,6 +71,14 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """From the fields by name. Raises ValueError for others."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"train: unknown fields {unknown}; this version knows {sorted(known)}")
+        return cls(**values)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON gives them back: lists for tuples."""
         return json.loads(json.dumps(asdict(self)))

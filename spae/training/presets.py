@@ -1,43 +1,71 @@
-"""Whole training runs by name: data, codebook, model and schedule in one JSON file, with overrides."""
+"""Whole training runs by name: data, codebook, model, objective and schedule in one JSON file, with
+overrides."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from spae.codebook import Codebook
-from spae.tokenizers import SPAE, SPAEConfig
+from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
+from spae.models import PatchDiscriminator, ResidualDiscriminator
+from spae.tokenizers import SPAE, SPAEConfig, Tokenizer
+from spae.training.data import open_dataset
 
 FOLDER = Path(__file__).parent.parent / "presets"
-_SECTIONS = {"description", "data", "codebook", "model", "train"}
+_SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
+_QUANTIZER = ("grids", "rule", "latent_norm", "update")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """data: name of a packaged dataset. codebook: arguments of `Codebook.load`. model: fields of SPAEConfig.
-    train: fields of TrainConfig but for output_dir."""
+    """data: see `open_dataset`. tokenizer: "spae". codebook: arguments of `Codebook.load`. model: fields of
+    the tokenizer's config. train: fields of TrainConfig but for output_dir.
 
-    data: str
-    codebook: dict[str, Any]
+    objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
+        "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
+        "discriminator": {"kind": "patch"|"residual"} and that one's arguments.
+    None stands for the model's own losses, weighed by the loss_weights of `train`.
+    """
+
+    data: str | dict[str, Any]
     model: dict[str, Any]
     train: dict[str, Any]
+    tokenizer: str = "spae"
+    codebook: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] | None = None
 
-    def build(self) -> SPAE:
+    def build(self) -> Tokenizer:
+        if self.tokenizer != "spae":
+            raise ValueError(f"tokenizer: expected 'spae', got {self.tokenizer!r}")
         return SPAE(SPAEConfig.from_dict(self.model), Codebook.load(**self.codebook))
 
-    def datasets(self) -> tuple[Dataset[Any], Tensor]:
-        """Training set, and held-out images [N, C, *image_size]."""
-        if self.data == "mnist":
-            from spae.data.mnist import MNISTDigits
+    def dataset(self, split: Any, image_size: tuple[int, ...]) -> Dataset[Any]:
+        """Training set, or held-out images."""
+        return open_dataset(self.data, split, image_size=image_size)
 
-            return MNISTDigits("train"), MNISTDigits("test").images
-        raise ValueError(f"data: expected 'mnist', got {self.data!r}")
+    def build_objective(self, model: Tokenizer) -> Objective | None:
+        """The objective for a model of this preset."""
+        if self.objective is None:
+            return None
+        entries = dict(self.objective)
+        perceptual, discriminator = entries.pop("perceptual", None), entries.pop("discriminator", None)
+        return Objective(
+            ObjectiveConfig.from_dict(entries),
+            perceptual=None if perceptual is None else _perceptual(perceptual),
+            discriminator=None if discriminator is None else _discriminator(discriminator, model.config),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a preset's file holds it: without what has its default."""
+        defaults = {"tokenizer": "spae", "codebook": {}, "objective": None}
+        values = asdict(self)
+        return {name: values[name] for name in _SECTIONS if values[name] != defaults.get(name, ...)}
 
 
 def presets() -> list[str]:
@@ -48,32 +76,60 @@ def presets() -> list[str]:
 def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
     """A preset by name, or from a JSON file, with overrides like "model.rule=rq" or "train.steps=500".
 
-    The value is read as JSON, and as a string where it is none. Raises ValueError for an unknown name or key.
+    The value is read as JSON, and as a string where it is none; sections inside a section appear as they are
+    named. "quantizer.rule" and the like stand for "model.rule". Raises ValueError for an unknown name or
+    section; unknown keys raise where they are used.
     """
     path = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
     if not path.is_file():
         raise ValueError(f"preset: expected one of {presets()} or a JSON file, got {name!r}")
     values = json.loads(path.read_text())
-    if unknown := sorted(set(values) - _SECTIONS):
-        raise ValueError(f"preset: unknown sections {unknown} in {path.name}; expected {sorted(_SECTIONS)}")
+    values.pop("description", None)
     for override in overrides:
         _set(values, override)
-    values.pop("description", None)
+    if unknown := sorted(set(values) - set(_SECTIONS)):
+        raise ValueError(f"preset: unknown sections {unknown} in {path.name}; expected {_SECTIONS}")
     return Preset(**values)
 
 
 def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    *path, last = key.split(".")
-    if not equals or not path:
+    path = key.split(".")
+    if not equals or (len(path) == 1 and key not in _SECTIONS):
         raise ValueError(f"override: expected section.name=value, got {override!r}")
-    for part in path:
-        if part not in values:
-            raise ValueError(
-                f"override: no section {part!r} in {override!r}; expected one of {sorted(values)}"
-            )
+    if path[0] == "quantizer" and path[1] in _QUANTIZER:
+        path[0] = "model"
+    if path[0] not in _SECTIONS:
+        raise ValueError(f"override: no section {path[0]!r} in {override!r}; expected one of {_SECTIONS}")
+    if path[0] == "data" and len(path) > 1 and isinstance(values["data"], str):
+        values["data"] = {"name": values["data"]}
+    *sections, last = path
+    for part in sections:
+        if not isinstance(values.setdefault(part, {}), dict):
+            values[part] = {}
         values = values[part]
     try:
         values[last] = json.loads(text)
     except json.JSONDecodeError:
         values[last] = text
+
+
+def _perceptual(name: str) -> FeatureDistance | LPIPS:
+    if name == "lite0":
+        from spae.models.lite0 import Lite0  # pyright: ignore[reportMissingImports]
+
+        return FeatureDistance(Lite0.load(), "lite0_features")
+    kind, _, net = name.partition("-")
+    if kind != "lpips" or net not in ("vgg", "alex", "squeeze"):
+        raise ValueError(f"perceptual: expected lite0, lpips-vgg, lpips-alex or lpips-squeeze, got {name!r}")
+    return LPIPS(net)
+
+
+def _discriminator(entries: dict[str, Any], config: SPAEConfig) -> PatchDiscriminator | ResidualDiscriminator:
+    arguments = {"in_channels": config.in_channels, **entries}
+    kind = arguments.pop("kind", None)
+    if kind == "patch":
+        return PatchDiscriminator(ndim=config.ndim, **arguments)
+    if kind == "residual":
+        return ResidualDiscriminator(config.image_size, **arguments)
+    raise ValueError(f"discriminator.kind: expected 'patch' or 'residual', got {kind!r}")

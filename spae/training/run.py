@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from spae.eval.figures import reconstruction_page
 from spae.eval.metrics import psnr
 from spae.eval.reconstruction import decode_all, encode_all
 from spae.tokenizers import Tokenizer
@@ -16,39 +20,65 @@ from spae.training.loop import Trainer
 from spae.training.presets import Preset
 
 PROGRESS_IMAGES = 128
+PAGE_IMAGES = 4
 
 
 def train(preset: Preset, output_dir: str | Path) -> bool:
     """Train (or go on training) a preset in `output_dir`; the model ends up in its folder `model`.
 
+    As it trains, `progress/` gets a page of held-out images with their reconstructions and words.
     Returns False if a signal ended the run before its last step: the same call goes on with it.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    config = TrainConfig(output_dir=str(output_dir), **preset.train)
+    config = TrainConfig.from_dict({**preset.train, "output_dir": str(output_dir)})
     # The weights are drawn from the run's seed too, so that preset and seed make the model.
     torch.manual_seed(config.seed)
     model = preset.build()
-    dataset, held_out = preset.datasets()
+    dataset, held_out = (preset.dataset(split, model.config.image_size) for split in ("train", "test"))
     trainer = Trainer(
-        model, dataset, config, evaluate=_held_out_psnr(held_out[:: max(1, len(held_out) // PROGRESS_IMAGES)])
+        model,
+        dataset,
+        config,
+        objective=preset.build_objective(model),
+        evaluate=_Progress(held_out, output_dir / "progress"),
     )
-    recipe = {"data": preset.data, "codebook": preset.codebook, "model": preset.model, "train": preset.train}
-    (output_dir / "preset.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    if trainer.accelerator.is_main_process:
+        (output_dir / "preset.json").write_text(json.dumps(preset.to_dict(), indent=2) + "\n")
     if not trainer.train():
         return False
-    with trainer.averaged():
-        model.save_pretrained(output_dir / "model")
+    if trainer.accelerator.is_main_process:
+        with trainer.averaged():
+            model.save_pretrained(output_dir / "model")
     return True
 
 
-def _held_out_psnr(images: torch.Tensor):
-    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+class _Progress:
+    """Held-out figures of a model in training, and a page of pictures and words."""
+
+    def __init__(self, dataset: Dataset[Any], folder: Path):
+        total = len(dataset)  # pyright: ignore[reportArgumentType]
+        chosen = range(0, total, max(1, total // PROGRESS_IMAGES))
+        self.images: Tensor = torch.stack([_image(dataset[i]) for i in chosen])
+        self.folder = folder
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, Tokenizer)
-        tokens = encode_all(model, images)
+        tokens = encode_all(model, self.images)
+        self._page(model, step)
         return {
-            f"psnr_{number}_layers": psnr(images, decode_all(model, tokens.upto(number))).mean().item()
+            f"psnr_{number}_layers": psnr(self.images, decode_all(model, tokens.upto(number))).mean().item()
             for number in range(max(1, tokens.num_layers - 2), tokens.num_layers + 1)
         } | {"distinct_words": float(tokens.ids.unique().numel())}
 
-    return evaluate
+    def _page(self, model: Tokenizer, step: int) -> None:
+        """Where there is matplotlib to draw it; video has no page."""
+        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        if first and self.images.ndim == 4 and importlib.util.find_spec("matplotlib"):
+            images = self.images[:: max(1, len(self.images) // PAGE_IMAGES)][:PAGE_IMAGES].to(model.device)
+            page = self.folder / f"step-{step:08d}.png"
+            reconstruction_page(model, images, model.encode(images), page)
+
+
+def _image(sample: Any) -> Tensor:
+    return sample[0] if isinstance(sample, list | tuple) else sample

@@ -1,12 +1,20 @@
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from spae import SPAE, Codebook
+pytest.importorskip("accelerate", reason="spae.training needs accelerate")
+
+from spae import SPAE, Codebook, SPAEConfig
 from spae.cli import main
-from spae.training import read_log
+from spae.losses import ObjectiveConfig
+from spae.models import PatchDiscriminator, ResidualDiscriminator
+from spae.training import TrainConfig, read_log
 from spae.training.presets import load_preset, presets
+from spae.training.run import train
+from spae_ops import Pyramid
 
 
 def test_mnist_is_the_whole_vocabulary_without_semantics():
@@ -30,12 +38,96 @@ def test_overrides():
             load_preset("mnist", [bad])
     with pytest.raises(ValueError, match="preset: expected one of"):
         load_preset("imaginary")
+    preset = load_preset("mnist", ["quantizer.rule=rq", "quantizer.grids=[4,4]", "data.split_seed=1"])
+    assert preset.model["rule"] == "rq"
+    assert preset.model["grids"] == [4, 4]
+    assert preset.data == {"name": "mnist", "split_seed": 1}
+    preset = load_preset("mnist", ["objective.discriminator.kind=patch", "objective.gan=non_saturating"])
+    assert preset.objective == {"discriminator": {"kind": "patch"}, "gan": "non_saturating"}
+    assert load_preset("emoji128", ["objective.perceptual=null"]).objective["perceptual"] is None
+    with pytest.raises(ValueError, match="override: no section 'quantizer'"):
+        load_preset("mnist", ["quantizer.colour=red"])
+
+
+@pytest.mark.parametrize("name", ["imagenet128", "imagenet256", "emoji128"])
+def test_the_paper_s_settings(name):
+    preset = load_preset(name)
+    config = SPAEConfig.from_dict(preset.model)
+    assert config.pyramid == Pyramid.square(16, (1, 2, 4, 8, 16, 16))
+    goal = {k: v for k, v in preset.objective.items() if k not in ("perceptual", "discriminator")}
+    assert ObjectiveConfig.from_dict(goal) == ObjectiveConfig()
+    train = TrainConfig.from_dict({**preset.train, "output_dir": "x"})
+    assert (train.schedule, train.learning_rate) == ("inverse_sqrt", 1e-4)
+    if name.startswith("imagenet"):
+        assert (train.steps, train.batch_size) == (450_000, 256)
+
+
+def toy_book(folder):
+    vectors = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
+    Codebook.from_arrays([f" w{i}" for i in range(300)], vectors).save(folder / "book")
+
+
+def save_images(folder, count, label="x"):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    (folder / label).mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.RandomState(number).randint(0, 256, (40, 36, 3), np.uint8)
+        image.fromarray(pixels).save(folder / label / f"{number:02d}.png")
+
+
+@pytest.mark.parametrize("name", ["imagenet128", "imagenet256", "emoji128"])
+def test_the_paper_s_settings_run_when_small(name, tmp_path):
+    """Every part of the recipe for one step, LPIPS and a set to fetch aside."""
+    toy_book(tmp_path)
+    save_images(tmp_path / "images/train", 4)
+    save_images(tmp_path / "images/val", 4)
+    data = json.dumps({"folder": str(tmp_path / "images"), "train": "train", "test": "val"})
+    factor = 16 if name == "imagenet256" else 8
+    overrides = [
+        f"data={data}",
+        f"codebook={json.dumps({'source': str(tmp_path / 'book')})}",
+        f"model.image_size={[4 * factor] * 2}",
+        "model.grids=[1,2,4,4]",
+        "model.channels=4",
+        "model.num_res_blocks=1",
+        "objective.perceptual=null",
+        "objective.discriminator.channels=4",
+        *("train.steps=1", "train.batch_size=2", "train.mixed_precision=no", "train.num_workers=0"),
+        "train.progress=false",
+    ]
+    assert train(load_preset(name, overrides), tmp_path / "run")
+    (record,) = read_log(tmp_path / "run/log.jsonl")
+    assert {"loss/generator", "discriminator/hinge", "eval/psnr_4_layers"} <= record.keys()
+    assert (tmp_path / "run/progress/step-00000001.png").stat().st_size > 5000
+    assert load_preset(tmp_path / "run/preset.json").objective["lambda_"] == 0.1
+
+
+def test_parts_of_an_objective_by_name(monkeypatch):
+    model = SimpleNamespace(config=SPAEConfig(image_size=(32, 32), grids=(1, 4)))
+    base = load_preset("emoji128", ["objective.perceptual=null", "objective.discriminator.kind=patch"])
+    goal = base.build_objective(model)
+    assert isinstance(goal.discriminator, PatchDiscriminator)
+    assert goal.perceptual is None
+    residual = load_preset("emoji128", ["objective.perceptual=null"]).build_objective(model)
+    assert isinstance(residual.discriminator, ResidualDiscriminator)
+    assert load_preset("mnist").build_objective(model) is None
+    for override, message in [
+        (
+            "objective.discriminator.kind=dense",
+            "discriminator.kind: expected 'patch' or 'residual', got 'dense'",
+        ),
+        ("objective.perceptual=vgg", "perceptual: expected lite0, lpips-vgg, .* got 'vgg'"),
+        ("objective.weight=2", r"objective: unknown fields \['weight'\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_preset("emoji128", ["objective.perceptual=null", override]).build_objective(model)
+    with pytest.raises(ValueError, match=r"train: unknown fields \['epochs'\]"):
+        TrainConfig.from_dict({"epochs": 3})
 
 
 def test_train_command_from_preset_to_model(tmp_path, capsys):
     """Images in, a saved tokenizer out; and the same command on a finished run changes nothing."""
-    vectors = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
-    Codebook.from_arrays([f" w{i}" for i in range(300)], vectors).save(tmp_path / "book")
+    toy_book(tmp_path)
     preset = {
         "data": "mnist",
         "codebook": {"source": str(tmp_path / "book"), "normalise": "centre"},
