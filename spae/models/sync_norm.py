@@ -1,4 +1,4 @@
-"""Batch norm over the batch of all processes, on any device."""
+"""Statistics over the batch of all processes, on any device."""
 
 from __future__ import annotations
 
@@ -73,13 +73,16 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
-def synchronise_batch_norm(module: AnyModule) -> AnyModule:
+def synchronise(module: AnyModule) -> AnyModule:
     """Make every batch norm in `module` a `SynchronisedBatchNorm`, in place; returns `module`.
 
-    Parameters, buffers and names in the state dict stay the same. The forward pass in training then holds a
-    collective, so every process must run it.
+    Modules with an attribute `synchronised`, such as a learned codebook, get it set. Parameters, buffers and
+    names in the state dict stay the same. The forward pass in training then holds collectives, so every
+    process must run it.
     """
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             child.__class__ = SynchronisedBatchNorm  # pyright: ignore[reportAttributeAccessIssue]
+        elif hasattr(child, "synchronised"):
+            child.synchronised = True  # pyright: ignore[reportArgumentType]
     return module

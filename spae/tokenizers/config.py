@@ -19,7 +19,8 @@ class SPAEConfig:
     channels, multipliers, num_res_blocks, strides, in_channels: see `BackboneConfig`.
     rule: "saq", streaming average quantization, or "rq", residual quantization.
     latent_norm: "matched" gives the latents the codebook's mean and standard deviation, channel by channel;
-        "none" is the paper's free latents, which drift away from a frozen table.
+        "none" is the paper's free latents, which drift away from a frozen table; "unit" gives each latent
+        unit length, for a codebook of such rows.
     """
 
     image_size: tuple[int, ...] = (128, 128)
@@ -37,8 +38,8 @@ class SPAEConfig:
             object.__setattr__(self, name, _tuples(getattr(self, name)))
         if self.rule not in ("saq", "rq"):
             raise ValueError(f"rule: expected 'saq' or 'rq', got {self.rule!r}")
-        if self.latent_norm not in ("matched", "none"):
-            raise ValueError(f"latent_norm: expected 'matched' or 'none', got {self.latent_norm!r}")
+        if self.latent_norm not in ("matched", "none", "unit"):
+            raise ValueError(f"latent_norm: expected 'matched', 'none' or 'unit', got {self.latent_norm!r}")
         _ = self.pyramid  # raises for grids that do not fit
 
     @property

@@ -43,6 +43,19 @@ class MatchedNorm(nn.Module):
         return self.norm(z) * self.std + self.mean
 
 
+class UnitNorm(nn.Module):
+    """Latents [B, D, *shape] scaled to unit length at every position."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return nn.functional.normalize(z, dim=1)
+
+
+def latent_norm(kind: str, codebook: Codebook, ndim: int) -> nn.Module:
+    """What brings latents to the codebook: see `SPAEConfig.latent_norm`."""
+    kinds = {"matched": lambda: MatchedNorm(codebook, ndim), "unit": UnitNorm, "none": nn.Identity}
+    return kinds[kind]()
+
+
 class PyramidQuantizer(nn.Module):
     """Latents [B, D, *shape] to codes of a frozen codebook over a pyramid, and back. Holds no parameters."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spae.codebook import Codebook
 from spae.losses import reconstruction_loss
 from spae.models import Decoder, Encoder
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.config import SPAEConfig
-from spae.tokenizers.quantizers import MatchedNorm, PyramidQuantizer
+from spae.tokenizers.quantizers import PyramidQuantizer, latent_norm
 from spae.tokenizers.tokens import PyramidTokens
 
 
@@ -31,8 +31,7 @@ class SPAE(Tokenizer):
         self.pyramid = config.pyramid
         backbone = config.backbone(codebook.vectors.shape[1])
         self.encoder = Encoder(backbone)
-        matched = config.latent_norm == "matched"
-        self.latent_norm = MatchedNorm(codebook, config.ndim) if matched else nn.Identity()
+        self.latent_norm = latent_norm(config.latent_norm, codebook, config.ndim)
         self.quantizer = PyramidQuantizer(self.pyramid, config.rule)
         self.decoder = Decoder(backbone)
 
@@ -41,7 +40,7 @@ class SPAE(Tokenizer):
         8)."""
         z = self.latents(images)
         ids, quantized, commitment = self.quantizer(z, self.codebook)
-        reconstruction = self.decoder(quantized)
+        reconstruction = self._pixels(quantized, ids)
         losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
         return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
 
@@ -55,9 +54,13 @@ class SPAE(Tokenizer):
         """Words of any number of layers to images in [-1, 1]."""
         self._check_tokens(tokens)
         features = self.quantizer.decode(tokens.ids, self.codebook)
-        return self.decoder(features).float().clamp(-1, 1)
+        return self._pixels(features, tokens.ids).float().clamp(-1, 1)
 
     def latents(self, images: Tensor) -> Tensor:
         """Images to latents float32 [B, D, *shape], what the quantizer looks up (also under autocast)."""
         self._check_images(images)
         return self.latent_norm(self.encoder(images).float()).float()
+
+    def _pixels(self, quantized: Tensor, ids: Tensor) -> Tensor:
+        """Quantized latents [B, D, *shape], of these ids, to images that are not clamped."""
+        return self.decoder(quantized)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spae.losses import Objective
-from spae.models.sync_norm import synchronise_batch_norm
+from spae.models.sync_norm import synchronise
 from spae.training.config import TrainConfig
 from spae.training.ema import ParameterEMA
 from spae.training.learner import Learner
@@ -81,7 +81,7 @@ class Trainer:
         self.log_file = Path(config.output_dir) / "log.jsonl"
         self.checkpoint_dir = Path(config.output_dir) / "checkpoints"
         if self.accelerator.num_processes > 1:
-            synchronise_batch_norm(model)
+            synchronise(model)
         rate = config.learning_rate
         self.learner = Learner(self.accelerator, model, config, learning_rate=rate, steps=config.steps)
         self.model, self.optimizer = self.learner.module, self.learner.optimizer

@@ -7,25 +7,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import Dataset
 
 from spae.codebook import Codebook
 from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import PatchDiscriminator, ResidualDiscriminator
-from spae.tokenizers import SPAE, SPAEConfig, Tokenizer
+from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
+from spae.tokenizers.lqae import bert_codebook
 from spae.training.data import open_dataset
 
 FOLDER = Path(__file__).parent.parent / "presets"
 _SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
-_QUANTIZER = ("grids", "rule", "latent_norm", "update")
+_QUANTIZER = ("grids", "rule", "latent_norm", "codebook_size", "codebook_dim", "update", "mask_rate")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """data: see `open_dataset`. tokenizer: "spae". codebook: arguments of `Codebook.load`. model: fields of
-    the tokenizer's config. train: fields of TrainConfig but for output_dir.
+    """data: see `open_dataset`. tokenizer: "spae", "vqgan" or "lqae". model: fields of its config. train:
+    fields of TrainConfig but for output_dir.
+
+    codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae"; "vqgan" has none.
 
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
         "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
@@ -41,9 +44,13 @@ class Preset:
     objective: dict[str, Any] | None = None
 
     def build(self) -> Tokenizer:
-        if self.tokenizer != "spae":
-            raise ValueError(f"tokenizer: expected 'spae', got {self.tokenizer!r}")
-        return SPAE(SPAEConfig.from_dict(self.model), Codebook.load(**self.codebook))
+        if self.tokenizer == "vqgan":
+            return VQGAN(cast(VQGANConfig, VQGANConfig.from_dict(self.model)))
+        if self.tokenizer == "lqae":
+            return LQAE(cast(LQAEConfig, LQAEConfig.from_dict(self.model)), bert_codebook(**self.codebook))
+        if self.tokenizer == "spae":
+            return SPAE(SPAEConfig.from_dict(self.model), Codebook.load(**self.codebook))
+        raise ValueError(f"tokenizer: expected 'spae', 'vqgan' or 'lqae', got {self.tokenizer!r}")
 
     def dataset(self, split: Any, image_size: tuple[int, ...]) -> Dataset[Any]:
         """Training set, or held-out images."""

@@ -17,7 +17,7 @@ pytest.importorskip("accelerate", reason="the training loop needs accelerate")
 from spae import SPAE, Codebook, SPAEConfig
 from spae.losses import FeatureDistance, Objective, ObjectiveConfig
 from spae.models import PatchDiscriminator
-from spae.models.sync_norm import SynchronisedBatchNorm, synchronise_batch_norm
+from spae.models.sync_norm import SynchronisedBatchNorm, synchronise
 from spae.training import TrainConfig, Trainer, read_log
 
 MODEL = SPAEConfig(image_size=(16, 16), grids=(1, 2, 4), channels=8, multipliers=(1, 2, 2), num_res_blocks=1)
@@ -79,7 +79,7 @@ def _work(rank: int, port: int, folder: str) -> None:
 
 
 def normalise(rank: int) -> dict[str, torch.Tensor]:
-    norm, x = synchronise_batch_norm(batch_norm()), inputs()
+    norm, x = synchronise(batch_norm()), inputs()
     # Shares of different sizes: the statistics weigh them by their counts.
     share = (x[:4] if rank == 0 else x[4:]).clone().requires_grad_()
     output = norm(share)
@@ -128,7 +128,7 @@ def test_batch_norm_over_two_processes_is_that_of_the_whole_batch(shared):
 
 
 def test_synchronising_changes_nothing_in_one_process():
-    plain, twin = batch_norm(), synchronise_batch_norm(nn.Sequential(batch_norm()))[0]
+    plain, twin = batch_norm(), synchronise(nn.Sequential(batch_norm()))[0]
     assert isinstance(twin, SynchronisedBatchNorm)
     assert torch.equal(plain(inputs()), twin(inputs()))
     assert plain.state_dict().keys() == twin.state_dict().keys()

@@ -1,0 +1,124 @@
+"""A codebook that trains, for the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+
+from spae_ops import CodeIndex
+
+Update = Literal["ema", "gradient"]
+_EPSILON = 1e-5
+
+
+class LearnedCodebook(nn.Module):
+    """K vectors of width D that follow the latents; a code's "word" is its number, "<17>", in no language.
+
+    It has the face of a `Codebook` but for the LLM: `words`, `vectors`, `index`, `ids_of`. Unlike a frozen
+    table its vectors are part of the state dict.
+
+    update: "ema", each vector an exponential moving average of its queries (van den Oord et al. 2017,
+        appendix A.1), or "gradient", by the loss that `learn` returns.
+    decay: of the averages; those of the codes' uses are taken either way.
+    revive_below: a code with fewer uses a batch, on average, takes the place of a random query of the batch.
+        At the start none is used, so all codes start as queries of the first batch.
+
+    `synchronised`, which the trainer sets, exchanges the averages between the processes of a distributed run.
+    """
+
+    vectors: Tensor
+    sums: Tensor
+    counts: Tensor
+    normalisation = "none"
+
+    def __init__(
+        self, size: int, width: int, *, update: Update = "ema", decay: float = 0.99, revive_below: float = 0.1
+    ) -> None:
+        super().__init__()
+        if update not in ("ema", "gradient"):
+            raise ValueError(f"update: expected 'ema' or 'gradient', got {update!r}")
+        self.update, self.decay, self.revive_below = update, decay, revive_below
+        self.synchronised = False
+        self.words = [f"<{code}>" for code in range(size)]
+        self.name = f"learned-{size}"
+        vectors = torch.randn(size, width) / width**0.5
+        if update == "gradient":
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+            self.register_buffer("sums", torch.zeros(size, width))
+        self.register_buffer("counts", torch.zeros(size))
+        self._index: tuple[tuple[int, int], CodeIndex] | None = None
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def index(self) -> CodeIndex:
+        """The vectors as they are now, prepared for lookups; it does not change with them."""
+        state = (self.vectors.data_ptr(), self.vectors._version)
+        if self._index is None or self._index[0] != state:
+            self._index = (state, CodeIndex(self.vectors.detach().clone()))
+        return self._index[1]
+
+    def ids_of(self, words: Sequence[str]) -> Tensor:
+        """Strings like "<17>" -> int64 [n]. Raises ValueError for any other."""
+        place = {word: code for code, word in enumerate(self.words)}
+        if unknown := [word for word in words if word not in place]:
+            raise ValueError(f"words: no word {unknown[0]!r} in codebook {self.name!r}")
+        ids = [place[word] for word in words]
+        return torch.tensor(ids, dtype=torch.int64, device=self.vectors.device)
+
+    def learn(self, queries: Tensor, ids: Tensor) -> Tensor | None:
+        """Take in what was looked up. Call it once in each forward pass of training, after the lookups.
+
+        queries: float [N, D]; no gradient reaches them. ids: int64 [N], the codes that were found for them.
+        Returns mean ||sg(query) - code||^2 for "gradient", and None for "ema".
+        """
+        queries = queries.detach().float()
+        loss = None
+        if self.update == "gradient":
+            loss = F.mse_loss(F.embedding(ids, self.vectors), queries)
+        if self.training:
+            self._follow(queries, ids)
+        return loss
+
+    @torch.no_grad()
+    def _follow(self, queries: Tensor, ids: Tensor) -> None:
+        size = len(self)
+        uses = torch.bincount(ids, minlength=size).to(queries.dtype)
+        self.counts.lerp_(self._summed(uses), 1 - self.decay)
+        if self.update == "ema":
+            sums = torch.zeros_like(self.sums).index_add_(0, ids, queries)
+            self.sums.lerp_(self._summed(sums), 1 - self.decay)
+            # Smoothed, so that a code without uses has no zero to divide by.
+            total = self.counts.sum()
+            smoothed = (self.counts + _EPSILON) / (total + size * _EPSILON) * total
+            self.vectors.copy_(self.sums / smoothed[:, None])
+        dead = (self.counts < self.revive_below).nonzero()[:, 0]
+        if len(dead) and len(queries):
+            # Drawn on the CPU, whose generator is the one that checkpoints restore everywhere.
+            fresh = queries[torch.randint(len(queries), (len(dead),)).to(queries.device)]
+            if self._shared:
+                distributed.broadcast(fresh, 0)
+            self.vectors[dead] = fresh
+            self.counts[dead] = 1.0
+            if self.update == "ema":
+                self.sums[dead] = fresh
+
+    @property
+    def _shared(self) -> bool:
+        return self.synchronised and distributed.is_initialized()
+
+    def _summed(self, values: Tensor) -> Tensor:
+        if self._shared:
+            distributed.all_reduce(values)
+        return values
+
+    def extra_repr(self) -> str:
+        size, width = self.vectors.shape
+        return f"{size} codes x {width}, update={self.update!r}"
