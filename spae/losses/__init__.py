@@ -4,6 +4,13 @@ from spae.losses.adversarial import LeCAM, discriminator_loss, generator_loss
 from spae.losses.appearance import AppearanceConfig, appearance_loss, commitment_loss, reconstruction_loss
 from spae.losses.objective import Objective, ObjectiveConfig
 from spae.losses.perceptual import LPIPS, FeatureDistance
+from spae.losses.semantic import (
+    SemanticLoss,
+    SemanticPools,
+    relative_scores,
+    semantic_loss,
+    semantic_pools,
+)
 
 __all__ = [
     "LPIPS",
@@ -12,9 +19,14 @@ __all__ = [
     "LeCAM",
     "Objective",
     "ObjectiveConfig",
+    "SemanticLoss",
+    "SemanticPools",
     "appearance_loss",
     "commitment_loss",
     "discriminator_loss",
     "generator_loss",
     "reconstruction_loss",
+    "relative_scores",
+    "semantic_loss",
+    "semantic_pools",
 ]

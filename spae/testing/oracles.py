@@ -145,3 +145,44 @@ def distance_cross_entropy(x: Any, codes: Any, target: Any, temperature: float =
     best = scores.max(axis=1)
     partition = best + np.log(np.exp(scores - best[:, None]).sum(axis=1))
     return partition - scores[np.arange(len(scores)), as_int64(target)]
+
+
+def semantic_pools(scores: Any, thresholds: Any) -> list[list[set[int]]]:
+    """For each image and layer the words whose score, from 0 for the worst to 1 for the best, reaches the
+    threshold (eqs. 4 to 6)."""
+    pools = []
+    for row in as_float64(scores):
+        span = row.max() - row.min()
+        relative = (row - row.min()) / span if span > 0 else np.ones_like(row)
+        pools.append([set(np.flatnonzero(relative >= rho).tolist()) for rho in thresholds])
+    return pools
+
+
+def semantic_loss(
+    z: Any,
+    ids: Any,
+    codes: Any,
+    shape: tuple[int, ...],
+    grids: tuple[tuple[int, ...], ...],
+    targets: list[Any],
+    rule: str = "saq",
+    temperature: float = 1.0,
+) -> float:
+    """Eq. 7 for targets int64 [B, n_l] of the first layers: the mean over layers of the mean over images and
+    positions."""
+    z, ids, codes = as_float64(z), as_int64(ids), as_float64(codes)
+    layers: list[list[float]] = [[] for _ in targets]
+    for image in range(len(z)):
+        chosen: dict[tuple[int, ...], np.ndarray] = {}
+        counts: dict[tuple[int, ...], int] = {}
+        token = 0
+        for layer in range(len(targets)):
+            for place, position in enumerate(positions(shape, grids[layer])):
+                latent = z[(image, slice(None), *position)]
+                total, count = chosen.get(position, np.zeros_like(latent)), counts.get(position, 0)
+                query = (count + 1) * latent - total if rule == "saq" else latent - total
+                target = as_int64(targets[layer])[image, place : place + 1]
+                layers[layer].append(distance_cross_entropy(query[None], codes, target, temperature)[0])
+                chosen[position], counts[position] = total + codes[ids[image, token]], count + 1
+                token += 1
+    return float(np.mean([np.mean(values) for values in layers]))

@@ -1,0 +1,215 @@
+"""SPAE's semantic guidance: pools of fitting words (eqs. 4 to 6), and the loss (eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from spae_ops import CodeIndex, Pyramid, distance_cross_entropy, layer_queries
+
+THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8)
+"""The paper's rho of layers 1 to 5."""
+
+
+def relative_scores(scores: Tensor) -> Tensor:
+    """Each image's scores brought to 0 (its worst word) .. 1 (its best), eqs. 4 and 5.
+
+    scores: finite floating-point [B, K], e.g. image features times text features.
+
+    Returns float32 (float64 for float64) [B, K]. Where all words score the same, all are the best: 1.
+
+    >>> relative_scores(torch.tensor([[0.1, 0.3, 0.2], [0.4, 0.4, 0.4]]))
+    tensor([[0.0000, 1.0000, 0.5000],
+            [1.0000, 1.0000, 1.0000]])
+    """
+    _check_scores(scores)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    low, high = scores.aminmax(dim=1, keepdim=True)
+    spread = high - low
+    return torch.where(spread > 0, (scores - low) / spread, torch.ones_like(scores))
+
+
+@dataclass(frozen=True)
+class SemanticPools:
+    """For each image and layer the words that fit (eq. 6), as prefixes of one ranking.
+
+    ranked: int64 [B, M], each image's best M words, best first; M is the size of the largest pool.
+    sizes: int64 [B, L'], how many of them make each layer's pool; at least 1.
+    """
+
+    ranked: Tensor
+    sizes: Tensor
+
+    @property
+    def num_layers(self) -> int:
+        return self.sizes.shape[1]
+
+    def sample(self, uniform: Tensor, layer: int) -> Tensor:
+        """Words drawn uniformly from the pools of one layer: numbers in [0, 1) [B, n] -> int64 [B, n]."""
+        if uniform.ndim != 2 or len(uniform) != len(self.ranked) or not uniform.is_floating_point():
+            raise ValueError(
+                f"uniform: expected floating-point [{len(self.ranked)}, n] in [0, 1), "
+                f"got {uniform.dtype} {list(uniform.shape)}"
+            )
+        size = self.sizes[:, layer, None]
+        # The product may round up to the size itself.
+        place = torch.minimum((uniform.double() * size).long(), size - 1)
+        return self.ranked.gather(1, place)
+
+
+def semantic_pools(scores: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> SemanticPools:
+    """The words whose relative score reaches each layer's threshold, eq. 6. The best word always does.
+
+    scores: finite floating-point [B, K], raw (see `relative_scores`). thresholds: a rho in [0, 1] per layer.
+
+    >>> pools = semantic_pools(torch.tensor([[0.0, 1.0, 0.96, 0.9]]), (0.98, 0.95))
+    >>> pools.ranked, pools.sizes
+    (tensor([[1, 2]]), tensor([[1, 2]]))
+    """
+    if not thresholds or not all(0 <= rho <= 1 for rho in thresholds):
+        raise ValueError(f"thresholds: expected at least one, all from 0 to 1, got {tuple(thresholds)}")
+    relative = relative_scores(scores)
+    # Layer by layer: no [B, L', K] tensor.
+    sizes = torch.stack([(relative >= rho).sum(1) for rho in thresholds], dim=1)
+    largest = int(sizes.max()) if len(sizes) else 1
+    return SemanticPools(relative.topk(largest, dim=1).indices, sizes)
+
+
+def semantic_loss(
+    z: Tensor,
+    ids: Tensor,
+    codes: Tensor | CodeIndex,
+    pyramid: Pyramid,
+    targets: Sequence[Tensor],
+    *,
+    rule: str = "saq",
+    temperature: float = 1.0,
+) -> Tensor:
+    """-log of the softmax over all words of -||z_l - e(c)||^2 / temperature at the target c, eq. 7.
+
+    z: latents [B, D, *pyramid.shape]. ids: int64 [B, n], the codes they were quantized to. targets: for each
+    of the first L' layers int64 [B, n_l], a word of the pool for each position (`SemanticPools.sample`).
+
+    Returns a scalar: the mean over layers of the mean over a layer's positions and images. Computed in
+    float32 (float64 for float64); the gradient reaches z only, with eq. 2's factor of the number of lookups.
+    """
+    if not 1 <= len(targets) <= pyramid.num_layers:
+        raise ValueError(f"targets: expected 1 to {pyramid.num_layers} layers, got {len(targets)}")
+    for layer, target in enumerate(targets):
+        expected = (len(z), pyramid.tokens_per_layer[layer])
+        if target.shape != expected:
+            raise ValueError(f"targets[{layer}]: expected shape {list(expected)}, got {list(target.shape)}")
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    queries = [layer_queries(z, ids, codes, pyramid, layer, rule=rule) for layer in range(len(targets))]
+    losses = distance_cross_entropy(
+        torch.cat(queries, 1), codes, torch.cat(list(targets), 1), temperature=temperature, reduction="none"
+    )
+    per_layer = losses.split([target.shape[1] for target in targets], dim=1)
+    return torch.stack([layer.mean() for layer in per_layer]).mean()
+
+
+class _Codebook(Protocol):
+    @property
+    def index(self) -> CodeIndex: ...
+
+
+class _Output(Protocol):
+    """What `SemanticLoss` reads of a tokenizer's output."""
+
+    @property
+    def tokens(self) -> Any: ...
+    @property
+    def features(self) -> Tensor: ...
+
+
+class SemanticLoss(nn.Module):
+    """The semantic loss of a tokenizer's output, given each image's feature: ``semantic(output, guidance)``.
+
+    One word per position is drawn from its layer's pool. The draws are a function of the seed and of how many
+    training steps came before, which the state dict holds, so a resumed run repeats them; they are made on
+    the CPU, the same for every device. Processes that share a batch, every world-th sample each, draw what
+    one process with the whole batch would. In evaluation mode the count stands still.
+
+    Args:
+        codebook: the model's; its rows are the words e(c).
+        text_features: floating-point [K, E], the scorer's feature of each word (eq. 4); in no state dict.
+        thresholds: rho of the first layers (eq. 6); later layers get no guidance.
+        temperature: divides the squared distances; the paper has 1.
+        rule: the model's, "saq" or "rq".
+        seed: of the draws.
+    """
+
+    text_features: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        codebook: _Codebook,
+        text_features: Tensor,
+        thresholds: Sequence[float] = THRESHOLDS,
+        *,
+        temperature: float = 1.0,
+        rule: str = "saq",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        count = len(codebook.index.codes)
+        if text_features.ndim != 2 or len(text_features) != count:
+            raise ValueError(
+                f"text_features: expected [{count}, E], one row per word, got {list(text_features.shape)}"
+            )
+        self.codebook = codebook
+        self.thresholds, self.temperature = tuple(thresholds), temperature
+        self.rule, self.seed = rule, seed
+        self.register_buffer("text_features", text_features.detach().float(), persistent=False)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, output: _Output, guidance: Tensor) -> Tensor:
+        """output: a `SPAEOutput` of B images. guidance: unit image features [B, E]. Returns a scalar."""
+        z, ids, pyramid = output.features, output.tokens.ids, output.tokens.pyramid
+        if len(self.thresholds) > pyramid.num_layers:
+            raise ValueError(
+                f"thresholds: the pyramid has {pyramid.num_layers} layers, "
+                f"got {len(self.thresholds)} thresholds"
+            )
+        pools = semantic_pools(self.scores(guidance, len(z)), self.thresholds)
+        counts = pyramid.tokens_per_layer[: len(self.thresholds)]
+        uniform = self._uniform(len(z), sum(counts)).to(z.device).split(counts, dim=1)
+        targets = [pools.sample(numbers, layer) for layer, numbers in enumerate(uniform)]
+        if self.training:
+            self.step += 1
+        return semantic_loss(
+            z, ids, self.codebook.index, pyramid, targets, rule=self.rule, temperature=self.temperature
+        )
+
+    def scores(self, guidance: Tensor, batch: int) -> Tensor:
+        """Image features [B, E] times the words' features: raw scores float32 [B, K] (eq. 4)."""
+        expected = (batch, self.text_features.shape[1])
+        if guidance.shape != expected:
+            raise ValueError(f"guidance: expected shape {list(expected)}, got {list(guidance.shape)}")
+        return guidance.to(self.text_features) @ self.text_features.T
+
+    def _uniform(self, batch: int, count: int) -> Tensor:
+        """This process's rows of the step's random numbers, float64 [batch, count]."""
+        shared = dist.is_available() and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
+        # Seeds are spread over 64 bits, so that neither the next step nor the next seed repeats a stream.
+        generator = torch.Generator().manual_seed(
+            (self.seed * 0x9E3779B97F4A7C15 + int(self.step) * 0xD1342543DE82EF95) % 2**63
+        )
+        numbers = torch.rand(batch * world, count, generator=generator, dtype=torch.float64)
+        return numbers[rank::world]
+
+
+def _check_scores(scores: Tensor) -> None:
+    if scores.ndim != 2 or scores.shape[1] == 0 or not scores.is_floating_point():
+        raise ValueError(
+            f"scores: expected floating-point [B, K] with K >= 1, got {scores.dtype} {list(scores.shape)}"
+        )
+    if not torch.isfinite(scores).all():
+        raise ValueError("scores: expected finite numbers")
