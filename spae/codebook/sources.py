@@ -35,14 +35,11 @@ def load(source: str | os.PathLike[str], *, encode: Encode | None = None, progre
     """`Codebook.load` without its normalisation."""
     if encode is not None and source != "cl100k":
         raise ValueError(f"encode: only 'cl100k' takes a text encoder, {source!r} has vectors of its own")
-    if source == "smollm2":
-        return prepared(_derived("smollm2", "smollm2"), lambda: _smollm2(progress))
-    if source == "gemma3-65k":
-        return prepared(_derived("gemma3-65k", "gemma3"), lambda: _gemma(progress))
-    if source == "cl100k":
-        from spae.codebook import cl100k
-
-        return cl100k.load(encode, progress=progress)
+    if source in NAMES:
+        book = _named(str(source), encode, progress)
+        # With an encoder of the caller's, the name alone does not make the table again.
+        book.source = None if encode else str(source)
+        return book
     path = Path(source)
     if path.is_dir():
         return storage.read(path)
@@ -51,6 +48,16 @@ def load(source: str | os.PathLike[str], *, encode: Encode | None = None, progre
     raise ValueError(
         f"source: expected one of {', '.join(NAMES)}, a folder or a GGUF file, got {str(source)!r}"
     )
+
+
+def _named(name: str, encode: Encode | None, progress: bool) -> Codebook:
+    if name == "smollm2":
+        return prepared(_derived("smollm2", "smollm2"), lambda: _smollm2(progress))
+    if name == "gemma3-65k":
+        return prepared(_derived("gemma3-65k", "gemma3"), lambda: _gemma(progress))
+    from spae.codebook import cl100k
+
+    return cl100k.load(encode, progress=progress)
 
 
 def from_gguf(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spae.codebook import storage
+from spae.codebook import selection, storage
+from spae.codebook.checks import aligned, copied, rows_by_word
 from spae.codebook.normalisation import KINDS, normalise_rows
 from spae_ops import CodeIndex
 
 if TYPE_CHECKING:
     from spae.codebook.sources import Encode
-
-_WORD_LIKE = re.compile(r" [^\W\d_]{3,}")
 
 
 class Codebook(nn.Module):
@@ -44,6 +42,9 @@ class Codebook(nn.Module):
         round_trips: bool [K], whether the LLM's tokenizer reads the word, as text, as exactly that one id.
         name: which table this is, e.g. "smollm2".
         normalisation: what was done to the rows, one of "none", "centre", "unit", "centre+scale".
+        source: the name by which `load` knows the table; None for any other table.
+        rows: int64 [K], which rows of the source these are; None for all. Source, rows and normalisation
+            make the codebook again.
 
     Args:
         words: K distinct strings, K >= 1.
@@ -59,6 +60,8 @@ class Codebook(nn.Module):
     words: list[str]
     name: str
     normalisation: str
+    source: str | None = None
+    rows: Tensor | None = None
 
     def __init__(
         self,
@@ -83,11 +86,11 @@ class Codebook(nn.Module):
         self.name = name
         self.normalisation = normalisation
         self._vectors = vectors.detach().to(torch.float32).contiguous()
-        self._llm_ids = _aligned("llm_ids", llm_ids, torch.int64, self._vectors)
-        self._round_trips = _aligned("round_trips", round_trips, torch.bool, self._vectors)
+        self._llm_ids = aligned("llm_ids", llm_ids, torch.int64, self._vectors)
+        self._round_trips = aligned("round_trips", round_trips, torch.bool, self._vectors)
         if len(self.words) != count:
             raise ValueError(f"words: expected one per row of vectors ({count}), got {len(self.words)}")
-        self._rows = _rows_by_word(self.words)
+        self._rows = rows_by_word(self.words)
         if self._vectors.device.type != "meta":
             finite = torch.isfinite(self._vectors).all(dim=1)
             if not finite.all():
@@ -102,6 +105,8 @@ class Codebook(nn.Module):
         cls,
         source: str | os.PathLike[str],
         *,
+        words: str = "all",
+        limit: int | None = None,
         normalise: str = "none",
         encode: Encode | None = None,
         progress: bool = True,
@@ -113,7 +118,8 @@ class Codebook(nn.Module):
                 width), a folder written by `save`, or a GGUF file. The first use of a name fetches
                 its model file (gemma3 only by `spae fetch gemma3`: its licence asks for a decision) and
                 prepares its table, later ones map that into memory.
-            normalise: see `normalised`.
+            words, limit: see `select`.
+            normalise: see `normalised`; done last, over the chosen words.
             encode: only for "cl100k": the text encoder that gives the vectors, list of n texts -> [n, D].
                 None means MiniLM (384 wide), computed once and cached; what another encoder gives is not
                 cached (use `save`). An encoder's last bits, and so the checksum, may differ between hosts.
@@ -125,7 +131,8 @@ class Codebook(nn.Module):
         """
         from spae.codebook import sources
 
-        return sources.load(source, encode=encode, progress=progress).normalised(normalise)
+        whole = sources.load(source, encode=encode, progress=progress)
+        return whole.select(words, limit).normalised(normalise)
 
     @classmethod
     def from_gguf(
@@ -174,9 +181,9 @@ class Codebook(nn.Module):
         """A codebook from arrays, which are copied; arguments as for `Codebook`."""
         return cls(
             words,
-            _copied(vectors),
-            None if llm_ids is None else _copied(llm_ids),
-            round_trips=None if round_trips is None else _copied(round_trips),
+            copied(vectors),
+            None if llm_ids is None else copied(llm_ids),
+            round_trips=None if round_trips is None else copied(round_trips),
             name=name,
         )
 
@@ -288,7 +295,11 @@ class Codebook(nn.Module):
                 f"normalise: this codebook is normalised by {self.normalisation!r} already, got {kind!r}"
             )
         rows = normalise_rows(self._vectors.cpu().numpy(), kind)
-        return self._like(self.words, torch.from_numpy(rows).to(self.device), slice(None), normalisation=kind)
+        changed = self._like(
+            self.words, torch.from_numpy(rows).to(self.device), slice(None), normalisation=kind
+        )
+        changed.source, changed.rows = self.source, self.rows
+        return changed
 
     def subset(self, ids: Tensor | Sequence[int], *, name: str | None = None) -> Codebook:
         """Some of the words, with their vectors as they are here.
@@ -312,18 +323,36 @@ class Codebook(nn.Module):
             raise ValueError("ids: expected distinct rows, some are repeated")
         words = [self.words[row] for row in rows.tolist()]
         on_device = rows.to(self.device)
-        return self._like(
+        taken = self._like(
             words, self._vectors[on_device], on_device, name=name or f"{self.name}[{len(rows)}]"
         )
+        # A mean over the whole table cannot be had from the rows: then the source does not make them again.
+        if self.normalisation in ("none", "unit"):
+            taken.source = self.source
+            taken.rows = None if self.source is None else rows if self.rows is None else self.rows[rows]
+        return taken
 
-    def word_like(self) -> Codebook:
-        """The word-initial lower-case pieces: a space, then at least three letters, none upper-case."""
-        rows = [
-            row for row, word in enumerate(self.words) if _WORD_LIKE.fullmatch(word) and word == word.lower()
-        ]
+    def select(self, words: str, limit: int | None = None) -> Codebook:
+        """The first `limit` (None: all) of the words of one kind; in most tables the first are the most
+        frequent.
+
+        words: "all"; "word-like", word-initial lower-case pieces: a space and then at least three letters,
+            none upper-case; or "nouns", those that are singular nouns in WordNet (asset "wordnet").
+
+        Raises ValueError for another kind, fewer than `limit` such words, or none.
+        """
+        if limit is None and words == "all":
+            return self
+        rows = selection.select(self.words, words)
         if not rows:
-            raise ValueError(f"codebook {self.name!r} has no word-initial lower-case words")
-        return self.subset(rows, name=f"{self.name}[word-like]")
+            raise ValueError(f"words: codebook {self.name!r} has no {words} words")
+        if limit is not None and not 1 <= limit <= len(rows):
+            raise ValueError(f"limit: codebook {self.name!r} has {len(rows)} {words} words, got {limit}")
+        return self.subset(rows[:limit], name=f"{self.name}[{words}]")
+
+    def word_like(self, limit: int | None = None) -> Codebook:
+        """`select("word-like", limit)`."""
+        return self.select("word-like", limit)
 
     def _like(self, words: list[str], vectors: Tensor, rows: Any, **changes: str) -> Codebook:
         return Codebook(
@@ -368,30 +397,3 @@ class Codebook(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_index": None}
-
-
-def _copied(values: Any) -> Tensor:
-    return values.detach().clone() if isinstance(values, Tensor) else torch.tensor(values, device="cpu")
-
-
-def _aligned(argument: str, values: Tensor | None, dtype: torch.dtype, vectors: Tensor) -> Tensor:
-    """A [K] tensor beside the vectors; None gives 0..K-1, or False everywhere."""
-    if values is None:
-        whole = torch.arange(len(vectors), device=vectors.device)
-        return whole if dtype == torch.int64 else torch.zeros_like(whole, dtype=dtype)
-    exact = values.dtype == dtype or (dtype == torch.int64 and values.dtype in (torch.int32, torch.int16))
-    if values.shape != vectors.shape[:1] or not exact:
-        raise ValueError(
-            f"{argument}: expected {dtype} [{len(vectors)}], got {values.dtype} {list(values.shape)}"
-        )
-    return values.detach().to(vectors.device, dtype)
-
-
-def _rows_by_word(words: list[str]) -> dict[str, int]:
-    rows: dict[str, int] = {}
-    for row, word in enumerate(words):
-        if not isinstance(word, str):
-            raise TypeError(f"words: expected strings, got {type(word).__name__} at position {row}")
-        if (first := rows.setdefault(word, row)) != row:
-            raise ValueError(f"words: expected distinct words, got {word!r} at positions {first} and {row}")
-    return rows

@@ -32,6 +32,7 @@ model = {name}.from_pretrained("this folder or repository")
 ```
 """
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_ROWS = "codebook_rows"  # in the weights' file beside the state dict, if the codebook is a part of a table
 BUNDLED = Path(__file__).parent.parent / "bundled"
 
 
@@ -127,10 +128,12 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
         self._check_codebook(json.loads(bytes(state.tolist()).decode()))
 
     def codebook_identity(self) -> dict[str, Any]:
-        """What a checkpoint holds of the codebook: its name, normalisation, size and checksum."""
+        """What a checkpoint holds of the codebook: its name and the source's, normalisation, size and
+        checksum."""
         book = self.codebook
         return {
             "name": book.name,
+            "source": book.source,
             "normalisation": book.normalisation,
             "shape": list(book.vectors.shape),
             "checksum": book.checksum,
@@ -150,7 +153,10 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
             "config": self.config.to_dict(),
             "codebook": self.codebook_identity(),
         }
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, save_directory / WEIGHTS)
+        tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
+        if self.codebook.rows is not None:
+            tensors[_ROWS] = self.codebook.rows.to(torch.int32)
+        save_file(tensors, save_directory / WEIGHTS)
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         card = _CARD.format(name=type(self).__name__, book=self.codebook, pyramid=self.pyramid)
         (save_directory / "README.md").write_text(card)
@@ -170,11 +176,13 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
         saved = json.loads((folder / CONFIG).read_text())
         if saved["class"] != cls.__name__:
             raise ValueError(f"name: {name} holds a {saved['class']}, expected a {cls.__name__}")
+        tensors = load_file(folder / WEIGHTS)
+        rows = tensors.pop(_ROWS, None)
         if codebook is None:
-            codebook = _named_codebook(saved["codebook"])
+            codebook = _named_codebook(saved["codebook"], rows)
         model = cls(cls.config_class.from_dict(saved["config"]), codebook)
         model._check_codebook(saved["codebook"])
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(tensors)
         return model.to(device).eval()
 
 
@@ -183,13 +191,16 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}"))
 
 
-def _named_codebook(identity: dict[str, Any]) -> Codebook:
-    if identity["name"] not in NAMES:
+def _named_codebook(identity: dict[str, Any], rows: Tensor | None) -> Codebook:
+    source = identity.get("source", identity["name"])  # checkpoints of before the subsets have no source
+    if source not in NAMES:
         raise ValueError(
             f"codebook: the checkpoint was made with {identity}, which has no name that Codebook.load knows; "
             "pass that codebook"
         )
-    return Codebook.load(identity["name"], normalise=identity["normalisation"])
+    whole = Codebook.load(source)
+    part = whole if rows is None else whole.subset(rows.long(), name=identity["name"])
+    return part.normalised(identity["normalisation"])
 
 
 def _find(name: str | Path) -> Path:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spae.codebook import Codebook
+from spae.codebook import Codebook, selection
 
 WORDS = [" cat", "dog", "", "\n", "\x00", "\ud800", '"quoted"', "<0xE2>", "naïve", "漢字", " The"]
 
@@ -223,8 +223,46 @@ def test_subset_refuses(ids, message):
 def test_word_like():
     words = [" cat", "cat", " Cat", " at", " c4t", " été", " cat dog", " the_", " 漢字漢", "  cats", " cats"]
     assert small(words=words).word_like().words == [" cat", " été", " 漢字漢", " cats"]
-    with pytest.raises(ValueError, match="no word-initial"):
+    assert small(words=words).word_like(2).words == [" cat", " été"]
+    with pytest.raises(ValueError, match="words: codebook 'small' has no word-like words"):
         small(words=["a"]).word_like()
+    with pytest.raises(ValueError, match="limit: codebook 'small' has 4 word-like words, got 5"):
+        small(words=words).word_like(5)
+    with pytest.raises(ValueError, match="words: expected one of all, word-like, nouns, got 'verbs'"):
+        small().select("verbs")
+    whole = small()
+    assert whole.select("all") is whole
+    assert whole.select("all", 3).words == WORDS[:3]
+
+
+def test_nouns_are_singular_and_known(tmp_path, monkeypatch):
+    index = tmp_path / "index.noun"
+    lemmas = ["cat", "bus", "box", "man", "berry", "gas", "glass", "news", "new_york", "church"]
+    index.write_text("  1 This software and database\n" + "".join(f"{lemma} n 1 0\n" for lemma in lemmas))
+    monkeypatch.setattr("spae.assets.require", lambda name, **_: {"wordnet": index}[name])
+    selection._nouns.cache_clear()
+    words = [" cat", " cats", " bus", " buses", " boxes", " men", " berries", " gas", " glass", " run", "man"]
+    assert small(words=words).select("nouns").words == [" cat", " bus", " gas", " glass"]
+    selection._nouns.cache_clear()
+
+
+def test_subsets_know_their_rows_of_the_source():
+    whole = small()
+    assert whole.source is None
+    whole.source = "somewhere"
+    assert whole.rows is None
+    part = whole.subset([7, 2, 5]).subset([2, 0])
+    assert part.source == "somewhere"
+    assert part.rows.tolist() == [5, 7]
+    centred = part.normalised("centre")
+    assert centred.source == "somewhere"
+    assert torch.equal(whole.subset(centred.rows).normalised("centre").vectors, centred.vectors)
+    # What is left of a centred whole cannot be made from the rows alone.
+    assert whole.normalised("centre").source == "somewhere"
+    assert whole.normalised("centre").subset([1]).source is None
+    assert whole.normalised("unit").subset([1]).source == "somewhere"
+    twin = copy.deepcopy(part)
+    assert torch.equal(twin.rows, part.rows)
 
 
 # Disk

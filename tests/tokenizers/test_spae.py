@@ -227,6 +227,26 @@ def test_checkpoints_refuse_another_codebook(tmp_path):
         SPAE(SMALL, codebook(seed=1)).load_state_dict(load_file(tmp_path / "plain.safetensors"))
 
 
+@pytest.mark.parametrize("kind", ["none", "centre"])
+def test_a_subset_of_a_named_codebook_is_found_again(tmp_path, monkeypatch, kind):
+    """A checkpoint holds the rows of a part of a table, so its name alone loads the model."""
+    whole = codebook()
+    whole.source = "smollm2"
+    monkeypatch.setattr(Codebook, "load", lambda name: {"smollm2": whole}[name])
+    part = whole.subset(torch.arange(5, 60, 2)).normalised(kind)
+    spae, x = SPAE(SMALL, part).eval(), images()
+    spae.save_pretrained(tmp_path)
+    loaded = SPAE.from_pretrained(tmp_path)
+    assert loaded.codebook.words == part.words
+    assert loaded.codebook.checksum == part.checksum
+    assert loaded.codebook_identity() == spae.codebook_identity()
+    assert torch.equal(loaded.encode(x).ids, spae.encode(x).ids)
+    assert torch.equal(SPAE.from_pretrained(tmp_path, codebook=part).encode(x).ids, spae.encode(x).ids)
+    assert not any("rows" in name for name in spae.state_dict())
+    with pytest.raises(ValueError, match="codebook: the checkpoint was made with"):
+        SPAE.from_pretrained(tmp_path, codebook=whole)
+
+
 def test_unknown_models_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no bundled model"):
         SPAE.from_pretrained("no-such-model")

@@ -1,0 +1,35 @@
+"""Arguments of a codebook, checked and brought into its form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def copied(values: Any) -> Tensor:
+    return values.detach().clone() if isinstance(values, Tensor) else torch.tensor(values, device="cpu")
+
+
+def aligned(argument: str, values: Tensor | None, dtype: torch.dtype, vectors: Tensor) -> Tensor:
+    """A [K] tensor beside the vectors; None gives 0..K-1, or False everywhere."""
+    if values is None:
+        whole = torch.arange(len(vectors), device=vectors.device)
+        return whole if dtype == torch.int64 else torch.zeros_like(whole, dtype=dtype)
+    exact = values.dtype == dtype or (dtype == torch.int64 and values.dtype in (torch.int32, torch.int16))
+    if values.shape != vectors.shape[:1] or not exact:
+        raise ValueError(
+            f"{argument}: expected {dtype} [{len(vectors)}], got {values.dtype} {list(values.shape)}"
+        )
+    return values.detach().to(vectors.device, dtype)
+
+
+def rows_by_word(words: list[str]) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    for row, word in enumerate(words):
+        if not isinstance(word, str):
+            raise TypeError(f"words: expected strings, got {type(word).__name__} at position {row}")
+        if (first := rows.setdefault(word, row)) != row:
+            raise ValueError(f"words: expected distinct words, got {word!r} at positions {first} and {row}")
+    return rows
