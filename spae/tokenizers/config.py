@@ -21,6 +21,9 @@ class SPAEConfig:
     latent_norm: "matched" gives the latents the codebook's mean and standard deviation, channel by channel;
         "none" is the paper's free latents, which drift away from a frozen table; "unit" gives each latent
         unit length, for a codebook of such rows.
+    semantic_features: "lite0" joins features of a frozen, pretrained EfficientNet-Lite0 to the latents at the
+        positions of the first `semantic_layers` layers (`SemanticFeatures`), with `semantic_dropout`. "none"
+        is the paper's: it has millions of images to learn what they show.
     """
 
     image_size: tuple[int, ...] = (128, 128)
@@ -32,6 +35,9 @@ class SPAEConfig:
     strides: int | tuple[int | tuple[int, ...], ...] = 2
     rule: str = "saq"
     latent_norm: str = "matched"
+    semantic_features: str = "none"
+    semantic_layers: int = 3
+    semantic_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("image_size", "grids", "multipliers", "strides"):
@@ -40,6 +46,16 @@ class SPAEConfig:
             raise ValueError(f"rule: expected 'saq' or 'rq', got {self.rule!r}")
         if self.latent_norm not in ("matched", "none", "unit"):
             raise ValueError(f"latent_norm: expected 'matched', 'none' or 'unit', got {self.latent_norm!r}")
+        if self.semantic_features not in ("none", "lite0"):
+            raise ValueError(f"semantic_features: expected 'none' or 'lite0', got {self.semantic_features!r}")
+        if self.semantic_features != "none":
+            if self.ndim != 2 or self.in_channels != 3:
+                shape = f"{self.in_channels} channels of {self.image_size}"
+                raise ValueError(f"semantic_features: 'lite0' sees images of 3 channels, got {shape}")
+            if not 1 <= self.semantic_layers <= len(self.grids):
+                raise ValueError(
+                    f"semantic_layers: expected 1 to {len(self.grids)}, got {self.semantic_layers}"
+                )
         _ = self.pyramid  # raises for grids that do not fit
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,9 @@ from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.quantizers import PyramidQuantizer, latent_norm
 from spae.tokenizers.tokens import PyramidTokens
+
+if TYPE_CHECKING:
+    from spae.models.semantic_features import SemanticFeatures
 
 
 class SPAE(Tokenizer):
@@ -31,6 +36,7 @@ class SPAE(Tokenizer):
         self.pyramid = config.pyramid
         backbone = config.backbone(codebook.vectors.shape[1])
         self.encoder = Encoder(backbone)
+        self.semantic = _semantic_features(config, self.codebook.width)
         self.latent_norm = latent_norm(config.latent_norm, codebook, config.ndim)
         self.quantizer = PyramidQuantizer(self.pyramid, config.rule)
         self.decoder = Decoder(backbone)
@@ -59,8 +65,19 @@ class SPAE(Tokenizer):
     def latents(self, images: Tensor) -> Tensor:
         """Images to latents float32 [B, D, *shape], what the quantizer looks up (also under autocast)."""
         self._check_images(images)
-        return self.latent_norm(self.encoder(images).float()).float()
+        z = self.encoder(images).float()
+        if self.semantic is not None:
+            z = self.semantic(z, images)
+        return self.latent_norm(z).float()
 
     def _pixels(self, quantized: Tensor, ids: Tensor) -> Tensor:
         """Quantized latents [B, D, *shape], of these ids, to images that are not clamped."""
         return self.decoder(quantized)
+
+
+def _semantic_features(config: SPAEConfig, width: int) -> SemanticFeatures | None:
+    if config.semantic_features == "none":
+        return None
+    from spae.models.semantic_features import SemanticFeatures
+
+    return SemanticFeatures(width, config.pyramid, config.semantic_layers, dropout=config.semantic_dropout)

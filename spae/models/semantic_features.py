@@ -1,0 +1,188 @@
+"""Pretrained image features beside the encoder: a departure from the paper, for training on few images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spae import assets
+from spae.models.blocks import convolution
+from spae.models.lite0 import CHANNELS, EMBED_DIM, Lite0
+from spae_ops import Pyramid
+
+_ASSET = "efficientnet-lite0"
+_STRIDES = (16, 32)
+_MIN_PIXELS = 128
+_INITIAL_GAIN = 0.3
+
+
+class SemanticFeatures(nn.Module):
+    """Joins features of the frozen EfficientNet-Lite0 to the latents, at the positions of the first layers.
+
+    Latents float [B, D, h, w] and their images float [B, 3, H, W] in [-1, 1] -> latents float [B, D, h, w].
+
+    The network's maps of strides 16 and 32 and its pooled vector of 1,280 are brought to zero mean and unit
+    variance, thinned by dropout, taken to the latents' width by 1x1 convolutions, resized to the latent grid
+    and added to the latents, which a learned gain for each position scales before: at first 1, and less where
+    features are added. All positions but those of the first `layers` layers keep the encoder's latents alone:
+    a convolutional encoder does not know which positions stand for the whole image. Images below 128 pixels
+    are enlarged to 128 for the network.
+
+    The network is frozen and too large to be copied: like a codebook it is in no state dict, no
+    `parameters()` and no `buffers()`, follows `.to(device)` but not `.to(dtype)`, and is shared by deep
+    copies. State dicts hold its name and checksum; loading them beside another network raises ValueError.
+
+    Args:
+        latent_dim: D.
+        pyramid: of two axes.
+        layers: how many; from 1 to the pyramid's.
+        dropout: probability that a feature channel is left out in training.
+
+    Raises:
+        spae.assets.AssetNotCached: the weights are not cached and may not be fetched.
+    """
+
+    mask: Tensor
+
+    def __init__(self, latent_dim: int, pyramid: Pyramid, layers: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self._frozen = _Shared(Lite0.load())
+        self.grid = pyramid.shape
+        mask = torch.zeros(self.grid)
+        for layer in range(layers):
+            mask[pyramid.positions(layer).unbind(1)] = 1
+        self.register_buffer("mask", mask, persistent=False)
+        self.gain = nn.Parameter(1 - (1 - _INITIAL_GAIN) * mask)
+        widths = [CHANNELS[stride] for stride in _STRIDES] + [EMBED_DIM]
+        self.project = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm2d(width, affine=False),
+                nn.Dropout2d(dropout),
+                convolution(width, latent_dim, 1, ndim=2),
+            )
+            for width in widths
+        )
+
+    def forward(self, latents: Tensor, images: Tensor) -> Tensor:
+        joined = self.gain * latents.float()
+        for project, features in zip(self.project, self._features(images), strict=True):
+            # Projected first and resized then: the same as the other way round, on fewer cells.
+            projected = project(features).float()
+            if tuple(projected.shape[2:]) != (1, 1):
+                projected = F.interpolate(projected, self.grid, mode="bilinear", antialias=True)
+            joined = joined + self.mask * projected
+        return joined
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], *, ridge: float = 0.5) -> None:
+        """Start the projection of the pooled vector from a ridge regression, and that of the maps from zero.
+
+        batches: of images float [B, 3, H, W] and targets float [B, D], each image's wanted latent, in order;
+            at least two images in all. ridge: weight of the penalty for each image's square, in units of the
+            standardised features' variance.
+
+        The projected vectors get unit variance in every channel, as the latents have before the matched norm.
+        Also sets the statistics that evaluation mode takes for the features.
+        """
+        moments = [_Moments() for _ in self.project]
+        for images, targets in batches:
+            features = self._features(images)
+            for moment, feature in zip(moments, features, strict=True):
+                moment.add(feature, targets if feature is features[-1] else None)
+        for project, moment in zip(self.project, moments, strict=True):
+            norm, conv = project[0], project[2]  # pyright: ignore[reportIndexIssue]
+            norm.running_mean.copy_(moment.mean)
+            norm.running_var.copy_(moment.variance)
+            conv.weight.zero_()
+            conv.bias.zero_()
+        weight, variance = moments[-1].ridge(ridge)
+        # A channel that the features cannot tell has nothing to be scaled up.
+        weight = weight / variance.clamp_min(1e-12).sqrt()
+        conv.weight.copy_(weight.T[:, :, None, None])
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> list[Tensor]:
+        network = self._frozen.network
+        size = _MIN_PIXELS if min(images.shape[2:]) < _MIN_PIXELS else None
+        maps = network.features(images, size=size)
+        pooled = network.head(maps[_STRIDES[-1]]).mean((2, 3), keepdim=True)
+        return [*(maps[stride] for stride in _STRIDES), pooled]
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint holds of the network: its name and its file's SHA-256."""
+        return {"name": _ASSET, "checksum": assets.REGISTRY[_ASSET].files[0].sha256}
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(json.dumps(self.identity()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = json.loads(bytes(state.tolist()).decode())
+        if saved != self.identity():
+            raise ValueError(
+                f"semantic_features: the checkpoint was made with {saved}, got {self.identity()}; "
+                "its weights fit no other features"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SemanticFeatures:
+        super()._apply(fn, recurse)
+        network = self._frozen.network
+        weight = next(network.parameters())
+        # As for codebooks: `fn` may also change the dtype, or fill with garbage; only the device is followed.
+        device = fn(torch.empty(0, device=weight.device)).device
+        if device != weight.device:
+            self._frozen = _Shared(network.to(device))
+        return self
+
+
+class _Shared:
+    """Holds a network out of nn.Module's sight, and shares it between deep copies."""
+
+    def __init__(self, network: Lite0) -> None:
+        self.network = network
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
+
+
+class _Moments:
+    """Sums over images, in float64: enough for statistics and a regression, whatever the number of images."""
+
+    def __init__(self) -> None:
+        self.cells = 0
+        self.total = self.squares = self.products = self.crossed = self.target = torch.zeros(())
+
+    def add(self, features: Tensor, targets: Tensor | None) -> None:
+        """features: [B, C, h, w]. targets: [B, D], for features of one cell; None: no regression."""
+        cells = features.double().movedim(1, -1).flatten(0, -2)
+        self.cells += len(cells)
+        self.total = self.total + cells.sum(0)
+        self.squares = self.squares + cells.square().sum(0)
+        if targets is not None:
+            wanted = targets.to(cells)
+            self.products = self.products + cells.T @ cells
+            self.crossed = self.crossed + cells.T @ wanted
+            self.target = self.target + wanted.sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.cells
+
+    @property
+    def variance(self) -> Tensor:
+        return (self.squares / self.cells - self.mean.square()).clamp_min(0)
+
+    def ridge(self, penalty: float) -> tuple[Tensor, Tensor]:
+        """Weights [C, D] from standardised features to centred targets, and the variance [D] of what they
+        give."""
+        deviation = (self.variance + 1e-5).sqrt()  # the batch norm's epsilon
+        covariance = self.products / self.cells - torch.outer(self.mean, self.mean)
+        correlation = covariance / torch.outer(deviation, deviation)
+        crossed = self.crossed / self.cells - torch.outer(self.mean, self.target / self.cells)
+        penalised = correlation + penalty * torch.eye(len(correlation), dtype=torch.float64)
+        weights = torch.linalg.solve(penalised, crossed / deviation[:, None])
+        return weights, (weights * (correlation @ weights)).sum(0)

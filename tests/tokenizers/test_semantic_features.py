@@ -1,0 +1,156 @@
+"""The option that joins pretrained features to the latents, on a network of random weights."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from spae import SPAE, Codebook, SPAEConfig
+from spae.models.lite0 import Lite0
+
+CONFIG = SPAEConfig(
+    image_size=(32, 32),
+    grids=(1, 2, 4, 4),
+    channels=8,
+    multipliers=(1, 1, 1, 1),
+    num_res_blocks=1,
+    semantic_features="lite0",
+    semantic_layers=2,
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = Lite0()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # one batch gives all of the running statistics
+    network(images(8))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def _random_weights(monkeypatch, network):
+    monkeypatch.setattr(Lite0, "load", lambda: copy.deepcopy(network))
+
+
+def codebook():
+    vectors = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)) * 0.3 + 0.1
+    return Codebook.from_arrays([f" word{i}" for i in range(60)], vectors, name="toy")
+
+
+def model(config=CONFIG):
+    torch.manual_seed(1)
+    return SPAE(config, codebook())
+
+
+def images(batch=3, seed=1):
+    coarse = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear")
+
+
+def test_off_unless_asked_for():
+    assert SPAEConfig().semantic_features == "none"
+    spae = model(SPAEConfig(**{**CONFIG.to_dict(), "semantic_features": "none"}))
+    assert not any("semantic" in name for name in spae.state_dict())
+    assert SPAEConfig.from_dict(CONFIG.to_dict()) == CONFIG
+
+
+def test_joins_at_the_first_layers_positions_only():
+    semantic, x = model().eval().semantic, images()
+    latents = torch.randn(3, 12, 4, 4, generator=torch.Generator().manual_seed(2))
+    joined = semantic(latents, x)
+    guided = torch.zeros(4, 4, dtype=torch.bool)
+    for layer in range(2):
+        for row, column in CONFIG.pyramid.positions(layer).tolist():
+            guided[row, column] = True
+    changed = (joined - latents).abs().amax((0, 1)) > 0
+    assert torch.equal(changed, guided)
+    # The pooled vector reaches all of them, and depends on the image.
+    assert not torch.allclose(joined[0], semantic(latents, images(seed=3))[0])
+
+
+def test_the_network_is_frozen_and_nowhere_registered(network):
+    spae = model().train()
+    frozen = spae.semantic._frozen.network
+    assert not frozen.training
+    own = {id(p) for p in frozen.parameters()}
+    assert not own & {id(p) for p in spae.parameters()}
+    assert (
+        sum(v.nbytes for v in spae.state_dict().values()) < sum(p.nbytes for p in spae.parameters()) + 30_000
+    )
+    sum(spae(images()).losses.values()).backward()
+    assert all(p.grad is not None for p in spae.parameters())
+    assert all(p.grad is None for p in frozen.parameters())
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, frozen.state_dict()[name]), name
+    spae.half()
+    assert next(frozen.parameters()).dtype == torch.float32
+
+
+def test_shared_by_copies_and_kept_by_pickle():
+    spae, x = model().eval(), images()
+    twin = copy.deepcopy(spae)
+    assert twin.semantic._frozen is spae.semantic._frozen
+    with torch.no_grad():
+        twin.semantic.gain.add_(1)
+    assert not torch.equal(twin.semantic.gain, spae.semantic.gain)
+    assert torch.equal(pickle.loads(pickle.dumps(spae)).encode(x).ids, spae.encode(x).ids)
+
+
+def test_checkpoints_name_the_network(tmp_path, monkeypatch):
+    spae, x = model().train(), images()
+    spae(x)
+    spae.eval().save_pretrained(tmp_path)
+    loaded = SPAE.from_pretrained(tmp_path, codebook=codebook())
+    assert torch.equal(loaded.encode(x).ids, spae.encode(x).ids)
+    assert (tmp_path / "model.safetensors").stat().st_size < 300_000
+    monkeypatch.setattr(type(spae.semantic), "identity", lambda self: {"name": "other", "checksum": "0"})
+    with pytest.raises((ValueError, RuntimeError), match="semantic_features: the checkpoint was made with"):
+        SPAE.from_pretrained(tmp_path, codebook=codebook())
+
+
+def test_fit_is_ridge_regression_on_the_pooled_features():
+    spae = model().eval()
+    semantic = spae.semantic
+    x = images(16)
+    targets = torch.randn(16, 12, generator=torch.Generator().manual_seed(4))
+    semantic.fit(zip(x.split(7), targets.split(7), strict=True), ridge=0.3)
+    features = semantic._features(x)
+    pooled = features[-1][:, :, 0, 0].double().numpy()
+    deviation = np.sqrt(pooled.var(0) + 1e-5)
+    standard = (pooled - pooled.mean(0)) / deviation
+    centred = targets.double().numpy() - targets.double().numpy().mean(0)
+    penalty = 0.3 * len(x) * np.eye(1280)
+    weights = np.linalg.solve(standard.T @ standard + penalty, standard.T @ centred)
+    expected = standard @ weights
+    expected /= expected.std(0)
+    joined = semantic(torch.zeros(16, 12, 4, 4), x)
+    row, column = CONFIG.pyramid.positions(0)[0].tolist()
+    assert np.allclose(joined[:, :, row, column].detach().numpy(), expected, atol=1e-3)
+    maps = features[0].double().transpose(0, 1).flatten(1)
+    assert torch.allclose(semantic.project[0][0].running_mean.double(), maps.mean(1), atol=1e-5)
+
+
+@torch.no_grad()
+def test_compile_fullgraph():
+    torch._dynamo.reset()
+    spae, x = model().eval(), images(2)
+    compiled = torch.compile(spae, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x).tokens.ids, spae(x).tokens.ids)
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        ("semantic_features: expected 'none' or 'lite0', got 'clip'", {"semantic_features": "clip"}),
+        ("semantic_features: 'lite0' sees images of 3 channels, got 1 channels", {"in_channels": 1}),
+        ("semantic_layers: expected 1 to 4, got 5", {"semantic_layers": 5}),
+    ],
+)
+def test_errors_name_the_field(message, changes):
+    with pytest.raises(ValueError, match=message):
+        SPAEConfig(**{**CONFIG.to_dict(), **changes})
