@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spae.data.mnist import MNISTDigits
@@ -26,9 +27,13 @@ class DigitClassifier:
         machine = SVC(C=10.0, gamma=0.03)  # pyright: ignore[reportArgumentType]  # unannotated there
         self._machine = machine.fit(_rows(train.images), train.labels.numpy())
 
+    def predict(self, images: Tensor) -> Tensor:
+        """The digit that each image [N, 3, 32, 32] in [-1, 1] is read as, int64 [N]."""
+        return torch.from_numpy(self._machine.predict(_rows(images)))
+
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of images [N, 3, 32, 32] in [-1, 1] read as their label."""
-        return float((self._machine.predict(_rows(images)) == labels.numpy()).mean())
+        return (self.predict(images) == labels).double().mean().item()
 
 
 def evaluate_digits(model: Tokenizer) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Few-shot classification by a frozen language model, with the figures it must be read beside."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spae.eval.episodes import Episode, FewShotSetting, Shot
+from spae.eval.statistics import proportion
+from spae.incontext.tasks import classification_task, classify
+from spae.llm import FrozenLLM
+
+
+@dataclass(frozen=True)
+class WordImages:
+    """Images as the words a language model reads.
+
+    shown, asked: the model's ids of each item that examples and queries are drawn from (`Episode` numbers).
+    names: the name of each label.
+    """
+
+    shown: Sequence[tuple[int, ...]]
+    asked: Sequence[tuple[int, ...]]
+    names: Sequence[str]
+
+
+def evaluate_fewshot(
+    llm: FrozenLLM,
+    images: WordImages,
+    setting: FewShotSetting,
+    episodes: Sequence[Episode],
+    *,
+    seed: int = 0,
+    finished: Callable[[int, dict[str, Any]], None] | None = None,
+    known: dict[int, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Accuracy of a setting with 95% intervals, and what it must be compared with.
+
+    "exact" counts an answer only if every generated token is the label's; "ranked" takes the likeliest of the
+    episode's names. "shuffled exact" and "shuffled ranked" are the same with the images dealt out at random
+    among the examples: what is left there is not read from the images. "word overlap" chooses the class whose
+    examples share most words with the query, without a language model.
+
+    finished: called with each episode's number and record. known: such records of an interrupted run by
+    number, which are not asked again.
+    """
+    records = []
+    for number, episode in enumerate(episodes):
+        record = (known or {}).get(number)
+        if record is None:
+            record = _play(llm, images, setting, episode, random.Random(f"{seed} {number}"))
+            if finished is not None:
+                finished(number, record)
+        records.append(record)
+    rows = {name: proportion(sum(r[name] for r in records), len(records)) for name in MEASURES}
+    return {
+        "setting": setting.name,
+        "episodes": len(records),
+        "chance": setting.chance,
+        **{name: row._asdict() for name, row in rows.items()},
+    }
+
+
+MEASURES = ("exact", "ranked", "shuffled exact", "shuffled ranked", "word overlap")
+
+
+def overlap_guess(images: WordImages, episode: Episode, generator: random.Random) -> int:
+    """The way whose examples share most words with the query on average; `generator` breaks ties.
+
+    Words are counted as often as they occur in both.
+    """
+    query = Counter(images.asked[episode.query.item])
+    shared: dict[int, list[int]] = {}
+    for shot in episode.shots:
+        common = query & Counter(images.shown[shot.item])
+        shared.setdefault(shot.way, []).append(common.total())
+    means = {way: sum(counts) / len(counts) for way, counts in shared.items()}
+    best = max(means.values())
+    return generator.choice(sorted(way for way, value in means.items() if value == best))
+
+
+def shuffled(episode: Episode, generator: random.Random) -> Episode:
+    """The same episode with its images dealt out at random among the examples, labels left in place."""
+    items = [shot.item for shot in episode.shots]
+    generator.shuffle(items)
+    shots = tuple(Shot(item, shot.way) for item, shot in zip(items, episode.shots, strict=True))
+    return Episode(episode.classes, shots, episode.query)
+
+
+def _play(
+    llm: FrozenLLM, images: WordImages, setting: FewShotSetting, episode: Episode, generator: random.Random
+) -> dict[str, Any]:
+    names = [images.names[label] for label in episode.classes]
+    target, query = episode.query.way, images.asked[episode.query.item]
+    record: dict[str, Any] = {"word overlap": overlap_guess(images, episode, generator) == target}
+    for prefix, played in (("", episode), ("shuffled ", shuffled(episode, generator))):
+        shots = [(images.shown[shot.item], shot.way) for shot in played.shots]
+        task = classification_task(llm, shots, names, induction=setting.induction)
+        verdict = classify(llm, task, query, names, target)
+        record[f"{prefix}generated"] = verdict.generated
+        record[f"{prefix}exact"] = verdict.exact
+        record[f"{prefix}ranked"] = verdict.ranked == target
+    return record

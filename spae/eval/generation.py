@@ -1,0 +1,151 @@
+"""Digits drawn by a frozen language model from captions, and whether they are what was asked for."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spae.data.mnist import MNISTDigits
+from spae.eval.digits import DigitClassifier
+from spae.eval.reconstruction import decode_all, encode_all
+from spae.eval.statistics import mean, proportion
+from spae.incontext import Lexicon, Options, decode
+from spae.incontext.lexicon import seen_masks
+from spae.incontext.tasks.generation import captioned_images_task, image_query
+from spae.llm import FrozenLLM, Sampling
+from spae.tokenizers import PyramidTokens, Tokenizer
+
+NUM_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class DigitPrompts:
+    """What `evaluate_generation` asks.
+
+    contexts: how often other examples are drawn. examples: digits a context shows, as many of each class.
+    sums: queries a context answers, such as "1+7", of sums up to 9; plain: queries such as "3".
+    """
+
+    contexts: int = 10
+    examples: int = 50
+    sums: int = 10
+    plain: int = 10
+    stride: int = 4
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.examples < NUM_CLASSES or self.examples % NUM_CLASSES:
+            raise ValueError(f"examples: expected a multiple of {NUM_CLASSES}, got {self.examples}")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """captions: what was asked. labels: the digit meant. tokens, images: what came. context: which context of
+    `context_images` [contexts, examples, C, H, W] each was drawn in."""
+
+    captions: list[str]
+    labels: Tensor
+    tokens: PyramidTokens
+    images: Tensor
+    context: Tensor
+    context_images: Tensor
+
+
+def generate_digits(
+    model: Tokenizer, llm: FrozenLLM, prompts: DigitPrompts, *, shuffle_captions: bool = False
+) -> Generated:
+    """Draw digits by progressive autoregressive decoding.
+
+    shuffle_captions: deal the captions of the examples out at random, the control in which nothing links
+    captions to images.
+    """
+    train = MNISTDigits("train")
+    tokens = encode_all(model, train.images)
+    lexicon = Lexicon(model.codebook, model.pyramid, llm, seen_masks(tokens, len(model.codebook)))
+    words = lexicon.llm_ids(tokens)
+    generator = random.Random(prompts.seed)
+    ids, captions, labels, contexts = [], [], [], []
+    for number in range(prompts.contexts):
+        shown = _examples(train.labels, prompts.examples, generator)
+        named = [str(int(train.labels[i])) for i in shown]
+        if shuffle_captions:
+            generator.shuffle(named)
+        queries = _queries(prompts, generator)
+        task = captioned_images_task([words[i] for i in shown], named)
+        sampling = Sampling(temperature=prompts.temperature, seed=prompts.seed + number)
+        drawn = decode(
+            llm,
+            task,
+            [image_query(caption) for caption, _ in queries],
+            lexicon,
+            stride=prompts.stride,
+            options=Options(sampling=sampling, layout="segments"),
+        )
+        ids.append(drawn.ids)
+        captions += [caption for caption, _ in queries]
+        labels += [label for _, label in queries]
+        contexts.append(torch.stack([train.images[i] for i in shown]))
+    drawn = PyramidTokens(torch.cat(ids), model.pyramid)
+    context = torch.arange(prompts.contexts).repeat_interleave(prompts.sums + prompts.plain)
+    images = decode_all(model, drawn)
+    return Generated(captions, torch.tensor(labels), drawn, images, context, torch.stack(contexts))
+
+
+def evaluate_generation(generated: Generated) -> dict[str, Any]:
+    """Which share of the digits a classifier reads as what was asked, by kind of caption, and how near they
+    are to the examples that the model was shown.
+
+    Distances are root mean squares of pixels in [-1, 1] to the nearest of the context's examples; beside them
+    stands that of held-out digits, which are nobody's copies.
+    """
+    classifier = DigitClassifier()
+    read = classifier.predict(generated.images)
+    right = read == generated.labels
+    is_sum = torch.tensor(["+" in caption for caption in generated.captions])
+    rows = {"all": torch.ones_like(is_sum), "plain": ~is_sum, "sums": is_sum}
+    held_out = MNISTDigits("test").images
+    real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[: len(read)]]
+    real_context = generated.context[: len(real)]
+    return {
+        "digits": len(read),
+        "chance": 1 / NUM_CLASSES,
+        "accuracy": {
+            name: proportion(int(right[rows_].sum()), int(rows_.sum()))._asdict()
+            for name, rows_ in rows.items()
+            if rows_.any()
+        },
+        "distinct images": len({tuple(row) for row in generated.tokens.ids.tolist()}),
+        "nearest example": mean(_nearest(generated, generated.images, generated.context))._asdict(),
+        "nearest example of held-out digits": mean(_nearest(generated, real, real_context))._asdict(),
+    }
+
+
+def _nearest(generated: Generated, images: Tensor, context: Tensor) -> Tensor:
+    """Root mean square distance of each image to the nearest example of its context, [N]."""
+    examples = generated.context_images.flatten(2)
+    rows = [torch.cdist(x[None], examples[c]).amin() for x, c in zip(images.flatten(1), context, strict=True)]
+    return torch.stack(rows) / images[0].numel() ** 0.5
+
+
+def _examples(labels: Tensor, count: int, generator: random.Random) -> list[int]:
+    """Items for a context, equally many of each class, in random order."""
+    chosen = []
+    for digit in range(NUM_CLASSES):
+        chosen += generator.sample((labels == digit).nonzero().flatten().tolist(), count // NUM_CLASSES)
+    generator.shuffle(chosen)
+    return chosen
+
+
+def _queries(prompts: DigitPrompts, generator: random.Random) -> list[tuple[str, int]]:
+    """Captions and the digits they mean; the classes in turn, so that each is asked for equally often."""
+    queries = []
+    for number in range(prompts.sums):
+        total = number % NUM_CLASSES
+        first = generator.randint(0, total)
+        queries.append((f"{first}+{total - first}", total))
+    return queries + [(str(number % NUM_CLASSES), number % NUM_CLASSES) for number in range(prompts.plain)]

@@ -1,0 +1,102 @@
+"""Conditional denoising: undo a degradation of an image, shown on noisy copies of it (SPAE section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spae.incontext.lexicon import Lexicon
+from spae.incontext.prompts import Example, Task, Template
+from spae.tokenizers import PyramidTokens
+
+_TEMPLATE = Template(before="Input:", between=" Output:", after="\n")
+# V2L's rates; SPAE says 50% to 20%.
+RATES = tuple(0.50 - 0.03 * i for i in range(10))
+
+
+def inpainting(images: Tensor) -> Tensor:
+    """Images [B, C, H, W] with the central half of each side grey."""
+    height, width = images.shape[-2:]
+    degraded = images.clone()
+    degraded[..., height // 4 : height - height // 4, width // 4 : width - width // 4] = 0
+    return degraded
+
+
+def outpainting(images: Tensor) -> Tensor:
+    """Images [B, C, H, W] with the lower half grey."""
+    degraded = images.clone()
+    degraded[..., images.shape[-2] // 2 :, :] = 0
+    return degraded
+
+
+def blur(images: Tensor) -> Tensor:
+    """Images [B, C, H, W] at a quarter of their resolution."""
+    small = F.interpolate(images, scale_factor=0.25, mode="area")
+    return F.interpolate(small, size=images.shape[-2:], mode="bilinear")
+
+
+def translation(images: Tensor) -> Tensor:
+    """Images [B, C, H, W] moved right by a quarter of their width, around the edge."""
+    return images.roll(images.shape[-1] // 4, dims=-1)
+
+
+def rotation(images: Tensor) -> Tensor:
+    """Square images [B, C, H, H] turned by 90 degrees anticlockwise."""
+    return images.rot90(1, dims=(-2, -1))
+
+
+DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "inpainting": inpainting,
+    "outpainting": outpainting,
+    "deblurring": blur,
+    "translation": translation,
+    "rotation": rotation,
+}
+
+
+def corrupt(tokens: PyramidTokens, rate: float, num_codes: int, generator: torch.Generator) -> PyramidTokens:
+    """Tokens of which round(rate * n) of each image's n became random ones of the codebook."""
+    ids = tokens.ids.clone()
+    count = round(rate * ids.shape[1])
+    order = torch.rand(ids.shape, generator=generator).argsort(1)[:, :count]
+    random = torch.randint(num_codes, order.shape, generator=generator)
+    return PyramidTokens(ids.scatter(1, order, random), tokens.pyramid)
+
+
+def denoising_task(
+    degraded: PyramidTokens,
+    original: PyramidTokens,
+    lexicon: Lexicon,
+    *,
+    condition_layers: int,
+    seed: int = 0,
+) -> tuple[Task, Example]:
+    """Ten examples of one image with decreasing corruption, and the query that they lead up to.
+
+    degraded, original: one image's tokens before and after what is to be undone. Each example pairs a
+    corrupted copy of `degraded`, in its first `condition_layers` layers, with a copy of `original` corrupted
+    at the same rate; the query's condition is `degraded` itself. The copies of `original` differ, so that
+    none shows the answer, but their majority does: report it beside what the model makes of them.
+    """
+    if len(degraded) != 1 or len(original) != 1:
+        raise ValueError(f"original: expected one image, got {len(original)} and {len(degraded)} degraded")
+    generator = torch.Generator().manual_seed(seed)
+    examples = []
+    for rate in RATES:
+        condition, answer = (
+            lexicon.llm_ids(corrupt(tokens, rate, len(lexicon.codebook), generator))[0]
+            for tokens in (degraded.upto(condition_layers), original)
+        )
+        examples.append(Example(condition, answer))
+    query = Example(lexicon.llm_ids(degraded.upto(condition_layers))[0])
+    return Task(_TEMPLATE, tuple(examples)), query
+
+
+def majority(task: Task) -> tuple[int, ...]:
+    """At each position the id that most of the answers have there (the lowest of equals): the baseline that
+    needs no language model."""
+    answers = torch.tensor([example.answer for example in task.examples])
+    return tuple(answers.mode(0).values.tolist())

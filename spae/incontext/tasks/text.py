@@ -1,0 +1,48 @@
+"""Text about images: captions, and answers to questions (SPAE sections 4.1 and 4.2; V2L)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spae.incontext.prompts import Content, Example, Task, Template, prompt
+from spae.llm import GREEDY, FrozenLLM, Sampling
+
+_CAPTION = Template(
+    preamble="Generate a caption sentence based on words describing an image.\n",
+    before="Input:",
+    between=" Output:",
+    after="\n",
+)
+_ANSWER = Template(
+    preamble="Answer the question with a single word based on the condition.\n",
+    before="Condition:",
+    between=" Answer:",
+    after="\n",
+)
+
+
+def captioning_task(images: Sequence[Sequence[int]], captions: Sequence[str]) -> Task:
+    """Examples of images, as the model's ids of their words, with a caption each."""
+    pairs = zip(images, captions, strict=True)
+    return Task(_CAPTION, tuple(Example(tuple(words), f" {caption}") for words, caption in pairs))
+
+
+def vqa_task(images: Sequence[Sequence[int]], questions: Sequence[str], answers: Sequence[str]) -> Task:
+    """Examples of images, as the model's ids of their words, with a question and its answer each."""
+    rows = zip(images, questions, answers, strict=True)
+    return Task(_ANSWER, tuple(Example(question_about(w, q), f" {a}") for w, q, a in rows))
+
+
+def question_about(words: Sequence[int], question: str) -> Content:
+    """An image's words and a question, as the condition of a VQA example."""
+    return (tuple(words), f" Question: {question}")
+
+
+def answer_text(
+    llm: FrozenLLM, task: Task, condition: Content, *, max_tokens: int = 32, sampling: Sampling = GREEDY
+) -> str:
+    """What the model writes after the condition, up to the end of the line or `max_tokens` tokens."""
+    ids = prompt(llm, task, Example(condition), max_tokens).ids
+    stop = llm.encode("\n")[:1]
+    written = llm.generate([ids], max_tokens, sampling=sampling, stop=stop)[0].tolist()
+    return llm.decode([token for token in written if token >= 0]).strip()
