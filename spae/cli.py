@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -174,21 +175,102 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _add_eval(commands: Any) -> None:
-    parser = _command(commands, "eval", _eval, "Measure a tokenizer.")
-    parser.add_argument(
-        "what", choices=["digits"], help="digits: PSNR, usage and legibility of 500 held-out digits"
+    parser = commands.add_parser("eval", help="Measure a tokenizer.", description="Measure a tokenizer.")
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    digits = _command(
+        kinds, "digits", _eval_digits, "PSNR, usage and legibility of 500 held-out digits, layer by layer."
     )
-    _add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_model(digits)
+    digits.add_argument("--json", action="store_true", help="print JSON")
+    _add_eval_fewshot(kinds)
+    _add_eval_generate(kinds)
 
 
-def _eval(arguments: argparse.Namespace) -> None:
+def _eval_digits(arguments: argparse.Namespace) -> None:
     from spae.eval.digits import evaluate_digits
     from spae.eval.report import layer_table
     from spae.tokenizers import SPAE
 
     report = evaluate_digits(SPAE.from_pretrained(arguments.model))
     print(json.dumps(report, indent=2) if arguments.json else layer_table(report))
+
+
+def _add_llm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--llm",
+        default="smollm2",
+        help="smollm2, gemma3, a GGUF file, a folder, or an OpenAI-compatible base URL (default: smollm2)",
+    )
+
+
+def _add_eval_fewshot(kinds: Any) -> None:
+    parser = _command(
+        kinds,
+        "fewshot",
+        _eval_fewshot,
+        "Few-shot classification of images' words by a frozen language model.",
+    )
+    _add_model(parser)
+    _add_llm(parser)
+    parser.add_argument("--data", default="digits", help="what is classified: digits (default)")
+    parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
+    parser.add_argument("--ways", type=int, nargs="+", default=[2, 5], help="classes (default: 2 5)")
+    parser.add_argument("--episodes", type=int, default=200, help="per setting (default: 200)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/fewshot"), help="folder of the run (default: out/fewshot)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _eval_fewshot(arguments: argparse.Namespace) -> None:
+    from spae import llm
+    from spae.eval.episodes import paper_settings
+    from spae.eval.fewshot_run import FewShotRun, fewshot_table, run_fewshot
+    from spae.tokenizers import SPAE
+
+    settings = tuple(setting for ways in arguments.ways for setting in paper_settings(ways))
+    run = FewShotRun(arguments.data, tuple(arguments.layers), settings, arguments.episodes, arguments.seed)
+    model = SPAE.from_pretrained(arguments.model)
+    report = run_fewshot(model, llm.load(arguments.llm), run, arguments.out, command=_own_command())
+    print(json.dumps(report, indent=2) if arguments.json else fewshot_table(report))
+
+
+def _add_eval_generate(kinds: Any) -> None:
+    parser = _command(
+        kinds, "generate", _eval_generate, "Digits drawn from captions by a frozen language model."
+    )
+    _add_model(parser)
+    _add_llm(parser)
+    parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
+    parser.add_argument("--examples", type=int, default=50, help="digits a context shows (default: 50)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/generate"), help="folder of the run (default: out/generate)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _eval_generate(arguments: argparse.Namespace) -> None:
+    from spae import llm
+    from spae.eval.generation import DigitPrompts, generation_table, run_generation
+    from spae.tokenizers import SPAE
+
+    prompts = DigitPrompts(
+        contexts=arguments.contexts,
+        examples=arguments.examples,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    )
+    model = SPAE.from_pretrained(arguments.model)
+    report = run_generation(model, llm.load(arguments.llm), prompts, arguments.out, command=_own_command())
+    print(json.dumps(report, indent=2) if arguments.json else generation_table(report))
+
+
+def _own_command() -> str:
+    """The command line as the user gave it, for reports."""
+    return shlex.join(["spae", *sys.argv[1:]])
 
 
 def _add_bench(commands: Any) -> None:

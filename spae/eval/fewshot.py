@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from spae.eval.episodes import Episode, FewShotSetting, Shot
 from spae.eval.statistics import proportion
 from spae.incontext.tasks import classification_task, classify
 from spae.llm import FrozenLLM
+from spae.llm.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ def evaluate_fewshot(
     episodes: Sequence[Episode],
     *,
     seed: int = 0,
-    finished: Callable[[int, dict[str, Any]], None] | None = None,
-    known: dict[int, dict[str, Any]] | None = None,
+    journal: Journal | None = None,
+    key: str = "",
 ) -> dict[str, Any]:
     """Accuracy of a setting with 95% intervals, and what it must be compared with.
 
@@ -44,16 +47,16 @@ def evaluate_fewshot(
     among the examples: what is left there is not read from the images. "word overlap" chooses the class whose
     examples share most words with the query, without a language model.
 
-    finished: called with each episode's number and record. known: such records of an interrupted run by
-    number, which are not asked again.
+    journal: keeps each episode's record under `key`, which must name all that the answers depend on, so that
+    an interrupted run goes on where it stopped.
     """
     records = []
-    for number, episode in enumerate(episodes):
-        record = (known or {}).get(number)
+    for number, episode in enumerate(tqdm(episodes, desc=setting.name, disable=None)):
+        record = journal.get(f"{key}:{number}") if journal is not None else None
         if record is None:
             record = _play(llm, images, setting, episode, random.Random(f"{seed} {number}"))
-            if finished is not None:
-                finished(number, record)
+            if journal is not None:
+                journal.put(f"{key}:{number}", record)
         records.append(record)
     rows = {name: proportion(sum(r[name] for r in records), len(records)) for name in MEASURES}
     return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -44,19 +46,13 @@ def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens,
 
     images: [B, C, H, W] in [-1, 1]; tokens: all layers of them. Writes a PNG.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('drawing needs matplotlib: pip install "spae[demo]"') from error
     total = tokens.num_layers
     by_layers = [model.decode(tokens.upto(number)).detach() for number in range(1, total + 1)]
     words = model.words(tokens)
     # A word needs about as much room as a picture of 12 words a side; small grids get less.
     shown_layers = [n for n in range(total) if max(model.pyramid.grids[n]) <= _MAX_COLUMNS]
     widths = [1.3] * (total + 1) + [0.55 + 0.85 * model.pyramid.grids[n][-1] for n in shown_layers]
-    figure = Figure(figsize=(sum(widths) + 0.6, 1.75 * len(images) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure((sum(widths) + 0.6, 1.75 * len(images) + 0.5))
     axes = figure.subplots(len(images), len(widths), squeeze=False, width_ratios=widths)
     counts = [model.pyramid.num_tokens_upto(number) for number in range(1, total + 1)]
     for row, image in enumerate(images):
@@ -71,6 +67,31 @@ def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens,
             _word_grid(axes[row][column], words[row][layer], model.pyramid.grids[layer], title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def picture_grid(images: Tensor, captions: Sequence[str], path: Path, *, columns: int) -> None:
+    """Draw images [B, C, H, W] in [-1, 1] in rows, each under its caption. Writes a PNG."""
+    rows = -(-len(images) // columns)
+    figure = _figure((1.0 * columns, 1.2 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for place, image, caption in zip(axes, images, captions, strict=False):
+        _picture(place, image, caption)
+    for place in axes[len(images) :]:
+        place.axis("off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    """An empty figure that needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('drawing needs matplotlib: pip install "spae[demo]"') from error
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _picture(axes, image: Tensor, title: str, caption: str = "") -> None:

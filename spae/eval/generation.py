@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from spae.data.mnist import MNISTDigits
 from spae.eval.digits import DigitClassifier
+from spae.eval.figures import picture_grid
 from spae.eval.reconstruction import decode_all, encode_all
 from spae.eval.statistics import mean, proportion
 from spae.incontext import Lexicon, Options, decode
@@ -46,23 +49,29 @@ class DigitPrompts:
 @dataclass(frozen=True)
 class Generated:
     """captions: what was asked. labels: the digit meant. tokens, images: what came. context: which context of
-    `context_images` [contexts, examples, C, H, W] each was drawn in."""
+    the contexts' ids [contexts, examples, n] and images [contexts, examples, C, H, W] each was drawn in."""
 
     captions: list[str]
     labels: Tensor
     tokens: PyramidTokens
     images: Tensor
     context: Tensor
+    context_ids: Tensor
     context_images: Tensor
 
 
 def generate_digits(
-    model: Tokenizer, llm: FrozenLLM, prompts: DigitPrompts, *, shuffle_captions: bool = False
+    model: Tokenizer,
+    llm: FrozenLLM,
+    prompts: DigitPrompts,
+    *,
+    shuffle_captions: bool = False,
+    log: Path | None = None,
 ) -> Generated:
     """Draw digits by progressive autoregressive decoding.
 
     shuffle_captions: deal the captions of the examples out at random, the control in which nothing links
-    captions to images.
+    captions to images. log: keeps finished segments (`spae.incontext.Options`).
     """
     train = MNISTDigits("train")
     tokens = encode_all(model, train.images)
@@ -84,16 +93,24 @@ def generate_digits(
             [image_query(caption) for caption, _ in queries],
             lexicon,
             stride=prompts.stride,
-            options=Options(sampling=sampling, layout="segments"),
+            options=Options(sampling=sampling, layout="segments", log=log, progress=True),
         )
         ids.append(drawn.ids)
         captions += [caption for caption, _ in queries]
         labels += [label for _, label in queries]
-        contexts.append(torch.stack([train.images[i] for i in shown]))
+        contexts.append(torch.tensor(shown))
     drawn = PyramidTokens(torch.cat(ids), model.pyramid)
     context = torch.arange(prompts.contexts).repeat_interleave(prompts.sums + prompts.plain)
-    images = decode_all(model, drawn)
-    return Generated(captions, torch.tensor(labels), drawn, images, context, torch.stack(contexts))
+    items = torch.stack(contexts)
+    return Generated(
+        captions=captions,
+        labels=torch.tensor(labels),
+        tokens=drawn,
+        images=decode_all(model, drawn),
+        context=context,
+        context_ids=tokens.ids[items],
+        context_images=train.images[items],
+    )
 
 
 def evaluate_generation(generated: Generated) -> dict[str, Any]:
@@ -115,14 +132,68 @@ def evaluate_generation(generated: Generated) -> dict[str, Any]:
         "digits": len(read),
         "chance": 1 / NUM_CLASSES,
         "accuracy": {
-            name: proportion(int(right[rows_].sum()), int(rows_.sum()))._asdict()
-            for name, rows_ in rows.items()
-            if rows_.any()
+            name: {
+                "trials": int(chosen.sum()),
+                **proportion(int(right[chosen].sum()), int(chosen.sum()))._asdict(),
+            }
+            for name, chosen in rows.items()
+            if chosen.any()
         },
+        "copies": int(
+            (generated.context_ids[generated.context] == generated.tokens.ids[:, None]).all(2).any(1).sum()
+        ),
         "distinct images": len({tuple(row) for row in generated.tokens.ids.tolist()}),
         "nearest example": mean(_nearest(generated, generated.images, generated.context))._asdict(),
         "nearest example of held-out digits": mean(_nearest(generated, real, real_context))._asdict(),
     }
+
+
+def run_generation(
+    model: Tokenizer, llm: FrozenLLM, prompts: DigitPrompts, out: Path, *, command: str = ""
+) -> dict[str, Any]:
+    """Generate with captions and with shuffled captions, and write `generate.json`, `generate.md` and the
+    page `generate.png` of the first two contexts into `out`. Finished segments are kept in `segments.jsonl`:
+    the same call goes on where it stopped."""
+    log = out / "segments.jsonl"
+    generated = generate_digits(model, llm, prompts, log=log)
+    control = generate_digits(model, llm, prompts, shuffle_captions=True, log=log)
+    report = {
+        "command": command,
+        "llm": llm.name,
+        "prompts": asdict(prompts),
+        "captions": evaluate_generation(generated),
+        "shuffled captions": evaluate_generation(control),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "generate.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / "generate.md").write_text(generation_table(report) + "\n", encoding="utf-8")
+    per_context = prompts.sums + prompts.plain
+    pictures = generated.images[: 2 * per_context]
+    picture_grid(pictures, generated.captions[: len(pictures)], out / "generate.png", columns=10)
+    return report
+
+
+def generation_table(report: dict[str, Any]) -> str:
+    """A report of `run_generation` as a Markdown table: each figure with its 95% interval."""
+    header = ["captions", "asked", "digits", "right", "chance"]
+    lines = [header, ["---"] * len(header)]
+    for kind in ("captions", "shuffled captions"):
+        for asked, row in report[kind]["accuracy"].items():
+            cells = [kind, asked, str(row["trials"]), _shown(row), f"{report[kind]['chance']:.2f}"]
+            lines.append(cells)
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    own = report["captions"]
+    near, real = own["nearest example"], own["nearest example of held-out digits"]
+    note = (
+        f"{report['llm']}, {report['prompts']['examples']} examples a context; {own['distinct images']} "
+        f"different images among {own['digits']}, {own['copies']} of them copies of an example word by word. "
+        f"Root mean square distance to the nearest example: {_shown(near)}; of held-out digits {_shown(real)}."
+    )
+    return f"{table}\n\n{note}" + (f"\n\n    {report['command']}" if report["command"] else "")
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def _nearest(generated: Generated, images: Tensor, context: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,9 +43,7 @@ def classification_task(
         raise ValueError(f"names: expected different ones, got {list(names)}")
     listed = ", ".join(names)
     preamble = f"For each of the following input output pairs, output is one of [{listed}].\n"
-    template = Template(
-        preamble if induction else "", _TEMPLATE.before, _TEMPLATE.between, _TEMPLATE.after, _TEMPLATE.block
-    )
+    template = replace(_TEMPLATE, preamble=preamble if induction else "")
     answers = [_answer(llm, name) for name in names]
     return Task(template, tuple(Example(tuple(words), answers[way]) for words, way in shots))
 

@@ -1,0 +1,204 @@
+"""The tasks with a language model that copies: it answers like the example that shares most words."""
+
+import random
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from spae.codebook import Codebook
+from spae.eval.episodes import Episode, FewShotSetting, Shot, sample_episodes
+from spae.eval.fewshot import WordImages, evaluate_fewshot, overlap_guess, shuffled
+from spae.incontext import Example, Lexicon
+from spae.incontext.tasks import classification_task, classify
+from spae.incontext.tasks.denoising import DEGRADATIONS, RATES, corrupt, denoising_task, majority
+from spae.incontext.tasks.generation import captioned_images_task, image_query
+from spae.incontext.tasks.text import answer_text, captioning_task, question_about, vqa_task
+from spae.llm.journal import Journal
+from spae.tokenizers import PyramidTokens
+from spae_ops import Pyramid
+
+WORDS = 256  # ids from here on are words of images, below are bytes of text
+PYRAMID = Pyramid.square(2, (1, 2))
+
+
+class Prefix(NamedTuple):
+    ids: tuple[int, ...]
+
+
+class Copier:
+    """Reads lines "... words ... : answer" and answers like the line with most words in common."""
+
+    name = identity = "copier"
+    context_window = 4096
+    start_ids: tuple[int, ...] = ()
+    special_ids: frozenset[int] = frozenset()
+
+    def __init__(self):
+        self.asked: list[tuple[int, ...]] = []
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return "".join(chr(i) if i < WORDS else f"<{i}>" for i in ids)
+
+    def prefix(self, ids, base=None):
+        return Prefix((base.ids if base else ()) + tuple(ids))
+
+    def _answer(self, ids):
+        *lines, query = "".join(chr(i) for i in ids).split("\n")
+        words = Counter(c for c in query if ord(c) >= WORDS)
+        best = max(
+            (line for line in lines if any(ord(c) >= WORDS for c in line)),
+            key=lambda line: (words & Counter(line)).total(),
+        )
+        return [ord(c) for c in best.rsplit(":", 1)[1] + "\n"]
+
+    def generate(
+        self, prompts, num_tokens, *, prefix=None, allowed=None, sampling=None, streams=None, stop=()
+    ):
+        rows = []
+        for ids in prompts:
+            ids = (prefix.ids if prefix else ()) + tuple(ids)
+            self.asked.append(ids)
+            row = self._answer(ids)
+            row = row[: next((i for i, token in enumerate(row) if token in stop), len(row))]
+            rows.append((row + [-1] * num_tokens)[:num_tokens])
+        return torch.tensor(rows)
+
+    def logprobs(self, prompts, continuations, *, prefix=None):
+        answers = [self._answer((prefix.ids if prefix else ()) + tuple(ids)) for ids in prompts]
+        return [
+            torch.tensor([0.0 if i < len(a) and a[i] == t else -5.0 for i, t in enumerate(c)])
+            for a, c in zip(answers, continuations, strict=True)
+        ]
+
+
+def words(*numbers):
+    return tuple(WORDS + n for n in numbers)
+
+
+def test_an_episode_as_a_prompt():
+    llm = Copier()
+    shots = [(words(1, 2), 1), (words(3, 4), 0)]
+    task = classification_task(llm, shots, ["cat", "dog"])
+    verdict = classify(llm, task, words(4, 5), ["cat", "dog"], target=0)
+    assert (verdict.generated, verdict.exact, verdict.ranked) == ("cat", True, 0)
+    assert llm.decode(llm.asked[-1]) == (
+        "For each of the following input output pairs, output is one of [cat, dog].\n"
+        "Input:<257><258> Output: dog\nInput:<259><260> Output: cat\nInput:<260><261> Output:"
+    )
+    bare = classification_task(llm, shots, ["cat", "dog"], induction=False)
+    wrong = classify(llm, bare, words(1), ["cat", "dog"], target=0)
+    assert (wrong.generated, wrong.exact, wrong.ranked) == ("dog", False, 1)
+    assert llm.decode(llm.asked[-1]).startswith("Input:<257>")
+    with pytest.raises(ValueError, match="names: expected different ones"):
+        classification_task(llm, shots, ["cat", "cat"])
+
+
+def test_an_answer_counts_only_whole():
+    llm = Copier()
+    names = ["dog", "dog house"]
+    task = classification_task(llm, [(words(1), 1), (words(2), 0)], names)
+    assert classify(llm, task, words(1), names, target=0).exact is False
+    assert classify(llm, task, words(1), names, target=1).exact is True
+
+
+def test_fewshot_figures_and_controls(tmp_path):
+    generator = random.Random(0)
+    labels = [i % 6 for i in range(60)]
+    # Each class has three words of its own among ten: legible, to a copier, nearly always.
+    images = [
+        words(*(generator.randrange(200) for _ in range(5)), *(1000 + 3 * label + j for j in range(3)))
+        for label in labels
+    ]
+    data = WordImages(images, images, ["ant", "bee", "cow", "dog", "eel", "fox"])
+    setting = FewShotSetting(5, inner_shots=1)
+    episodes = sample_episodes(labels, setting, 150, seed=1)
+    journal = Journal(tmp_path / "records.jsonl")
+    report = evaluate_fewshot(Copier(), data, setting, episodes, journal=journal, key="run")
+    assert report["chance"] == 0.2
+    assert report["episodes"] == len(journal) == 150
+    for name in ("exact", "ranked", "word overlap"):
+        assert report[name]["value"] > 0.95, name
+    for name in ("shuffled exact", "shuffled ranked"):
+        assert report[name]["low"] <= 0.2 <= report[name]["high"], name
+    # What the journal knows is not asked for again, and gives the same report.
+    silent = Copier()
+    again = Journal(tmp_path / "records.jsonl")
+    assert evaluate_fewshot(silent, data, setting, episodes, journal=again, key="run") == report
+    assert silent.asked == []
+
+
+def test_word_overlap_counts_multiplicity_and_breaks_ties_evenly():
+    data = WordImages([words(1, 1, 2), words(1, 2, 3)], [words(1, 1), words(9)], ["a", "b"])
+    shots = (Shot(0, 0), Shot(1, 1))
+    assert overlap_guess(data, Episode((0, 1), shots, Shot(0, 0)), random.Random(0)) == 0
+    generator = random.Random(0)
+    guesses = [overlap_guess(data, Episode((0, 1), shots, Shot(1, 0)), generator) for _ in range(200)]
+    assert 70 < sum(guesses) < 130
+
+
+def test_shuffling_moves_images_and_keeps_labels():
+    episode = sample_episodes([0] * 9 + [1] * 9, FewShotSetting(2, 5), 1)[0]
+    dealt = shuffled(episode, random.Random(1))
+    assert [s.way for s in dealt.shots] == [s.way for s in episode.shots]
+    assert sorted(s.item for s in dealt.shots) == sorted(s.item for s in episode.shots)
+    assert dealt.shots != episode.shots
+    assert dealt.query == episode.query
+
+
+def test_captions_and_questions():
+    llm = Copier()
+    task = captioning_task([words(1), words(2)], ["A dog.", "A cat."])
+    assert answer_text(llm, task, words(2)) == "A cat."
+    task = vqa_task([words(1), words(2)], ["what shape?", "what colour?"], ["circle", "red"])
+    assert answer_text(llm, task, question_about(words(1), "what shape?")) == "circle"
+    assert llm.decode(llm.asked[-1]).endswith("Condition:<257> Question: what shape? Answer:")
+
+
+def test_captioned_images():
+    task = captioned_images_task([words(1, 2), words(3, 4)], ["3", "8"])
+    assert task.examples[1] == Example("an image of 8", words(3, 4))
+    assert image_query("1+7") == Example("an image of 1+7")
+    with pytest.raises(ValueError, match="captions: expected 1, one for each image, got 2"):
+        captioned_images_task([words(1)], ["3", "8"])
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_degradations_change_what_they_say(name):
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    degraded = DEGRADATIONS[name](images)
+    assert degraded.shape == images.shape
+    assert not torch.equal(degraded, images)
+    kept = (degraded == images).all(1).double().mean().item()
+    assert kept == pytest.approx({"inpainting": 0.75, "outpainting": 0.5}.get(name, 0.0), abs=0.02)
+    undo = {"translation": lambda x: x.roll(-4, -1), "rotation": lambda x: x.rot90(-1, (-2, -1))}
+    if name in undo:
+        assert torch.equal(undo[name](degraded), images)
+
+
+def test_denoising_task():
+    llm = Copier()
+    vocabulary = [f"w{i}" for i in range(500)]
+    book = Codebook.from_arrays(vocabulary, torch.randn(500, 4), torch.arange(500) + WORDS)
+    lexicon = Lexicon(book, PYRAMID, _with_vocabulary(llm, WORDS + 500))
+    original = PyramidTokens(torch.arange(5).reshape(1, 5), PYRAMID)
+    degraded = PyramidTokens(torch.arange(5, 10).reshape(1, 5), PYRAMID)
+    task, query = denoising_task(degraded, original, lexicon, condition_layers=1)
+    assert len(task.examples) == len(RATES) == 10
+    assert query.condition == words(5)
+    assert all(len(e.condition) == 1 and len(e.answer) == 5 for e in task.examples)
+    assert majority(task) == words(0, 1, 2, 3, 4)
+    assert denoising_task(degraded, original, lexicon, condition_layers=1) == (task, query)
+    generator = torch.Generator().manual_seed(0)
+    for rate in (0.0, 0.2, 0.6):
+        changed = (corrupt(original, rate, 10**6, generator).ids != original.ids).sum().item()
+        assert changed == round(5 * rate)
+
+
+def _with_vocabulary(llm, size):
+    llm.vocab_size = size
+    return llm
