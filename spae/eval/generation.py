@@ -187,7 +187,8 @@ def generation_table(report: dict[str, Any]) -> str:
     note = (
         f"{report['llm']}, {report['prompts']['examples']} examples a context; {own['distinct images']} "
         f"different images among {own['digits']}, {own['copies']} of them copies of an example word by word. "
-        f"Root mean square distance to the nearest example: {_shown(near)}; of held-out digits {_shown(real)}."
+        f"Root mean square distance to the nearest example: {_shown(near)}; of held-out digits "
+        f"{_shown(real)}."
     )
     return f"{table}\n\n{note}" + (f"\n\n    {report['command']}" if report["command"] else "")
 
