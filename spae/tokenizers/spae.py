@@ -36,7 +36,7 @@ class SPAE(Tokenizer):
         self.pyramid = config.pyramid
         backbone = config.backbone(codebook.vectors.shape[1])
         self.encoder = Encoder(backbone)
-        self.semantic = _semantic_features(config, self.codebook.width)
+        self.semantic = _semantic_features(config, backbone.latent_dim)
         self.latent_norm = latent_norm(config.latent_norm, codebook, config.ndim)
         self.quantizer = PyramidQuantizer(self.pyramid, config.rule)
         self.decoder = Decoder(backbone)
