@@ -6,13 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import lookup
+from benchmarks import decoding, lookup
 
-QUESTIONS = {"lookup": lookup}
+QUESTIONS = {"lookup": lookup, "decoding": decoding}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of spae_ops.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Benchmarks of spae_ops and spae."
+    )
     questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
     for name, module in QUESTIONS.items():
         about = (module.__doc__ or "").splitlines()[0]

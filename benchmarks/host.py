@@ -22,6 +22,7 @@ _PACKAGES = (
     "flash-kmeans",
     "cuvs-cu12",
     "cuvs-cu13",
+    "transformers",
 )
 _GPU = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
 

@@ -101,9 +101,9 @@ def _play(
     record: dict[str, Any] = {"word overlap": overlap_guess(images, episode, generator) == target}
     for prefix, played in (("", episode), ("shuffled ", shuffled(episode, generator))):
         shots = [(images.shown[shot.item], shot.way) for shot in played.shots]
-        task = classification_task(llm, shots, names, induction=setting.induction)
-        verdict = classify(llm, task, query, names, target)
+        task = classification_task(shots, names, induction=setting.induction)
+        verdict = classify(llm, task, names, query)
         record[f"{prefix}generated"] = verdict.generated
-        record[f"{prefix}exact"] = verdict.exact
+        record[f"{prefix}exact"] = verdict.exact == target
         record[f"{prefix}ranked"] = verdict.ranked == target
     return record

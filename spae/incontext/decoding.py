@@ -138,7 +138,8 @@ def decode(
     Raises:
         ContextOverflow: before anything is generated, if any pass does not fit the context window; says the
             counts and how many examples would fit.
-        ValueError: naming the argument.
+        ValueError: naming the argument, or the word that cannot be sent as text (HTTP); before anything is
+            generated.
     """
     options = options or Options()
     groups = plan(lexicon.pyramid, mode, stride, options)
@@ -207,6 +208,10 @@ def _check(writer: Writer, queries: Sequence[Example], spans: Sequence[Span], nu
     for span in spans:
         tail = max(len(writer.query(query, span, placeholder)) for query in queries)
         writer.check_fit(span, tail, len(span.tokens))
+        examples = [token for section in writer.shared(span) for token in section]
+        for query in queries:
+            # Without the tokens to come: those are made to fit when they are generated.
+            writer.llm.check(examples + writer.query(query, Span(range(0)), ()))
 
 
 def _write(answers: list[list[int]], span: Span, rows: Sequence[Sequence[int]]) -> None:

@@ -88,6 +88,9 @@ class HTTPLLM:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids)
 
+    def check(self, ids: Sequence[int]) -> None:
+        text_of(self, ids)
+
     def prefix(self, ids: Sequence[int], base: Prefix | None = None) -> TextPrefix:
         return TextPrefix((*(base.ids if base else ()), *ids))
 

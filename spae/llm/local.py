@@ -109,6 +109,9 @@ class LocalLLM:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids)
 
+    def check(self, ids: Sequence[int]) -> None:
+        self._check_ids("prompt", ids)
+
     def prefix(self, ids: Sequence[int], base: Prefix | None = None) -> ReadPrefix:
         self._check_ids("ids", ids)
         self._check_room(ids, base, 0)

@@ -116,6 +116,10 @@ class FrozenLLM(Protocol):
         """The text of some ids, control tokens included and nothing cleaned up."""
         ...
 
+    def check(self, ids: Sequence[int]) -> None:
+        """Raises ValueError if a prompt of these ids cannot be given to the model as it is."""
+        ...
+
     def prefix(self, ids: Sequence[int], base: Prefix | None = None) -> Prefix:
         """Read the beginning of some prompts once: `base`'s tokens, then `ids`. `base` stays valid."""
         ...

@@ -54,7 +54,8 @@ class Copier:
             (line for line in lines if any(ord(c) >= WORDS for c in line)),
             key=lambda line: (words & Counter(line)).total(),
         )
-        return [ord(c) for c in best.rsplit(":", 1)[1] + "\n"]
+        end = "" if best.endswith(".") else "\n"
+        return [ord(c) for c in best.rsplit(":", 1)[1] + end]
 
     def generate(
         self, prompts, num_tokens, *, prefix=None, allowed=None, sampling=None, streams=None, stop=()
@@ -83,27 +84,30 @@ def words(*numbers):
 def test_an_episode_as_a_prompt():
     llm = Copier()
     shots = [(words(1, 2), 1), (words(3, 4), 0)]
-    task = classification_task(llm, shots, ["cat", "dog"])
-    verdict = classify(llm, task, words(4, 5), ["cat", "dog"], target=0)
-    assert (verdict.generated, verdict.exact, verdict.ranked) == ("cat", True, 0)
+    task = classification_task(shots, ["cat", "dog"])
+    verdict = classify(llm, task, ["cat", "dog"], words(4, 5))
+    assert (verdict.generated, verdict.exact, verdict.ranked) == ("cat", 0, 0)
+    assert verdict.scores == (0.0, -15.0)
     assert llm.decode(llm.asked[-1]) == (
-        "For each of the following input output pairs, output is one of [cat, dog].\n"
-        "Input:<257><258> Output: dog\nInput:<259><260> Output: cat\nInput:<260><261> Output:"
+        'For each of the following input-output pairs, output is one of ["cat", "dog"].\n'
+        "Input:<257><258>, output: dog.\nInput:<259><260>, output: cat.\nInput:<260><261>, output:"
     )
-    bare = classification_task(llm, shots, ["cat", "dog"], induction=False)
-    wrong = classify(llm, bare, words(1), ["cat", "dog"], target=0)
-    assert (wrong.generated, wrong.exact, wrong.ranked) == ("dog", False, 1)
+    bare = classification_task(shots, ["cat", "dog"], induction=False)
+    verdict = classify(llm, bare, ["cat", "dog"], words(1))
+    assert (verdict.generated, verdict.exact, verdict.ranked) == ("dog", 1, 1)
     assert llm.decode(llm.asked[-1]).startswith("Input:<257>")
     with pytest.raises(ValueError, match="names: expected different ones"):
-        classification_task(llm, shots, ["cat", "cat"])
+        classification_task(shots, ["cat", "cat"])
 
 
 def test_an_answer_counts_only_whole():
     llm = Copier()
     names = ["dog", "dog house"]
-    task = classification_task(llm, [(words(1), 1), (words(2), 0)], names)
-    assert classify(llm, task, words(1), names, target=0).exact is False
-    assert classify(llm, task, words(1), names, target=1).exact is True
+    task = classification_task([(words(1), 1), (words(2), 0)], names)
+    assert classify(llm, task, names, words(1)).exact == 1
+    assert classify(llm, task, names, words(2)).exact == 0
+    other = classification_task([(words(1), 1), (words(2), 0)], ["dog", "kennel"])
+    assert classify(llm, other, names, words(1)).exact is None
 
 
 def test_fewshot_figures_and_controls(tmp_path):

@@ -1,5 +1,6 @@
 """Against a server that misbehaves in every way we know, and against a real one."""
 
+import itertools
 import json
 import os
 import socket
@@ -7,15 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 
-from spae import llm
+from spae import Codebook, llm
+from spae.incontext import Example, Lexicon, Options, Task, Template, decode, estimate
+from spae.llm import client
 from spae.llm.client import Patience
 from spae.llm.http import HTTPLLM, Server
 from spae.llm.tokens import TextTokenizer
+from spae_ops import Pyramid
 
 httpx = pytest.importorskip("httpx")
 
@@ -258,12 +263,24 @@ def test_a_log_that_is_something_else_is_an_error(serve, tmp_path):
     assert log.read_text() == "remember the milk\n"
 
 
-def test_the_rate_limit_spaces_requests(serve):
-    patience = Patience(requests_per_minute=1200)
-    server, model = serve("a", patience=patience, concurrency=4)
-    model.generate([[5], [6], [7], [8]], 1)
-    spacing = 60 / 1200
-    assert server.times[-1] - server.times[0] > 3 * spacing * 0.8
+def test_the_rate_limit_spaces_requests(serve, monkeypatch):
+    _, model = serve("a", patience=Patience(requests_per_minute=1200))
+    waits = []
+    clock = types.SimpleNamespace(monotonic=lambda: 100.0, sleep=waits.append, time=time.time)
+    monkeypatch.setattr(client, "time", clock)
+    model.generate([[5], [6], [7]], 1)
+    # On a clock that stands still: the turn after the one that asked for the model's name, and so on.
+    assert [b - a for a, b in itertools.pairwise(waits)] == pytest.approx([0.05, 0.05])
+
+
+def test_a_server_says_how_long_to_wait_and_else_the_wait_doubles(serve, monkeypatch):
+    for fault, bounds in ((429, [(0.02, 0.02)] * 2), (GARBAGE, [(0.5, 1.0), (1.0, 2.0)])):
+        waits = []
+        _, model = serve(fault, fault, "ab", patience=Patience(backoff=1.0))
+        clock = types.SimpleNamespace(monotonic=time.monotonic, sleep=waits.append, time=time.time)
+        monkeypatch.setattr(client, "time", clock)
+        model.generate([[5]], 2)
+        assert [low <= wait <= high for wait, (low, high) in zip(waits, bounds, strict=True)] == [True] * 2
 
 
 def test_log_probabilities_of_a_continuation(serve):
@@ -297,6 +314,49 @@ def test_control_tokens_do_not_leave_in_a_text(serve):
     server, model = serve("a")
     with pytest.raises(ValueError, match="is a control token"):
         model.generate([model.encode("x<|end|>")], 1)
+    assert not server.bodies
+
+
+@pytest.fixture
+def letters(tiny):
+    """A codebook and pyramid of capital letters, which the tokenizer never joins, and two images."""
+    ids = torch.tensor([tiny.encode(letter)[0] for letter in "ABCDEFGH"])
+    codebook = Codebook.from_arrays(list("ABCDEFGH"), torch.eye(8), ids)
+    return codebook, Pyramid.square(2, (1, 2)), [(*ids[:5].tolist(),), (*ids[3:].tolist(),)]
+
+
+def test_a_server_decodes_images_as_the_model_here_does(serve, tiny, letters):
+    codebook, pyramid, answers = letters
+
+    def complete(body):
+        ids = tiny.encode(body["prompt"])
+        sets = [codebook.llm_ids.sort().values] * body["max_tokens"]
+        return tiny.decode(tiny.generate([ids], len(sets), allowed=sets)[0].tolist())
+
+    server, model = serve(complete)
+    task = Task(Template(before="an image of "), tuple(map(Example, "38", answers)))
+    queries = [Example("1+7"), Example("0")]
+    lexicon = Lexicon(codebook, pyramid, tiny)
+    options = Options(par_layers=1)
+    expected = decode(tiny, task, queries, lexicon, stride=2, options=options)
+    assert torch.equal(decode(model, task, queries, lexicon, stride=2, options=options).ids, expected.ids)
+    cost = estimate(model, task, queries, lexicon, stride=2, options=options)
+    assert model.spent == cost
+    assert len(server.bodies) == cost.requests
+
+
+def test_a_word_that_cannot_be_sent_is_named_before_anything_is_asked(serve, tiny, letters):
+    _, pyramid, answers = letters
+    words = [*"ABCDEFG", "f", "o"]
+    ids = torch.tensor([tiny.encode(letter)[0] for letter in words])
+    codebook = Codebook.from_arrays(words, torch.eye(9), ids)
+    server, model = serve("A")
+    joined = (*answers[0][:3], *ids[-2:].tolist())
+    task = Task(Template(), (Example("3", answers[0]), Example("8", joined)))
+    with pytest.raises(
+        ValueError, match=r"the word 'f' .* does not read back from text: 'fo' is read as 'fo"
+    ):
+        decode(model, task, [Example("1")], Lexicon(codebook, pyramid, tiny), stride=3)
     assert not server.bodies
 
 

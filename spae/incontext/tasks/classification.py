@@ -1,71 +1,69 @@
-"""Few-shot classification of images by their words (SPAE section 4.1)."""
+"""Few-shot classification of images by their words (SPAE section 4.1; Tsimpoukelli et al. 2021)."""
+2021)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from spae.incontext.prompts import Example, Task, Template, prompt
-from spae.llm import GREEDY, FrozenLLM
+from spae.llm import FrozenLLM
 
-_TEMPLATE = Template(before="Input:", between=" Output:", after="\n")
-_END = "\n"
+# V2L's wording.
+_TEMPLATE = Template(before="Input:", between=", output:", after=".\n")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a model made of one query.
+    """What a model made of one image.
 
-    generated: the text it wrote, to the end of the line. exact: whether that is the right label, token by
-    token (as the papers score it). ranked: which name is likeliest per token as the answer.
+    generated: its own words, up to the end of the answer. exact: the number of the name that they are, token
+    by token, or None if they are none: what the papers score. scores: the log-probability of each name with
+    the answer's end, natural logarithm.
     """
 
     generated: str
-    exact: bool
-    ranked: int
+    exact: int | None
+    scores: tuple[float, ...]
+
+    @property
+    def ranked(self) -> int:
+        """The name that scores highest (the first of equals)."""
+        return max(range(len(self.scores)), key=lambda name: self.scores[name])
 
 
 def classification_task(
-    llm: FrozenLLM,
-    shots: Sequence[tuple[Sequence[int], int]],
-    names: Sequence[str],
-    *,
-    induction: bool = True,
+    shots: Sequence[tuple[Sequence[int], int]], names: Sequence[str], *, induction: bool = True
 ) -> Task:
     """The examples of one episode.
 
     shots: (an image's words as the model's ids, the number of its name), in the order shown. names: the
-    possible answers. induction: begin with a line that lists the names.
+    possible answers, distinct. induction: begin with a line that lists them.
     """
     if len(set(names)) != len(names):
         raise ValueError(f"names: expected different ones, got {list(names)}")
-    listed = ", ".join(names)
-    preamble = f"For each of the following input output pairs, output is one of [{listed}].\n"
+    listed = ", ".join(f'"{name}"' for name in names)
+    preamble = f"For each of the following input-output pairs, output is one of [{listed}].\n"
     template = replace(_TEMPLATE, preamble=preamble if induction else "")
-    answers = [_answer(llm, name) for name in names]
-    return Task(template, tuple(Example(tuple(words), answers[way]) for words, way in shots))
+    return Task(template, tuple(Example(tuple(words), f" {names[way]}") for words, way in shots))
 
 
-def classify(llm: FrozenLLM, task: Task, query: Sequence[int], names: Sequence[str], target: int) -> Verdict:
-    """Ask for the name of an image by its words: once by free generation, once by ranking the names.
+def classify(llm: FrozenLLM, task: Task, names: Sequence[str], image: Sequence[int]) -> Verdict:
+    """Ask for the name of an image (its words as the model's ids): by greedy generation, and by ranking the
+    names.
 
-    query: the image's words as the model's ids. target: the number of the right name. Raises
-    `spae.llm.ContextOverflow` where the examples do not fit.
+    Raises `spae.llm.ContextOverflow` if the prompt and the longest name do not fit.
     """
-    answers = [_answer(llm, name) for name in names]
-    end = llm.encode(_END)
-    longest = max(map(len, answers)) + len(end)
-    ids = prompt(llm, task, Example(tuple(query)), longest).ids
+    answers = [llm.encode(f" {name}") for name in names]
+    end = llm.encode(task.template.after)[:1]
+    room = max(map(len, answers)) + 1
+    ids = prompt(llm, task, Example(tuple(image)), room).ids
     shared, last = llm.prefix(ids[:-1]), ids[-1:]
-    written = llm.generate([last], longest, prefix=shared, sampling=GREEDY, stop=end[:1])[0].tolist()
-    written = [token for token in written if token >= 0]
-    scores = llm.logprobs([last] * len(answers), answers, prefix=shared)
-    # The mean over tokens: a sum would prefer short names.
-    ranked = int(torch.stack([score.mean() for score in scores]).argmax())
-    return Verdict(llm.decode(written).strip(), tuple(written) == answers[target], ranked)
-
-
-def _answer(llm: FrozenLLM, name: str) -> tuple[int, ...]:
-    return tuple(llm.encode(f" {name}"))
+    row = llm.generate([last], room, prefix=shared, stop=end)[0].tolist()
+    written = [token for token in row if token >= 0]
+    scores = llm.logprobs([last] * len(names), [answer + end for answer in answers], prefix=shared)
+    return Verdict(
+        generated=llm.decode(written).strip(),
+        exact=answers.index(written) if written in answers else None,
+        scores=tuple(float(score.double().sum()) for score in scores),
+    )
