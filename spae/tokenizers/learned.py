@@ -34,6 +34,7 @@ class LearnedCodebook(nn.Module):
     sums: Tensor
     counts: Tensor
     normalisation = "none"
+    rows = None  # it is no part of another table
 
     def __init__(
         self, size: int, width: int, *, update: Update = "ema", decay: float = 0.99, revive_below: float = 0.1
@@ -56,6 +57,10 @@ class LearnedCodebook(nn.Module):
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @property
+    def width(self) -> int:
+        return self.vectors.shape[1]
 
     @property
     def index(self) -> CodeIndex:
@@ -120,5 +125,4 @@ class LearnedCodebook(nn.Module):
         return values
 
     def extra_repr(self) -> str:
-        size, width = self.vectors.shape
-        return f"{size} codes x {width}, update={self.update!r}"
+        return f"{len(self)} codes x {self.width}, update={self.update!r}"

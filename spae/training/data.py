@@ -9,8 +9,7 @@ from typing import Any, Literal
 from torch.utils.data import Dataset
 
 _SOURCES = ("name", "folder", "shards", "huggingface")
-_SPLITS = {"name": ("train", "test"), "folder": ("train", "test"), "huggingface": ("train", "test")}
-_SPLITS["shards"] = ("train-*.tar", "test-*.tar")
+_SPLITS = {"shards": ("train-*.tar", "test-*.tar")}
 
 
 def open_dataset(
@@ -20,7 +19,7 @@ def open_dataset(
 
     Args:
         spec: the name of a packaged set (`spae.data.load`), or a mapping with exactly one of
-            "name": the same; all further entries are arguments of that set;
+            "name": the same; all further entries but splits are arguments of that set;
             "folder": a folder of images, one subfolder a split, e.g. ImageNet's;
             "shards": a folder of uncompressed tar files, as webdataset writes them;
             "huggingface": a dataset by its hub name or folder; "image" and "label" name its columns.
@@ -39,10 +38,10 @@ def open_dataset(
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     source = sources[0]
     where = entries.pop(source)
-    if source == "name":
-        return _packaged(where, split, image_size, entries)
-    names = dict(zip(("train", "test"), _SPLITS[source], strict=True))
+    names = dict(zip(("train", "test"), _SPLITS.get(source, ("train", "test")), strict=True))
     names |= {key: entries.pop(key) for key in ("train", "test") if key in entries}
+    if source == "name":
+        return _packaged(where, names[split], image_size, entries)
     allowed = {"image", "label"} if source == "huggingface" else set()
     if unknown := sorted(set(entries) - allowed):
         raise ValueError(f"data: unknown entries {unknown} beside {source!r}")

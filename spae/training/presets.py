@@ -17,6 +17,7 @@ from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
 from spae.tokenizers.lqae import bert_codebook
 from spae.training.data import open_dataset
+from spae.training.guidance import semantic_guidance
 
 FOLDER = Path(__file__).parent.parent / "presets"
 _SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
@@ -32,7 +33,8 @@ class Preset:
 
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
         "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
-        "discriminator": {"kind": "patch"|"residual"} and that one's arguments.
+        "discriminator": {"kind": "patch"|"residual"} and that one's arguments;
+        "semantic": see `semantic_guidance`.
     None stands for the model's own losses, weighed by the loss_weights of `train`.
     """
 
@@ -56,17 +58,25 @@ class Preset:
         """Training set, or held-out images."""
         return open_dataset(self.data, split, image_size=image_size)
 
-    def build_objective(self, model: Tokenizer) -> Objective | None:
-        """The objective for a model of this preset."""
+    def build_objective(
+        self, model: Tokenizer, dataset: Dataset[Any]
+    ) -> tuple[Objective | None, Dataset[Any]]:
+        """The objective for a model of this preset, and the training set with what guides it."""
         if self.objective is None:
-            return None
-        entries = dict(self.objective)
+            return None, dataset
+        entries, semantic = dict(self.objective), None
         perceptual, discriminator = entries.pop("perceptual", None), entries.pop("discriminator", None)
-        return Objective(
-            ObjectiveConfig.from_dict(entries),
+        guidance = entries.pop("semantic", None)
+        config = ObjectiveConfig.from_dict(entries)
+        if guidance is not None:
+            semantic, dataset = semantic_guidance(guidance, model, dataset)
+        objective = Objective(
+            config,
             perceptual=None if perceptual is None else _perceptual(perceptual),
             discriminator=None if discriminator is None else _discriminator(discriminator, model.config),
+            semantic=semantic,
         )
+        return objective, dataset
 
     def to_dict(self) -> dict[str, Any]:
         """As a preset's file holds it: without what has its default."""

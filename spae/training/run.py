@@ -36,11 +36,12 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
     torch.manual_seed(config.seed)
     model = preset.build()
     dataset, held_out = (preset.dataset(split, model.config.image_size) for split in ("train", "test"))
+    objective, dataset = preset.build_objective(model, dataset)
     trainer = Trainer(
         model,
         dataset,
         config,
-        objective=preset.build_objective(model),
+        objective=objective,
         evaluate=_Progress(held_out, output_dir / "progress"),
     )
     if trainer.accelerator.is_main_process:

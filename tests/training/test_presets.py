@@ -54,7 +54,7 @@ def test_the_paper_s_settings(name):
     preset = load_preset(name)
     config = SPAEConfig.from_dict(preset.model)
     assert config.pyramid == Pyramid.square(16, (1, 2, 4, 8, 16, 16))
-    goal = {k: v for k, v in preset.objective.items() if k not in ("perceptual", "discriminator")}
+    goal = {k: v for k, v in preset.objective.items() if k not in ("perceptual", "discriminator", "semantic")}
     assert ObjectiveConfig.from_dict(goal) == ObjectiveConfig()
     train = TrainConfig.from_dict({**preset.train, "output_dir": "x"})
     assert (train.schedule, train.learning_rate) == ("inverse_sqrt", 1e-4)
@@ -91,6 +91,7 @@ def test_the_paper_s_settings_run_when_small(name, tmp_path):
         "model.channels=4",
         "model.num_res_blocks=1",
         "objective.perceptual=null",
+        "objective.semantic=null",
         "objective.discriminator.channels=4",
         *("train.steps=1", "train.batch_size=2", "train.mixed_precision=no", "train.num_workers=0"),
         "train.progress=false",
@@ -102,15 +103,20 @@ def test_the_paper_s_settings_run_when_small(name, tmp_path):
     assert load_preset(tmp_path / "run/preset.json").objective["lambda_"] == 0.1
 
 
-def test_parts_of_an_objective_by_name(monkeypatch):
+def test_parts_of_an_objective_by_name():
     model = SimpleNamespace(config=SPAEConfig(image_size=(32, 32), grids=(1, 4)))
-    base = load_preset("emoji128", ["objective.perceptual=null", "objective.discriminator.kind=patch"])
-    goal = base.build_objective(model)
+    plain = ["objective.perceptual=null", "objective.semantic=null"]
+
+    def build(name, overrides):
+        objective, data = load_preset(name, overrides).build_objective(model, "data")
+        assert data == "data"
+        return objective
+
+    goal = build("emoji128", [*plain, "objective.discriminator.kind=patch"])
     assert isinstance(goal.discriminator, PatchDiscriminator)
     assert goal.perceptual is None
-    residual = load_preset("emoji128", ["objective.perceptual=null"]).build_objective(model)
-    assert isinstance(residual.discriminator, ResidualDiscriminator)
-    assert load_preset("mnist").build_objective(model) is None
+    assert isinstance(build("emoji128", plain).discriminator, ResidualDiscriminator)
+    assert build("mnist", []) is None
     for override, message in [
         (
             "objective.discriminator.kind=dense",
@@ -120,7 +126,7 @@ def test_parts_of_an_objective_by_name(monkeypatch):
         ("objective.weight=2", r"objective: unknown fields \['weight'\]"),
     ]:
         with pytest.raises(ValueError, match=message):
-            load_preset("emoji128", ["objective.perceptual=null", override]).build_objective(model)
+            build("emoji128", [*plain, override])
     with pytest.raises(ValueError, match=r"train: unknown fields \['epochs'\]"):
         TrainConfig.from_dict({"epochs": 3})
 
