@@ -1,5 +1,4 @@
 """Few-shot classification of images by their words (SPAE section 4.1; Tsimpoukelli et al. 2021)."""
-2021)."""
 
 from __future__ import annotations
 
