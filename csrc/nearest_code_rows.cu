@@ -245,7 +245,7 @@ class Nearest {
 };
 
 // A warp per row and range of tiles.
-__global__ void __launch_bounds__(32 * kResolveWarps) resolve_kernel(const __grid_constant__ Resolve arguments) {
+__global__ void __launch_bounds__(32 * kResolveWarps, 4) resolve_kernel(const __grid_constant__ Resolve arguments) {
   const int64_t row = int64_t{blockIdx.x} * kResolveWarps + warp();
   if (row >= arguments.x.rows) return;
   const float limit = arguments.threshold[row];
@@ -283,7 +283,7 @@ __global__ void __launch_bounds__(32 * kResolveWarps) resolve_kernel(const __gri
 }
 
 // A warp per row. Ranges come in ascending order of their codes, so that the order of offers is as Nearest needs it.
-__global__ void __launch_bounds__(32 * kResolveWarps) merge_kernel(const __grid_constant__ Merge arguments) {
+__global__ void __launch_bounds__(32 * kResolveWarps, 4) merge_kernel(const __grid_constant__ Merge arguments) {
   const int64_t row = int64_t{blockIdx.x} * kResolveWarps + warp();
   if (row >= arguments.rows || !(arguments.threshold[row] < INFINITY)) return;
   Nearest nearest(ptx::dynamic_shared() + warp() * arguments.k * kEntryBytes, arguments.k);

@@ -1,0 +1,298 @@
+"""The CUDA search: its kernels on a CPU, by the emulator in `cuda_emulator/`, and their compilation for GPUs.
+
+The emulator compiles csrc's own kernels and operators for CPU tensors. What it cannot show is that csrc/ptx.cuh
+spells its instructions right, and how fast they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.cpp_extension import include_paths
+
+from spae.testing import oracles, strategies
+from spae_ops import _extension
+from spae_ops.nearest_code import cuda, tensor_cores
+
+ROOT = Path(__file__).parents[2]
+CSRC, EMULATOR = ROOT / "csrc", Path(__file__).parent / "cuda_emulator"
+KERNELS = ("nearest_code_rows.cu", "nearest_code_sm80.cu", "nearest_code_sm90a.cu")
+# Compute capability, and how the emulated tensor cores add: terms of a step and bits kept (tensor_cores.py).
+GPUS = {"sm_80": ((8, 0), 8, 24), "sm_90a": ((9, 0), 16, 25)}
+TORCH = [
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    *(f"-I{path}" for path in include_paths()),
+]
+
+
+def run(command, **options):
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The emulator, with csrc's kernels and operators, loaded; the operators take CPU tensors."""
+    if _extension.reason() is not None:
+        pytest.skip(f"needs the compiled operators' schemas: {_extension.reason()}")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs a C++ compiler, {compiler} is not found")
+    _extension.load()
+    folder = tmp_path_factory.mktemp("emulator")
+    flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+    flags += ["-DSPAE_EMULATE_CUDA", "-DSPAE_CUDA_DEVICE=CPU", f"-I{EMULATOR}", *TORCH]
+
+    def compiled(source):
+        target = str(folder / f"{source.stem}.o")
+        run([compiler, "-x", "c++", *flags, "-c", str(source), "-o", target])
+        return target
+
+    sources = [EMULATOR / "emulator.cpp", CSRC / "nearest_code_cuda.cpp", *(CSRC / name for name in KERNELS)]
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compiled, sources))
+    file = folder / "emulated.so"
+    libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    run([compiler, "-shared", "-Wl,-Bsymbolic", *objects, *libraries, "-o", str(file)])
+    torch.ops.load_library(file)
+    emulator = ctypes.CDLL(str(file))
+    emulator.emulator_bank_conflicts.restype = ctypes.c_int64
+    return emulator
+
+
+@pytest.fixture(scope="module", params=GPUS)
+def gpu(request, library):
+    """Searches of `check` run on this one; memory that was not written holds NaN, or the largest integer."""
+    capability, terms, bits = GPUS[request.param]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cuda, "_capability", lambda device: capability)
+    patch.setattr(cuda.Kernels, "processors", lambda self, device: 2)
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield lambda seed=0: library.emulator_configure(seed, terms, bits)
+    torch.use_deterministic_algorithms(False)
+    patch.undo()
+
+
+def check(gpu, x, codes, mask=None, k=1, seed=0):
+    gpu(seed)
+    ids, sqdist = cuda.search(x, codes, cuda.prepare(codes), mask, k)
+    expected, distances = oracles.topk_codes(x, codes, k, mask)
+    assert (ids.numpy() == expected).all()
+    with np.errstate(over="ignore"):
+        assert (sqdist.numpy() == distances.astype(np.float32)).all()
+
+
+def randn(*size, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+class TestEmulated:
+    @settings(max_examples=15)
+    @given(
+        problem=strategies.lookups(max_queries=4, max_codes=140, widths=(1, 17, 40)),
+        k=st.sampled_from((1, 1, 3)),
+        seed=st.integers(0, 1000),
+    )
+    def test_hard_lookups(self, gpu, problem, k, seed):
+        x, codes, mask = problem
+        check(gpu, x, codes, mask, min(k, len(codes) if mask is None else int(mask.sum())), seed)
+
+    @pytest.mark.parametrize("kind", strategies.KINDS)
+    def test_every_kind(self, gpu, kind):
+        rng = np.random.default_rng(len(kind))
+        codes = strategies._values(kind, (140, 33), rng)
+        check(gpu, strategies._queries(kind, 4, codes, rng), codes)
+
+    @pytest.mark.parametrize("num_codes", [1, 127, 128, 129, 257])
+    def test_sizes_around_the_tile(self, gpu, num_codes):
+        for width in (1, 40):
+            check(gpu, randn(3, width), randn(num_codes, width, seed=num_codes))
+
+    @pytest.mark.parametrize("width", [63, 64, 65, 129, 640])
+    def test_widths(self, gpu, width):
+        codes = randn(130, width)
+        check(gpu, torch.cat([codes[:2] + 1e-3, randn(2, width, seed=1)]), codes)
+
+    @pytest.mark.parametrize("dtype", strategies.DTYPES)
+    def test_dtypes(self, gpu, dtype):
+        for x_dtype in strategies.DTYPES:
+            check(gpu, randn(4, 24).to(x_dtype), randn(130, 24, seed=1).to(dtype))
+
+    @pytest.mark.parametrize(("processors", "seed"), [(1, 0), (2, 1), (5, 2)])
+    def test_pipelines(self, gpu, processors, seed, monkeypatch):
+        """Rings go round more than twice, over several tiles and items, at whatever pace."""
+        monkeypatch.setattr(cuda.Kernels, "processors", lambda self, device: processors)
+        check(gpu, randn(130, 160, seed=seed), randn(600, 160, seed=seed + 1), seed=seed)
+
+    def test_no_bank_conflicts(self, gpu, library):
+        check(gpu, randn(2, 64), randn(130, 64))
+        assert library.emulator_bank_conflicts() == 0
+
+    def test_chunks_of_queries_and_passes_over_candidates(self, gpu, monkeypatch):
+        monkeypatch.setattr(tensor_cores, "SUMMARY_BYTES", (1, 1))
+        monkeypatch.setattr(tensor_cores, "LIST_LIMIT", 2)
+        codes = randn(200, 8)
+        check(gpu, codes[torch.arange(130)] + 1e-4, codes)
+        check(gpu, codes[:2] * 1.1, codes, None, 5)
+        check(gpu, codes[:2] * 1.1, codes[:3], None, 3)
+
+    def test_long_lists(self, gpu):
+        codes = randn(300, 4)
+        check(gpu, codes[:1], codes, None, tensor_cores.SPLIT_LIMIT)
+        check(gpu, codes[:2], codes, None, 100)
+        check(gpu, torch.zeros(1, 4), codes.sign(), None, 300)
+
+    def test_no_queries(self, gpu):
+        check(gpu, torch.empty(0, 5), randn(7, 5))
+        check(gpu, torch.empty(0, 5), randn(7, 5), None, 2)
+
+    def test_ties_and_duplicates(self, gpu):
+        check(gpu, torch.zeros(2, 3), torch.ones(600, 3), None, 2)
+        mask = torch.zeros(600, dtype=torch.bool)
+        mask[[300, 500]] = True
+        check(gpu, torch.zeros(2, 3), torch.ones(600, 3), mask)
+
+    @pytest.mark.parametrize("only", [0, 127, 128, 299])
+    def test_one_allowed_code(self, gpu, only):
+        mask = torch.zeros(300, dtype=torch.bool)
+        mask[only] = True
+        check(gpu, randn(3, 20), randn(300, 20, seed=1), mask)
+
+    def test_huge_and_tiny_values(self, gpu):
+        codes = torch.tensor([[1e30, 0.0], [0.0, 1e30], [3e38, -3e38], [1e-30, 0.0], [0.0, 1e-44]])
+        check(
+            gpu, torch.tensor([[2e30, 0.0], [0.0, 0.0], [3e38, -2e38], [0.9e30, 0.9e30], [1e-44, 0.0]]), codes
+        )
+        tiny = torch.randint(-3, 4, (140, 5), generator=torch.Generator().manual_seed(0)).float() * 2.0**-149
+        check(gpu, torch.cat([tiny[:2], torch.full((1, 5), 3e38), torch.ones(1, 5)]), tiny)
+        check(gpu, torch.full((2, 5), 1e-3), torch.zeros(140, 5))
+
+    @pytest.mark.parametrize("scale", [1.0, 2.0**-120, 2.0**100])
+    def test_bisectors_to_the_last_bit(self, gpu, scale):
+        """Queries in the middle of two codes, and one step of the format to either side."""
+        codes = (randn(130, 40) + 3) * scale
+        middle = ((codes[:2].double() + codes[2:4].double()) / 2).float()
+        x = torch.cat([middle, middle.nextafter(codes[2:4]), middle.nextafter(codes[:2])])
+        mask = torch.zeros(130, dtype=torch.bool)
+        mask[:4] = True
+        check(gpu, x, codes, mask)
+
+    def test_scores_are_within_the_bound_and_decide(self, gpu):
+        """Each tile's two largest w are within the slack of their codes' scores; most random rows are decided."""
+        gpu()
+        codes, x = randn(500, 96), randn(40, 96, seed=1)
+        index = tensor_cores.Index(codes, *cuda.prepare(codes))
+        summary = tensor_cores.screen(cuda.KERNELS, x, index)
+        q, c = ((t.double() - index.frame[:-1]) * index.frame[-1] for t in (x, codes))
+        scores = q @ c.T - c.square().sum(1) / 2
+        a, b, own = index.bounds.double()[:, :, None]
+        norms, residuals, owns, _ = summary.measured[:, : len(x)]
+        slack = norms * a + residuals * b + owns + own
+        for nth, w in enumerate(summary.scores[:, :, : len(x)]):
+            best = torch.stack([tile.topk(2, 1).values[:, nth] for tile in scores.split(128, 1)])
+            column = w.view(torch.int32) & 127
+            tiles = zip(scores.split(128, 1), column.long(), strict=True)
+            named = torch.stack([tile.gather(1, chosen[:, None])[:, 0] for tile, chosen in tiles])
+            room = slack + tensor_cores.COLUMN_SLACK * w.abs()
+            assert ((w - best).abs() <= room).all()
+            assert ((w - named).abs() <= room).all()
+            assert (room < 2e-3 * norms * index.bounds[1][:, None]).all()
+        ids, sqdist = torch.empty(40, 1, dtype=torch.int64), torch.empty(40, 1, dtype=torch.float64)
+        decided = tensor_cores.certify(cuda.KERNELS, x, index, summary, ids, sqdist).isinf()
+        assert decided.float().mean() > 0.8
+        assert (ids[decided, 0].numpy() == oracles.topk_codes(x, codes, 1)[0][decided, 0]).all()
+
+    def test_what_does_not_fit_is_refused(self, gpu):
+        gpu()
+        codes = randn(130, 8)
+        index = tensor_cores.Index(codes, *cuda.prepare(codes))
+        summary = tensor_cores.screen(cuda.KERNELS, randn(2, 8), index)
+        out = torch.empty(2, dtype=torch.int64), torch.empty(2, dtype=torch.float64)
+        with pytest.raises(RuntimeError, match="x must be"):
+            cuda.KERNELS.certify(randn(2, 9), index, summary, torch.empty(2), *out)
+        with pytest.raises(RuntimeError, match="scores has the wrong"):
+            cuda.KERNELS.screen(torch.empty(128, 64).half(), index, torch.ones(128), torch.empty(2, 2, 127))
+
+
+def test_why_it_is_unavailable():
+    assert cuda.unavailable(torch.device("cpu")) == "runs on CUDA tensors, got cpu"
+    if _extension.reason() is None and not _extension.load().with_cuda:
+        assert cuda.unavailable(None).startswith("spae_ops was built without CUDA")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Folder, and what ptxas says of each source's cubins: (source, architecture) -> report."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("needs nvcc")
+    folder = tmp_path_factory.mktemp("cubins")
+    # The PTX of sm_80 is what later GPUs compile: here for B200 and RTX Blackwell.
+    jobs = [(name, ("80", arch)) for name in KERNELS[:2] for arch in ("80", "100", "120")]
+    jobs.append((KERNELS[2], ("90a", "90a")))
+
+    def compile_one(job):
+        name, (virtual, real) = job
+        target = f"-gencode=arch=compute_{virtual},code=sm_{real}"
+        cubin = folder / f"{Path(name).stem}_{real}.cubin"
+        flags = ["-O3", "-std=c++20", "-cubin", "-Xptxas=-v", "-Werror=all-warnings", target]
+        return (name, real), run(["nvcc", *flags, str(CSRC / name), "-o", str(cubin)])
+
+    with ThreadPoolExecutor() as pool:
+        return folder, dict(pool.map(compile_one, jobs))
+
+
+def test_kernels_compile_without_spills(compiled):
+    limits = dict(zip(KERNELS, (128, 128, 168), strict=True))
+    for (name, arch), report in compiled[1].items():
+        print(f"{name} for sm_{arch}:", *re.findall(r"\w+_kernel|Used \d+ registers", report))
+        spills = re.findall(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report
+        )
+        registers = [int(number) for number in re.findall(r"Used (\d+) registers", report)]
+        assert spills
+        assert set(spills) == {("0", "0", "0")}, report
+        assert max(registers) <= limits[name], report
+        assert "C7510" not in report  # wgmma made to wait for one another
+
+
+@pytest.mark.parametrize(
+    ("cubin", "instructions"),
+    [
+        ("nearest_code_sm80_80", ("HMMA.16816.F32", "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4")),
+        ("nearest_code_sm90a_90a", ("HGMMA.64x256x16.F32", "UTMALDG.2D", "USETMAXREG")),
+    ],
+)
+def test_machine_code_uses_the_tensor_cores(compiled, cubin, instructions):
+    tool = shutil.which("cuobjdump")
+    if tool is None and (spec := find_spec("triton")) is not None and spec.origin is not None:
+        tool = str(Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump")
+    if tool is None or not Path(tool).exists():
+        pytest.skip("needs cuobjdump, of the CUDA toolkit or triton")
+    code = run([tool, "--dump-sass", str(compiled[0] / f"{cubin}.cubin")])
+    for instruction in instructions:
+        assert instruction in code, instruction
+    assert "LDL" not in code  # local memory
+
+
+def test_operators_compile_against_cuda(compiled, tmp_path):
+    """csrc/nearest_code_cuda.cpp as the extension's build has it, with the headers that nvcc takes."""
+    plan = run(["nvcc", "--dryrun", "-x", "cu", os.devnull])
+    includes = re.search(r"^#\$ INCLUDES=(.*)$", plan, re.MULTILINE)
+    assert includes is not None
+    command = [os.environ.get("CXX", "g++"), "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *TORCH]
+    run([*command, *includes[1].replace('"', "").split(), str(CSRC / "nearest_code_cuda.cpp")])

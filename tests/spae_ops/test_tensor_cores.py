@@ -1,0 +1,41 @@
+"""The bound that the Triton and CUDA screens rest on, against the models of tensor cores it cites."""
+
+import numpy as np
+import pytest
+
+# Terms a step adds, bits below the largest exponent that it keeps, what the docstring says is needed of G.
+MODELS = {"V100": (4, 23, 0.75), "A100": (8, 24, 0.35), "H100, H200, B200": (16, 25, 0.17)}
+
+
+@pytest.mark.parametrize("width", [64, 256, 1536])
+@pytest.mark.parametrize("gpu", MODELS)
+def test_accumulation_bound(gpu, width):
+    """G = W 2^-22 of the proof covers the sums, and so does the part of it that the docstring states."""
+    terms, bits, share = MODELS[gpu]
+    rng = np.random.default_rng(width + bits)
+    worst = 0.0
+    for low, high in ((1.0, 2.0), (-2.0, 2.0), (1.99, 2.0), (0.0, 2.0), (1.0, 1.01)):
+        q, c = (rng.uniform(low, high, (500, width)).astype(np.float16).astype(float) for _ in range(2))
+        error = np.abs(accumulate(q, c, terms, bits) - (q * c).sum(1))
+        worst = max(worst, (error / np.sqrt((q * q).sum(1) * (c * c).sum(1))).max())
+    assert 0 < worst <= share * width * 2.0**-22 <= width * 2.0**-22
+
+
+def accumulate(q, c, terms, bits):
+    """Rows' inner products: cut to multiples of 2^(x - bits), x the largest exponent, of a product its factors' sum."""
+    products, exponents = q * c, exponent(q) + exponent(c)
+    total = np.zeros(len(q))
+    for start in range(0, q.shape[1], terms):
+        block = slice(start, start + terms)
+        largest = np.maximum(exponents[:, block].max(1), exponent(total))
+        step = 2.0 ** (largest - bits)[:, None]
+        exact = np.trunc(products[:, block] / step).sum(1) + np.trunc(total / step[:, 0])
+        exact *= step[:, 0]
+        last = 2.0 ** (exponent(exact) - 23)
+        total = np.trunc(exact / last) * last
+    return total
+
+
+def exponent(values):
+    """e of |values| in [1, 2) 2^e; very low for zero."""
+    return np.where(values == 0, -500.0, np.frexp(values)[1] - 1.0)
