@@ -21,6 +21,10 @@ _SEARCH = {
     "cpu": "spae_ops.nearest_code.cpu",
     "reference": "spae_ops.nearest_code.reference",
 }
+_CROSS_ENTROPY = {
+    "triton": "spae_ops.distance_cross_entropy.triton",
+    "reference": "spae_ops.distance_cross_entropy.reference",
+}
 # Devices on which "auto" considers an implementation, where that is not every device; elsewhere it is not
 # even imported. The CUDA kernels have passed in an emulator and Triton's in its interpreter, but neither have
 # run on a GPU: until they have (benchmarks/gpu.sh), they run by name only.
@@ -29,7 +33,7 @@ _MODULES: dict[str, dict[str, str]] = {
     "nearest_code": _SEARCH,
     "topk_codes": _SEARCH,
     "pyramid_quantize": _SEARCH,  # rounds of lookups: it runs wherever the lookup runs
-    "distance_cross_entropy": {"reference": "spae_ops.distance_cross_entropy.reference"},
+    "distance_cross_entropy": _CROSS_ENTROPY,
     "dilation_subsample": {"reference": "spae_ops.pyramid_quantize.reference"},
     "pyramid_dequantize": {"reference": "spae_ops.pyramid_quantize.reference"},
     "layer_queries": {"reference": "spae_ops.pyramid_quantize.reference"},

@@ -66,6 +66,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spae_ops.nearest_code.frame import scale_of, shift_of
+
 TILE = 128
 WIDTH_STEP = 64
 MAX_SCREEN_WIDTH = 1 << 20
@@ -152,8 +154,8 @@ def prepare(kernels: Kernels, codes: Tensor) -> list[Tensor]:
     codes = codes.contiguous()
     num_codes, width = codes.shape
     tiles, padded = ceil_div(num_codes, TILE), ceil_div(width, WIDTH_STEP) * WIDTH_STEP
-    shift = _shift(codes)
-    frame = torch.cat([shift, _scale(codes, shift)])
+    shift = shift_of(codes)
+    frame = torch.cat([shift, scale_of(codes, shift)])
     table = codes.new_empty(tiles * TILE, padded, dtype=torch.float16)
     measured = codes.new_empty(3, tiles * TILE, dtype=torch.float32)
     with on_device(codes):
@@ -284,28 +286,6 @@ def _kth_lower_bound(summary: Summary, bounds: Tensor, k: int) -> Tensor:
     slack = norms * a + residuals * b + (owns + c)
     lower = torch.cat([w - (slack + COLUMN_SLACK * w.abs()) for w in summary.scores])
     return lower.topk(k, dim=0).values[-1].clamp(min=FLOOR)
-
-
-def _shift(codes: Tensor) -> Tensor:
-    """The median of a sample of rows by coordinate, where that at least halves the typical norm, else zero.
-
-    float64 [D] of fp32 values. Not the mean, which would follow the few largest rows of a table whose norms
-    span decades. Any shift is correct: it only has to keep the norms, hence the bound, small beside the
-    distances.
-    """
-    count = min(len(codes), 255)
-    sample = codes[torch.arange(count, device=codes.device) * len(codes) // count].double()
-    centre = sample.median(0).values
-    helps = (sample - centre).square().sum(1).median() < 0.25 * sample.square().sum(1).median()
-    return torch.where(helps, centre, torch.zeros_like(centre))
-
-
-def _scale(codes: Tensor, shift: Tensor) -> Tensor:
-    """The power of two that brings the largest |c - shift| into [2^14, 2^15), float64 [1]."""
-    step = max(1, (1 << 22) // codes.shape[1])
-    largest = torch.stack([(block.double() - shift).abs().amax() for block in codes.split(step)]).amax()
-    exponent = torch.frexp(largest).exponent.long()
-    return ((1023 + 15 - exponent) << 52).view(1).view(torch.float64)
 
 
 def _rows_per_chunk(num_queries: int, num_codes: int, tiles: int) -> int:

@@ -72,7 +72,7 @@ def unavailable(device: torch.device | None) -> str | None:
         return "needs a CUDA device; without one, TRITON_INTERPRET=1 runs it on CPU tensors"
     if torch.version.hip is not None:
         return "needs an NVIDIA GPU: the error bound is stated for its tensor cores"
-    capability = torch.cuda.get_device_capability(device)
+    capability = torch.cuda.get_devicecapability(device)
     if capability < (8, 0):
         return f"needs compute capability 8.0 or higher, got {capability[0]}.{capability[1]}"
     return None
@@ -82,7 +82,7 @@ class Kernels:
     """`tensor_cores.Kernels` in Triton."""
 
     def row_block(self, device: torch.device, num_queries: int) -> int:
-        return config(_capability(device), num_queries).block_m
+        return config(capability(device), num_queries).block_m
 
     def frame(self, x: Tensor, frame: Tensor, out: Tensor, measured: Tensor) -> None:
         rows, padded = out.shape
@@ -97,7 +97,7 @@ class Kernels:
 
     def screen(self, queries: Tensor, index: Index, inverse: Tensor, scores: Tensor) -> None:
         _, tiles, rows = scores.shape
-        chosen = config(_capability(queries.device), rows)
+        chosen = config(capability(queries.device), rows)
         blocks = rows // chosen.block_m
         step = tensor_cores.tiles_per_split(blocks, tiles, 2 * self.processors(queries.device))
         operands = [queries, index.table]
@@ -150,8 +150,7 @@ class Kernels:
         )  # fmt: skip
 
     def processors(self, device: torch.device) -> int:
-        # The interpreter has none; a few make it take the paths that a device takes for few queries.
-        return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+        return processors(device)
 
 
 KERNELS = Kernels()
@@ -170,5 +169,11 @@ def search(
 
 
 @lru_cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_devicecapability(device) if device.type == "cuda" else (9, 0)
+
+
+def processors(device: torch.device) -> int:
+    """How many multiprocessors a device has."""
+    # The interpreter has none; a few make it take the paths that a device takes for few queries.
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

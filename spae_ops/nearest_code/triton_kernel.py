@@ -183,7 +183,7 @@ def certify(
         code = tile.to(tl.int64) * TILE + (best.to(tl.int32, bitcast=True) & (TILE - 1))
         pick = tl.maximum(pick, tl.max(tl.where(flagged, code, 0), 0))
     decided = valid & (count == 1)
-    found = _squared_distance(x + row[:, None] * D, codes + pick[:, None] * D, decided[:, None], D, ROWS)
+    found = squared_distance(x + row[:, None] * D, codes + pick[:, None] * D, decided[:, None], D, ROWS)
     tl.store(threshold + row, tl.where(decided, DECIDED, limit), mask=valid)
     tl.store(ids + row, pick, mask=decided)
     tl.store(sqdist + row, found, mask=decided)
@@ -232,7 +232,7 @@ def resolve(
                 code = chosen.to(tl.int64) * TILE + offset + lane
                 counts = lane < number
                 counts = counts & (tl.load(bias + code, mask=counts, other=ABSENT) > 0.5 * ABSENT)
-                found = _squared_distance(query, codes + code[:, None] * D, counts[:, None], D, BLOCK)
+                found = squared_distance(query, codes + code[:, None] * D, counts[:, None], D, BLOCK)
                 if AFTER:
                     last = tl.load(after + row)
                     counts = counts & ((found > last) | ((found == last) & (code > tl.load(after_ids + row))))
@@ -279,7 +279,7 @@ def _emit(found, found_ids, ids, sqdist, k, wanted):
 
 
 @triton.jit
-def _squared_distance(q, c, valid, D, ROWS: tl.constexpr):
+def squared_distance(q, c, valid, D, ROWS: tl.constexpr):
     """`distance.squared_distance` of rows at the pointers q [ROWS or 1, 1] and c [ROWS, 1], float64 [ROWS].
 
     Where valid [ROWS, 1] is false, c is not read and the result means nothing.

@@ -5,10 +5,7 @@ The interpreter is chosen when triton is first imported, so those tests run in a
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -26,20 +23,8 @@ if INTERPRETED:
     from spae_ops.nearest_code import triton as implementation
 
 
-def run(code_or_arguments, **environment):
-    arguments = ["-c", code_or_arguments] if isinstance(code_or_arguments, str) else code_or_arguments
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=600
-    )
-
-
-def test_answers_in_the_interpreter():
-    if INTERPRETED:
-        pytest.skip("already in the interpreter: its tests are in this run")
-    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-k", "TestInterpreted"]
-    result = run(["-m", "pytest", *options, __file__], TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+def test_answers_in_the_interpreter(run_interpreted):
+    run_interpreted(__file__)
 
 
 class TestInterpreted:
@@ -94,7 +79,7 @@ class TestInterpreted:
     @pytest.mark.parametrize("num_queries", [3, 70])
     def test_every_configuration(self, capability, num_queries, monkeypatch):
         monkeypatch.undo()
-        monkeypatch.setattr(implementation, "_capability", lambda device: capability)
+        monkeypatch.setattr(implementation, "capability", lambda device: capability)
         codes = torch.randn(300, 100, generator=torch.Generator().manual_seed(1))
         check(codes[torch.arange(num_queries)] * 1.01, codes)
 
@@ -187,8 +172,8 @@ def check(x, codes, mask=None, k=1):
         assert (sqdist.numpy() == distances.astype(np.float32)).all()
 
 
-def test_missing_triton_is_an_import_error_that_says_so():
-    result = run(
+def test_missing_triton_is_an_import_error_that_says_so(run_python):
+    result = run_python(
         "import sys; sys.modules['triton'] = None\n"
         "import spae_ops\n"
         "try:\n    import spae_ops.nearest_code.triton\n"
@@ -198,8 +183,8 @@ def test_missing_triton_is_an_import_error_that_says_so():
     assert result.returncode == 0, result.stderr
 
 
-def test_cpu_tensors_need_the_interpreter():
-    result = run(
+def test_cpu_tensors_need_the_interpreter(run_python):
+    result = run_python(
         "import sys, torch, spae_ops\n"
         "assert 'triton' not in sys.modules\n"
         "from spae_ops.nearest_code import triton\n"
@@ -211,15 +196,10 @@ def test_cpu_tensors_need_the_interpreter():
 
 
 COMPILE = r"""
-import json, os, re, subprocess, sys, tempfile
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from spae_ops.nearest_code import tensor_cores
 from spae_ops.nearest_code import triton as implementation
 
 kernels = implementation.kernels
-cuobjdump = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
 TYPES = dict(
     x="*bf16", codes="*fp32", first="*fp32", second="*fp32", bounds="*fp32", bias="*fp32", norms="*fp32",
     residuals="*fp32", owns="*fp32", threshold="*fp32", after="*fp64", after_ids="*i64", ids="*i64", sqdist="*fp64",
@@ -227,25 +207,6 @@ TYPES = dict(
     partial_ids="*i64", partial="*fp64",
 )
 
-def compiled(kernel, capability, constants, types=(), aligned=(), **options):
-    names = kernel.arg_names
-    signature = {n: "constexpr" if n in constants else {**TYPES, **dict(types)}.get(n, "i32") for n in names}
-    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
-    result = triton.compile(
-        ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", capability, 32),
-        options={**options, **implementation.OPTIONS},
-    )
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(result.asm["cubin"])
-        file.flush()
-        usage = subprocess.run([cuobjdump, "--dump-resource-usage", file.name], capture_output=True, text=True)
-    registers, stack, local = (int(re.search(rf"{n}:(\d+)", usage.stdout)[1]) for n in ("REG", "STACK", "LOCAL"))
-    return dict(
-        kernel=kernel.__name__, registers=registers, spills=stack + local, shared=result.metadata.shared,
-        warps=result.metadata.num_warps, matrix=sum(map(result.asm["ptx"].count, ("mma.sync", "wgmma.mma_async", "tcgen05.mma"))),
-    )
-
-capability = int(sys.argv[1])
 rows = []
 for queries, widths in ((4096, (256, 640, 768, 1536)), (64, (640,))):
     for width in widths:
@@ -256,14 +217,14 @@ for queries, widths in ((4096, (256, 640, 768, 1536)), (64, (640,))):
             aligned = aligned[2:]
         constants = dict(WIDTH=width, BLOCK_M=c.block_m, BLOCK_K=c.block_k, DESCRIPTORS=c.descriptors)
         rows.append(compiled(
-            kernels.screen, capability, constants, types, aligned,
+            kernels.screen, constants, {**TYPES, **types}, aligned,
             num_warps=c.num_warps, num_stages=c.num_stages, maxnreg=c.max_registers,
         ))
 for queries in (True, False):
     constants = dict(WIDTH=640, ROWS=implementation.ROWS_PER_FRAME, BLOCK=256, QUERIES=queries)
-    rows.append(compiled(kernels.frame_rows, capability, constants, **implementation.FRAME))
+    rows.append(compiled(kernels.frame_rows, constants, TYPES, **implementation.FRAME))
 for block in (8, 32):
-    rows.append(compiled(kernels.certify, capability, dict(ROWS=block, TILES=1024 // block), num_warps=4))
+    rows.append(compiled(kernels.certify, dict(ROWS=block, TILES=1024 // block), TYPES, num_warps=4))
 
 def ones(kernel):  # a launch makes constants of integers that are 1
     return {name: 1 for name in kernel.arg_names if name in ("N", "D", "tiles", "tiles_per_split", "k")}
@@ -272,32 +233,28 @@ for size in (1, 16, tensor_cores.LIST_LIMIT):
     options = dict(implementation.RESOLVE)
     constants = dict(LIST=size, BLOCK=options.pop("BLOCK"), TILES=options.pop("TILES"), AFTER=size > 16, FINAL=size > 1)
     if size == 1:
-        rows.append(compiled(kernels.resolve, capability, {**ones(kernels.resolve), **constants}, **options))
+        rows.append(compiled(kernels.resolve, {**ones(kernels.resolve), **constants}, TYPES, **options))
         constants["k"] = 1
-    rows.append(compiled(kernels.resolve, capability, constants, **options))
-rows.append(compiled(kernels.merge, capability, dict(SIZE=1024), num_warps=1))
-rows.append(compiled(kernels.merge, capability, dict(SIZE=64, k=1), num_warps=1))
+    rows.append(compiled(kernels.resolve, constants, TYPES, **options))
+rows.append(compiled(kernels.merge, dict(SIZE=1024), TYPES, num_warps=1))
+rows.append(compiled(kernels.merge, dict(SIZE=64, k=1), TYPES, num_warps=1))
 constants = {**ones(kernels.certify), "ROWS": 8, "TILES": 128}
-rows.append(compiled(kernels.certify, capability, constants, num_warps=4))
+rows.append(compiled(kernels.certify, constants, TYPES, num_warps=4))
 for queries in (True, False):
     constants = {**ones(kernels.frame_rows), "WIDTH": 64, "ROWS": implementation.ROWS_PER_FRAME, "BLOCK": 64, "QUERIES": queries}
-    rows.append(compiled(kernels.frame_rows, capability, constants, **implementation.FRAME))
+    rows.append(compiled(kernels.frame_rows, constants, TYPES, **implementation.FRAME))
 c = implementation.config(divmod(capability, 10), 1)
 constants = dict(WIDTH=64, BLOCK_M=c.block_m, BLOCK_K=c.block_k, DESCRIPTORS=c.descriptors, tiles=1, tiles_per_split=1)
 rows.append(compiled(
-    kernels.screen, capability, constants, types, aligned,
+    kernels.screen, constants, {**TYPES, **types}, aligned,
     num_warps=c.num_warps, num_stages=c.num_stages, maxnreg=c.max_registers,
 ))
-print(json.dumps(rows))
 """
 
 
 @pytest.mark.parametrize(("capability", "shared_per_processor"), [(80, 164), (90, 228), (100, 228)])
-def test_compiles_without_spills(capability, shared_per_processor, tmp_path):
-    result = run(["-W", "ignore", "-c", COMPILE, str(capability)], TRITON_CACHE_DIR=str(tmp_path))
-    assert result.returncode == 0, result.stderr[-4000:]
-    rows = json.loads(result.stdout.splitlines()[-1])
-    print("\n".join(map(str, rows)))
+def test_compiles_without_spills(capability, shared_per_processor, compile_kernels):
+    rows = compile_kernels(COMPILE, capability)
     screens = [row for row in rows if row["kernel"] == "screen"]
     assert len(screens) == 6
     for row in rows:

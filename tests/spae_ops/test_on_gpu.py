@@ -55,3 +55,60 @@ def test_pyramid_and_loss_agree_with_the_cpu(impl):
     x, target = torch.randn(50, 64), torch.arange(50)
     loss = distance_cross_entropy(x.cuda(), codes.cuda(), target.cuda())
     torch.testing.assert_close(loss.cpu(), distance_cross_entropy(x, codes, target))
+
+
+LOSSES = [
+    i.name
+    for i in spae_ops.implementations("distance_cross_entropy")
+    if i.available and i.name not in ("cpu", "reference")
+]
+
+
+@pytest.mark.parametrize("impl", LOSSES)
+@pytest.mark.parametrize("temperature", [1e-3, 1.0, 1e3])
+@given(problem=strategies.lookups(masks=False, max_codes=700))
+def test_loss_agrees_with_the_oracle(impl, temperature, problem):
+    x, codes, _ = problem
+    target = torch.arange(len(x)) % len(codes)
+    arguments = x.cuda(), codes.cuda(), target.cuda()
+    loss = distance_cross_entropy(*arguments, temperature=temperature, reduction="none", impl=impl)
+    assert (loss >= 0).all()
+    expected = oracles.distance_cross_entropy(x, codes, target, temperature)
+    largest = x.double().norm(dim=1).max() if len(x) else 0
+    product = (largest + codes.double().norm(dim=1).max()).square() / temperature
+    np.testing.assert_allclose(loss.cpu(), expected, rtol=1e-6, atol=1e-6 + 2.0**-21 * float(product))
+
+
+@pytest.mark.parametrize("impl", LOSSES)
+@pytest.mark.parametrize("width", [17, 128, 256, 576, 640, 1536])
+@pytest.mark.parametrize("num_queries", [1, 64, 600, 9000])
+def test_loss_and_gradient_at_real_sizes(impl, width, num_queries):
+    """Errors against float64, where torch with the whole [N, K] matrix in the same dtype is the measure."""
+    generator = torch.Generator("cuda").manual_seed(width + num_queries)
+    codes = torch.randn(5_003, width, device="cuda", generator=generator)
+    target = torch.randint(len(codes), (num_queries,), device="cuda", generator=generator)
+    x = codes[target] + torch.randn(num_queries, width, device="cuda", generator=generator)
+    for dtype in strategies.DTYPES:
+        expected, wanted = _whole(x.to(dtype).double(), codes.to(dtype).double(), target, width)
+        ordinary, gradient = _whole(x.to(dtype), codes.to(dtype), target, width)
+        ours = x.to(dtype).requires_grad_()
+        results = []
+        for _ in range(2):
+            loss = distance_cross_entropy(
+                ours, codes.to(dtype), target, temperature=width, reduction="none", impl=impl
+            )
+            results.append((loss.detach(), *torch.autograd.grad(loss.sum(), ours)))
+        loss, found = results[0]
+        assert torch.equal(loss, results[1][0])
+        assert torch.equal(found, results[1][1])
+        assert (loss - expected).abs().max() <= (ordinary - expected).abs().max() + 1e-5
+        precision = 1e-5 if dtype == torch.float32 else 1e-2
+        error, reach = (found - wanted).norm(dim=1), wanted.norm(dim=1).max()
+        assert error.max() <= (gradient - wanted).norm(dim=1).max() + precision * reach
+
+
+def _whole(x, codes, target, temperature):
+    x = x.clone().requires_grad_()
+    scores = (2 * x @ codes.T - codes.square().sum(1)) / temperature
+    loss = torch.nn.functional.cross_entropy(scores, target, reduction="none")
+    return loss.detach(), *torch.autograd.grad(loss.sum(), x)
