@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& codes) {
   Tensor panels = torch::stable::empty({tiles, 2, rows.width(), simd::kPanel}, ScalarType::Float);
   Tensor panels8 =
       torch::stable::empty({tiles, 2, num_words(rows.width()), simd::kPanel, 4}, ScalarType::Byte);
-  Tensor bounds = torch::stable::empty({5, tiles * simd::kTile}, ScalarType::Float);
+  Tensor bounds = torch::stable::empty({5 * tiles * simd::kTile}, ScalarType::Float);
   Tensor frame = torch::stable::empty({rows.width() + 1}, ScalarType::Double);
   const DefaultFloatEnvironment environment;
   auto* frame_data = frame.mutable_data_ptr<double>();

@@ -15,9 +15,9 @@ namespace {
 constexpr int64_t kMinRows = 64;
 constexpr int64_t kMinCodes = 4096;
 constexpr int64_t kMinWidth = 128;
-// The trial: so many rows against one tile in so many. Taking the prefix's share of the distance to the nearest code for
-// its share of the elements, that distance should rule out all but one tile in so many. One row where it does is enough:
-// of near-code queries, those whose code is in the tiles tried.
+// The trial: so many rows against one tile in so many. Guessing the distance to the nearest code from the prefix's part
+// of it, it should rule out all but one tile in so many. One row where it does is enough: of near-code queries, only
+// those whose code is in the tiles tried can tell.
 constexpr int64_t kTrialRows = 96;
 constexpr int64_t kTrialStep = 16;
 constexpr int64_t kTrialTilesPerSurvivor = 16;

@@ -2,8 +2,9 @@
 //
 // Every code's prefix is scored, a fifth of the work, and only the largest score of each tile is kept. The best code of
 // the best tile, evaluated, sets a threshold that few tiles reach; these are scored again, and what reaches it there is
-// evaluated. Rows with too much to evaluate are left to the screens. A call begins with a sixteenth of the tiles for some
-// of its rows: a sixteenth of near-code queries have their code among these. Where none seems to, nothing is pruned.
+// evaluated. Rows with too much to evaluate are left to the screens. A call begins with a sixteenth of the tiles for
+// some of its rows: a sixteenth of near-code queries have their code among these. Where none seems to, nothing is
+// pruned.
 #pragma once
 
 #include <cstdint>

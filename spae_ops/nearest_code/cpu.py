@@ -33,9 +33,9 @@ def prepare(codes: Tensor) -> list[Tensor]:
     Returns:
         panels, float32 [T, 2, D, 16] with T = ceil(K / 32): the codes, shifted, scaled and regrouped;
         panels8, uint8 [T, 2, ceil(D / 4), 16, 4]: the same in multiples of a step per code, 128 added;
-        bounds, float32 [5, 32 T]: each code's bias, norm, int8 residual, step and tail; frame, float64
-        [D + 1]: shift and scale. Together they take 1.25 times the memory of the codes in fp32, and 20 bytes
-        a code.
+        bounds, float32 [160 T]: the codes' biases, then norms, int8 residuals, steps and tails; frame,
+        float64 [D + 1]: shift and scale. Together they take 1.25 times the memory of the codes in fp32, and
+        20 bytes a code.
 
     Raises:
         RuntimeError: the extension is not available, or a code is not finite.
