@@ -8,10 +8,9 @@
 #include <limits>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <tuple>
-#include <vector>
 
+#include "checks.h"
 #include "nearest_code.h"
 #include "parallel.h"
 
@@ -20,24 +19,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-void check_rows(const Tensor& tensor, const char* name) {
-  const bool fits = tensor.is_cpu() && tensor.dim() == 2 && tensor.is_contiguous();
-  STD_TORCH_CHECK(fits && Rows::supports(tensor.scalar_type()), name,
-                  " must be a contiguous 2-D CPU tensor of float32, float16 or bfloat16");
-}
-
-void check_prepared(const Tensor& tensor, const char* name, ScalarType dtype, int64_t numel) {
-  const bool fits = tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == dtype;
-  STD_TORCH_CHECK(fits && tensor.numel() == numel, name, " was not prepared for these codes: expected ", numel,
-                  " contiguous CPU elements, got ", tensor.numel());
-}
-
-std::string join(const std::vector<std::string_view>& names) {
-  std::string joined;
-  for (const auto name : names) joined.append(joined.empty() ? "" : ", ").append(name);
-  return joined;
-}
 
 ScreenChoice parse_screen(const std::string& name) {
   STD_TORCH_CHECK(name.empty() || name == "auto" || name == "fp32" || name == "int8",
@@ -83,8 +64,7 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
   check_rows(codes, "codes");
   const Rows queries(x), table(codes);
   const int64_t count = table.count(), width = table.width(), tiles = num_tiles(count);
-  STD_TORCH_CHECK(queries.width() == width, "x must be [N, ", width, "] like the codes, got [", queries.count(), ", ",
-                  queries.width(), "]");
+  check_width(queries, table);
   check_prepared(panels, "panels", ScalarType::Float, tiles * simd::kTile * width);
   const int64_t stride = tiles * simd::kTile;
   check_prepared(panels8, "panels8", ScalarType::Byte, stride * 4 * num_words(width));
@@ -100,8 +80,7 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
     allowed = std::count(allow, allow + count, true);
   }
   STD_TORCH_CHECK(k >= 1 && k <= allowed, "k must be in [1, ", allowed, "] (the allowed codes), got ", k);
-  const simd::Kernels* kernels = simd::find(isa);
-  STD_TORCH_CHECK(kernels != nullptr, "isa must be one of ", join(simd::available()), ", got '", isa, "'");
+  const simd::Kernels& kernels = find_kernels(isa);
 
   Tensor ids = torch::stable::empty({queries.count(), k}, ScalarType::Long);
   Tensor sqdist = torch::stable::empty({queries.count(), k}, ScalarType::Float);
@@ -120,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
                                tiles};
   const SearchOutput out{ids.mutable_data_ptr<int64_t>(), sqdist.mutable_data_ptr<float>(),
                          rescored.mutable_data_ptr<int64_t>()};
-  search_codes(queries, table, prepared, allow, k, *kernels, {parse_screen(screen), parse_prune(prune)}, out);
+  search_codes(queries, table, prepared, allow, k, kernels, {parse_screen(screen), parse_prune(prune)}, out);
   return {ids, sqdist, rescored};
 }
 

@@ -22,4 +22,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spae_ops, library) {
   library.def(
       "nearest_code_cuda_merge(Tensor partial_ids, Tensor partial, Tensor threshold, Tensor(a!) ids, "
       "Tensor(b!) sqdist) -> ()");
+  library.def(
+      "distance_cross_entropy_cpu(Tensor x, Tensor codes, Tensor panels, Tensor bounds, Tensor frame, Tensor target, "
+      "float temperature, bool with_gradient, str isa) -> (Tensor loss, Tensor gradient)");
 }

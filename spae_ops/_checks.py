@@ -22,7 +22,7 @@ QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DIFFERENTIABLE_DTYPES = (*QUERY_DTYPES, torch.float64)
 
 
-def _names(dtypes: Sequence[torch.dtype]) -> str:
+def dtype_names(dtypes: Sequence[torch.dtype]) -> str:
     return " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
 
 
@@ -30,7 +30,9 @@ def check_tensor(name: str, value: object, dtypes: Sequence[torch.dtype]) -> Non
     if not isinstance(value, Tensor):
         raise ArgumentTypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
-        raise ArgumentTypeError(f"{name}: expected dtype {_names(dtypes)}, got {_names([value.dtype])}")
+        raise ArgumentTypeError(
+            f"{name}: expected dtype {dtype_names(dtypes)}, got {dtype_names([value.dtype])}"
+        )
 
 
 def check_codes(name: str, codes: Tensor) -> None:

@@ -1,7 +1,8 @@
 """The one dispatch: which implementation of an op runs.
 
 An implementation is a module with `unavailable(device) -> str | None` (why it cannot run there, or on this
-machine when `device` is None) and the op's functions. It is imported only when asked for, so that importing
+machine when `device` is None), the op's functions and, where it does not take every dtype that the op does,
+`DTYPES`. It is imported only when asked for, so that importing
 `spae_ops` needs no compiler, no GPU and no Triton; a module whose import fails with ImportError is
 unavailable for that reason.
 """
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from spae_ops import _checks
+
 # In order of preference for impl="auto".
 _SEARCH = {
     "cuda": "spae_ops.nearest_code.cuda",
@@ -23,6 +26,7 @@ _SEARCH = {
 }
 _CROSS_ENTROPY = {
     "triton": "spae_ops.distance_cross_entropy.triton",
+    "cpu": "spae_ops.distance_cross_entropy.cpu",
     "reference": "spae_ops.distance_cross_entropy.reference",
 }
 # Devices on which "auto" considers an implementation, where that is not every device; elsewhere it is not
@@ -62,8 +66,8 @@ def implementations(op: str) -> list[ImplementationInfo]:
     return rows
 
 
-def resolve(op: str, impl: str, device: torch.device) -> tuple[str, Any]:
-    """Name and module of the implementation that runs `op` on `device`.
+def resolve(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> tuple[str, Any]:
+    """Name and module of the implementation that runs `op` on `device` (for values of `dtype`, if given).
 
     "auto" takes the first that can; naming one that cannot run raises RuntimeError with the reason.
     """
@@ -73,6 +77,8 @@ def resolve(op: str, impl: str, device: torch.device) -> tuple[str, Any]:
     automatic = [name for name in names if device.type in _AUTO_DEVICES.get(name, (device.type,))]
     for name in automatic if impl == "auto" else [impl]:
         module, reason = _load(op, name, device)
+        if module is not None and dtype not in (None, *getattr(module, "DTYPES", (dtype,))):
+            reason = f"takes {_checks.dtype_names(module.DTYPES)}, got {_checks.dtype_names([dtype])}"
         if module is not None and reason is None:
             return name, module
         if impl != "auto":

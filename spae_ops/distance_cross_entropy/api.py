@@ -47,8 +47,9 @@ def distance_cross_entropy(
         raise ValueError(f"temperature: expected a positive finite number, got {temperature!r}")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     with_gradient = x.requires_grad and torch.is_grad_enabled()
+    rows = x.reshape(-1, x.shape[-1])
     loss, _ = torch.ops.spae_ops.distance_cross_entropy(
-        x.reshape(-1, x.shape[-1]), table.codes, target.reshape(-1), float(temperature), with_gradient, impl
+        rows, *table, target.reshape(-1), float(temperature), with_gradient, impl
     )
     if reduction == "none":
         return loss.reshape(target.shape)
@@ -58,21 +59,24 @@ def distance_cross_entropy(
 @torch.library.custom_op(
     "spae_ops::distance_cross_entropy",
     mutates_args=(),
-    schema="(Tensor x, Tensor codes, Tensor target, float temperature, bool with_gradient, str impl)"
-    " -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor codes, Tensor[] prepared, str prepared_for, Tensor target, float temperature,"
+    " bool with_gradient, str impl) -> (Tensor, Tensor)",
 )
-def _distance_cross_entropy(x, codes, target, temperature, with_gradient, impl):
-    _, implementation = resolve("distance_cross_entropy", impl, x.device)
+def _distance_cross_entropy(x, codes, prepared, prepared_for, target, temperature, with_gradient, impl):
+    name, implementation = resolve("distance_cross_entropy", impl, x.device, x.dtype)
     _checks.check_finite("x", x)
-    _checks.check_finite("codes", codes)
     _checks.check_range("target", target, len(codes))
-    loss, gradient = implementation.loss_and_gradient(x, codes, target, temperature, with_gradient)
+    if not prepared_for:
+        _checks.check_finite("codes", codes)
+    if name != prepared_for:
+        prepared = implementation.prepare(codes)
+    loss, gradient = implementation.loss_and_gradient(x, codes, prepared, target, temperature, with_gradient)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return loss.to(dtype), gradient.to(dtype)
 
 
 @_distance_cross_entropy.register_fake
-def _(x, codes, target, temperature, with_gradient, impl):
+def _(x, codes, prepared, prepared_for, target, temperature, with_gradient, impl):
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows = x.shape[0] if with_gradient else 0
     return x.new_empty(x.shape[0], dtype=dtype), x.new_empty(rows, x.shape[1], dtype=dtype)
@@ -83,11 +87,13 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(gradient)
     ctx.mark_non_differentiable(gradient)
     ctx.dtype = inputs[0].dtype
+    ctx.num_prepared = len(inputs[2])
 
 
 def _backward(ctx, grad_loss, _):
     (gradient,) = ctx.saved_tensors
-    return (gradient * grad_loss[:, None]).to(ctx.dtype), None, None, None, None, None
+    to_x = (gradient * grad_loss[:, None]).to(ctx.dtype)
+    return to_x, None, [None] * ctx.num_prepared, *[None] * 5
 
 
 _distance_cross_entropy.register_autograd(_backward, setup_context=_setup_context)

@@ -18,7 +18,12 @@ def prepare(codes: Tensor) -> list[Tensor]:
 
 
 def loss_and_gradient(
-    x: Tensor, codes: Tensor, target: Tensor, temperature: float, with_gradient: bool
+    x: Tensor,
+    codes: Tensor,
+    prepared: list[Tensor],
+    target: Tensor,
+    temperature: float,
+    with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """x [N, D], codes [K, D], target int64 [N] -> loss [N] and its gradient in x [N, D] ([0, D] unless asked
     for), float64.

@@ -1,0 +1,62 @@
+"""`distance_cross_entropy` on CPUs, compiled: loss and gradient in one pass over tiles of codes.
+
+The method and its bounds are in `csrc/distance_cross_entropy.h`. Scores are computed in fp32 with the
+codes' common mean taken out, the target's distance and whatever fp32 leaves too coarse in float64. The same
+bits come out on every run and for every number of threads (`torch.set_num_threads`); instruction sets
+(`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that runs) round differently.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from spae_ops import _extension
+from spae_ops._checks import QUERY_DTYPES
+from spae_ops.nearest_code.cpu import prepare, unavailable
+
+DTYPES = QUERY_DTYPES
+
+
+def loss_and_gradient(
+    x: Tensor,
+    codes: Tensor,
+    prepared: list[Tensor],
+    target: Tensor,
+    temperature: float,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The loss of every query and its gradient in x.
+
+    Args:
+        x: [N, D] fp32 | fp16 | bf16, finite.
+        codes: [K, D] fp32 | fp16 | bf16, as given to `prepare`.
+        prepared: what `prepare(codes)` returned.
+        target: int64 [N], ids in 0..K-1.
+        temperature: positive, finite.
+        with_gradient: False leaves out the second product.
+
+    Returns:
+        loss float32 [N] and gradient float32 [N, D] ([0, D] unless asked for).
+
+    Raises:
+        RuntimeError: the extension or SPAE_ISA's instruction set is missing, or the arguments do not fit.
+    """
+    _extension.load()
+    panels, _, bounds, frame = prepared
+    return torch.ops.spae_ops.distance_cross_entropy_cpu(
+        x.contiguous(),
+        codes.contiguous(),
+        panels,
+        bounds,
+        frame,
+        target.contiguous(),
+        temperature,
+        with_gradient,
+        os.environ.get("SPAE_ISA", ""),
+    )
+
+
+__all__ = ["DTYPES", "loss_and_gradient", "prepare", "unavailable"]
