@@ -6,9 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import decoding, lookup
+from benchmarks.cross_entropy import CrossEntropy
+from benchmarks.decoding import Decoding
+from benchmarks.lookup import Lookup
+from benchmarks.pyramid import PyramidQuestion
+from benchmarks.quantizer import QuantizerQuestion
 
-QUESTIONS = {"lookup": lookup, "decoding": decoding}
+_ALL = Lookup(), CrossEntropy(), PyramidQuestion(), QuantizerQuestion(), Decoding()
+QUESTIONS = {question.name: question for question in _ALL}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,11 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks", description="Benchmarks of spae_ops and spae."
     )
     questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
-    for name, module in QUESTIONS.items():
-        about = (module.__doc__ or "").splitlines()[0]
-        question = questions.add_parser(name, help=about, description=about)
-        module.add_arguments(question)
-        question.set_defaults(run=module.run)
+    for name, question in QUESTIONS.items():
+        subparser = questions.add_parser(name, help=question.about, description=question.about)
+        question.add_all_arguments(subparser)
+        subparser.set_defaults(run=question.run)
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)

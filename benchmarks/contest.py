@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 class Setting:
     """What all contestants of a run share."""
 
+    question: str
     device: str
     dtype: str
     threads: int
@@ -44,6 +45,7 @@ class Worker:
     def __init__(self, contestant: Contestant, setting: Setting, codes: Path) -> None:
         self.contestant = contestant
         command = [sys.executable, "-m", "benchmarks.worker", "--contestant", contestant.name]
+        command += ["--question", setting.question]
         command += ["--device", setting.device, "--dtype", setting.dtype, "--threads", str(setting.threads)]
         command += ["--also", str(setting.also)] if setting.also else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(setting.threads))
@@ -86,33 +88,48 @@ class Worker:
 
 @dataclass
 class Case:
-    """One set of queries: what each contestant answered, and how long it took.
+    """One set of inputs: what each contestant answered, and how long it took.
 
-    samples: seconds per call. answers: ids int64 [N]. peaks: bytes, None where not known. failed: reasons.
+    labels: what tells this case from the others, as it stands in the results. inputs: arrays with a row for
+    each query or image. parameters: what calls take by name. only: the names of those who take part (None:
+    everyone). work: floating-point operations that an exhaustive answer needs, None where that says nothing.
+    truth: what the judge of its question wants to know.
+    samples: seconds per call. answers: arrays. peaks: bytes, None where not known. failed: reasons.
     """
 
-    kind: str
-    queries: int
+    labels: dict[str, Any]
+    inputs: list[np.ndarray]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    only: tuple[str, ...] | None = None
+    work: float | None = None
+    truth: Any = None
     samples: dict[str, list[float]] = field(default_factory=dict)
-    answers: dict[str, np.ndarray] = field(default_factory=dict)
+    answers: dict[str, list[np.ndarray]] = field(default_factory=dict)
     peaks: dict[str, int | None] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def takes(self, worker: Worker) -> bool:
+        return self.only is None or worker.contestant.name in self.only
 
-def look_up(case: Case, workers: Iterable[Worker], queries: Path) -> None:
-    """Every contestant's ids and peak memory, once."""
-    ids = queries.with_suffix(".ids.npy")
+
+def answer(case: Case, workers: Iterable[Worker], folder: Path) -> None:
+    """Every contestant's answers and peak memory, once."""
+    inputs, answers = folder / "inputs.npz", folder / "answers.npz"
+    np.savez(inputs, *case.inputs)
     for worker in workers:
+        if not case.takes(worker):
+            continue
         name = worker.contestant.name
         try:
-            reply = worker.ask(queries=str(queries), ids=str(ids))
+            reply = worker.ask(inputs=str(inputs), parameters=case.parameters, answers=str(answers))
         except Failed as error:
             case.failed[name] = str(error)
             continue
         case.peaks[name] = reply["peak_bytes"]
-        if worker.contestant.kind != "gemm":
-            case.answers[name] = np.load(ids)
-            ids.unlink()
+        if answers.exists():
+            with np.load(answers) as arrays:
+                case.answers[name] = [arrays[key] for key in arrays.files]
+            answers.unlink()
 
 
 def take_turns(case: Case, workers: Iterable[Worker], repeats: int) -> None:
@@ -120,7 +137,7 @@ def take_turns(case: Case, workers: Iterable[Worker], repeats: int) -> None:
     for _ in range(repeats):
         for worker in workers:
             name = worker.contestant.name
-            if name in case.failed:
+            if name in case.failed or not case.takes(worker):
                 continue
             time.sleep(REST)
             try:

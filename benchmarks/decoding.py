@@ -25,81 +25,86 @@ COLUMNS = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--llm", default="smollm2", help="smollm2, gemma3, a GGUF file or a folder (default: smollm2)")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    add("--device", default="cpu")
-    add("--examples", type=int, default=50, help="digits in the prompt (default: 50)")
-    add("--queries", type=int, nargs="+", default=[1, 4], help="digits generated in one run")
-    add("--stride", type=int, nargs="+", default=[4], help="tokens per segment")
-    add("--layout", nargs="+", choices=["segments", "examples"], default=["segments", "examples"])
-    add("--before", default="an image of ", help="what stands before each digit's name")
-    add("--threads", type=int, default=host.cores(), help="CPU threads (default: all cores)")
-    add("--out", type=Path, help="where to write the record, as JSON")
+class Decoding:
+    """The question of this file, for `python -m benchmarks`."""
 
+    name = "decoding"
+    about = "How much does progressive decoding save by reading what prompts share once?"
 
-def run(arguments: argparse.Namespace) -> int:
-    """Exit status: 0, or 1 if a result in float32 differs from the reference's."""
-    import torch
+    def add_all_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--llm", default="smollm2", help="smollm2, gemma3, a GGUF file or a folder (default: smollm2)")
+        add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+        add("--device", default="cpu")
+        add("--examples", type=int, default=50, help="digits in the prompt (default: 50)")
+        add("--queries", type=int, nargs="+", default=[1, 4], help="digits generated in one run")
+        add("--stride", type=int, nargs="+", default=[4], help="tokens per segment")
+        add("--layout", nargs="+", choices=["segments", "examples"], default=["segments", "examples"])
+        add("--before", default="an image of ", help="what stands before each digit's name")
+        add("--threads", type=int, default=host.cores(), help="CPU threads (default: all cores)")
+        add("--out", type=Path, help="where to write the record, as JSON")
 
-    from spae import SPAE, llm
-    from spae.data.mnist import MNISTDigits
-    from spae.incontext import Example, Lexicon, Options, Task, Template, decode, estimate
-    from spae.incontext.reference import decode_reference
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Exit status: 0, or 1 if a result in float32 differs from the reference's."""
+        import torch
 
-    torch.set_num_threads(arguments.threads)
-    model = llm.load(arguments.llm, dtype=arguments.dtype, device=arguments.device)
-    tokenizer = SPAE.from_pretrained("mnist")
-    lexicon = Lexicon(tokenizer.codebook, tokenizer.pyramid, model)
-    digits = MNISTDigits("train")
-    chosen = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[: arguments.examples]
-    answers = lexicon.llm_ids(tokenizer.encode(digits.images[chosen]))
-    names = [str(label) for label in digits.labels[chosen].tolist()]
-    task = Task(Template(before=arguments.before), tuple(map(Example, names, answers)))
+        from spae import SPAE, llm
+        from spae.data.mnist import MNISTDigits
+        from spae.incontext import Example, Lexicon, Options, Task, Template, decode, estimate
+        from spae.incontext.reference import decode_reference
 
-    rows: list[dict[str, Any]] = []
-    print(" | ".join(COLUMNS), file=sys.stderr)
-    for stride in arguments.stride:
-        for layout in arguments.layout:
-            for count in arguments.queries:
-                queries = [Example(f"{i % 10}+{i // 10 + 1}") for i in range(count)]
-                options = Options(layout=layout)
-                cost = estimate(model, task, queries, lexicon, stride=stride, options=options)
-                seconds, ids = [], []
-                for run in (decode, decode_reference):
-                    start = time.perf_counter()
-                    ids.append(run(model, task, queries, lexicon, stride=stride, options=options).ids)
-                    seconds.append(time.perf_counter() - start)
-                values = (
-                    layout,
-                    count,
-                    stride,
-                    cost.requests // count,
-                    cost.prompt_tokens,
-                    round(seconds[1], 1),
-                    round(seconds[0], 1),
-                    round(seconds[1] / seconds[0], 1),
-                    bool(torch.equal(*ids)),
-                )
-                rows.append(dict(zip(COLUMNS, values, strict=True)))
-                print(" | ".join(map(str, values)), file=sys.stderr, flush=True)
-    record = {
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        "host": host.host("cpu"),
-        "threads": arguments.threads,
-        "versions": host.versions(),
-        "llm": model.name,
-        "dtype": arguments.dtype,
-        "rows": rows,
-    }
-    text = json.dumps(record, indent=2)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n")
-    print(_table(rows))
-    return int(arguments.dtype == "float32" and not all(row["same"] for row in rows))
+        torch.set_num_threads(arguments.threads)
+        model = llm.load(arguments.llm, dtype=arguments.dtype, device=arguments.device)
+        tokenizer = SPAE.from_pretrained("mnist")
+        lexicon = Lexicon(tokenizer.codebook, tokenizer.pyramid, model)
+        digits = MNISTDigits("train")
+        chosen = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[: arguments.examples]
+        answers = lexicon.llm_ids(tokenizer.encode(digits.images[chosen]))
+        names = [str(label) for label in digits.labels[chosen].tolist()]
+        task = Task(Template(before=arguments.before), tuple(map(Example, names, answers)))
+
+        rows: list[dict[str, Any]] = []
+        print(" | ".join(COLUMNS), file=sys.stderr)
+        for stride in arguments.stride:
+            for layout in arguments.layout:
+                for count in arguments.queries:
+                    queries = [Example(f"{i % 10}+{i // 10 + 1}") for i in range(count)]
+                    options = Options(layout=layout)
+                    cost = estimate(model, task, queries, lexicon, stride=stride, options=options)
+                    seconds, ids = [], []
+                    for method in (decode, decode_reference):
+                        start = time.perf_counter()
+                        ids.append(method(model, task, queries, lexicon, stride=stride, options=options).ids)
+                        seconds.append(time.perf_counter() - start)
+                    values = (
+                        layout,
+                        count,
+                        stride,
+                        cost.requests // count,
+                        cost.prompt_tokens,
+                        round(seconds[1], 1),
+                        round(seconds[0], 1),
+                        round(seconds[1] / seconds[0], 1),
+                        bool(torch.equal(*ids)),
+                    )
+                    rows.append(dict(zip(COLUMNS, values, strict=True)))
+                    print(" | ".join(map(str, values)), file=sys.stderr, flush=True)
+        record = {
+            "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            "date": time.strftime("%Y-%m-%d"),
+            "host": host.host("cpu"),
+            "threads": arguments.threads,
+            "versions": host.versions(),
+            "llm": model.name,
+            "dtype": arguments.dtype,
+            "rows": rows,
+        }
+        text = json.dumps(record, indent=2)
+        if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(text + "\n")
+        print(_table(rows))
+        return int(arguments.dtype == "float32" and not all(row["same"] for row in rows))
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -35,5 +35,23 @@ lookup gpu-float32 70 --codebook random:65536x640 --queries 64 597 4776 --kind r
 lookup gpu-float16 60 --codebook random:65536x640 --dtype float16 --queries 64 597 4776 --repeats 3
 lookup gpu-batch-256 35 --codebook random:65536x256 --dtype float16 --queries 38208 --repeats 3
 lookup gpu-batch-1536 40 --codebook random:65536x1536 --dtype float16 --queries 38208 --repeats 3
+
+others() { # others NAME SECONDS QUESTION ARGUMENTS...: one more benchmark, in what is left of the 8 minutes
+    local name=$1 limit=$2 question=$3 left=$((475 - SECONDS))
+    shift 3
+    if ((left < 20)); then
+        printf '%s: skipped, no time left\n' "$name" | tee -a "$out/logs/steps.txt"
+        return
+    fi
+    step "$name" "$((limit < left ? limit : left))" \
+        "$python" -m benchmarks "$question" --device cuda "$@" --out "$out/$name"
+}
+
+others gpu-cross-entropy-float32 70 cross-entropy --codebook random:65536x640 --queries 2728 --repeats 3
+others gpu-cross-entropy-bfloat16 60 cross-entropy --codebook random:65536x256 --dtype bfloat16 \
+    --queries 341 2728 --kind random --repeats 3
+others gpu-pyramid 50 pyramid --codebook random:65536x640 --batch 8 --repeats 3
+others gpu-quantizer 70 quantizer --codebook random:65536x256 --batch 8 --channels 128 --res-blocks 2 \
+    --sizes 128 --works encode step --axes --repeats 3
 cat "$out/logs/steps.txt"
 exit "$worst"

@@ -20,6 +20,7 @@ _PACKAGES = (
     "faiss-gpu",
     "vector-quantize-pytorch",
     "flash-kmeans",
+    "cut-cross-entropy",
     "cuvs-cu12",
     "cuvs-cu13",
     "transformers",

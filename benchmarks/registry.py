@@ -1,22 +1,16 @@
-"""Who takes part: every implementation of ours, the peers, and the matrix product they are measured by.
-
-This module and `peers` import no framework: a contestant that needs none of torch runs without it, because
-two OpenMP runtimes in one process slow each other.
-"""
+"""What a contestant is, and where to find those of a question: every implementation of ours, the peers, and
+the yardstick they are measured by."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import peers
-
-Search = Callable[[Any], Any]
+Call = Callable[..., Any]
 DEVICES = ("cpu", "cuda")
-GEMM = "gemm"
 
 
 def _available() -> None:
@@ -25,77 +19,69 @@ def _available() -> None:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to look up nearest codes.
+    """One way to answer a question.
 
-    name: unique per device. kind: "ours" must be exact, a "peer" may err, and "gemm" is the yardstick.
-    prepare: codes [K, D] -> search; search: queries [N, D] -> ids, integers [N].
+    name: unique per device. kind: "ours" must be right, a "peer" may err, and a "yardstick" answers nothing.
+    prepare: codes [K, D] -> call; call: a case's inputs, and its parameters by name -> its answers, arrays in
+    the question's order (one alone needs no tuple; None of a yardstick). For the lookup: queries -> ids.
     unavailable: why it cannot run on this machine, or None; it must import nothing heavy.
-    takes: what codes and queries are: torch tensors on `device`, or float32 NumPy arrays.
+    takes: what codes and inputs are: torch tensors on `device`, or NumPy arrays, float32 where they are real.
     own_memory: its GPU memory does not come from torch's allocator, so that its peak is not known.
+    yardstick: the name of its own, where there are several.
     """
 
     name: str
-    kind: Literal["ours", "peer", "gemm"]
+    kind: Literal["ours", "peer", "yardstick"]
     device: str
-    prepare: Callable[[Any], Search]
+    prepare: Callable[[Any], Call]
     unavailable: Callable[[], str | None] = _available
     takes: Literal["torch", "numpy"] = "torch"
     own_memory: bool = False
+    yardstick: str | None = None
 
 
-def contestants(device: str, also: Path | None = None) -> list[Contestant]:
+def contestants(question: str, device: str, also: Path | None = None) -> list[Contestant]:
     """All that may run on `device`: ours, peers, and those of a Python file that defines `CONTESTANTS`."""
-    return [*_ours(device), *_peers(device), *_more(device, also)]
+    module = _module(question)
+    return [*module.ours(device), *module.peers(device), *_more(device, also)]
 
 
-def find(name: str, device: str, also: Path | None = None) -> Contestant:
+def find(question: str, name: str, device: str, also: Path | None = None) -> Contestant:
     """One contestant, without importing what the others need."""
+    module = _module(question)
     # Ours last: listing them imports torch.
-    for rows in (lambda: _peers(device), lambda: _more(device, also), lambda: _ours(device)):
-        for contestant in rows():
+    groups: tuple[Callable[[], Iterable[Contestant]], ...] = (
+        lambda: module.peers(device),
+        lambda: _more(device, also),
+        lambda: module.ours(device),
+    )
+    for group in groups:
+        for contestant in group():
             if contestant.name == name:
                 return contestant
     raise ValueError(f"contestant: no {name!r} for {device}")
 
 
-def _ours(device: str) -> list[Contestant]:
-    import spae_ops
+def our_unavailable(op: str, name: str, device: str) -> Callable[[], str | None]:
+    """Why an implementation of an op of ours cannot run on `device`."""
 
-    names = [row.name for row in spae_ops.implementations("nearest_code")]
-    return [
-        Contestant(f"spae_ops {name}", "ours", device, _our_prepare(name), _our_unavailable(name, device))
-        for name in names
-    ]
-
-
-def _our_prepare(name: str) -> Callable[[Any], Search]:
-    def prepare(codes: Any) -> Search:
-        from spae_ops import CodeIndex, nearest_code
-
-        index = CodeIndex(codes, impl=name)
-        return lambda x: nearest_code(x, index, impl=name).ids
-
-    return prepare
-
-
-def _our_unavailable(name: str, device: str) -> Callable[[], str | None]:
     def unavailable() -> str | None:
         import torch
 
-        from spae_ops import CodeIndex
+        from spae_ops._dispatch import resolve
 
-        if reason := _no_device(device):
+        if reason := no_device(device):
             return reason
         try:
-            CodeIndex(torch.zeros(1, 1, device=device), impl=name)
-        except (RuntimeError, ImportError) as error:
+            resolve(op, name, torch.device(device))
+        except RuntimeError as error:
             return str(error)
         return None
 
     return unavailable
 
 
-def _no_device(device: str) -> str | None:
+def no_device(device: str) -> str | None:
     if device != "cuda":
         return None
     import torch
@@ -103,47 +89,18 @@ def _no_device(device: str) -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
-def _needs(device: str, *packages: str) -> Callable[[], str | None]:
+def needs(device: str, *packages: str) -> Callable[[], str | None]:
+    """Why a contestant that needs these packages cannot run on `device`."""
+
     def unavailable() -> str | None:
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
-        return f"{', '.join(missing)} not installed" if missing else _no_device(device)
+        return f"{', '.join(missing)} not installed" if missing else no_device(device)
 
     return unavailable
 
 
-def _peers(device: str) -> list[Contestant]:
-    here = _needs(device)
-    rows = [
-        Contestant(GEMM, "gemm", device, peers.gemm, here),
-        Contestant("torch addmm+argmin", "peer", device, peers.addmm, here),
-        Contestant("torch addmm+argmin, chunked", "peer", device, peers.addmm_chunked, here),
-        Contestant("torch cdist+argmin", "peer", device, peers.cdist, here),
-        Contestant(
-            "vector-quantize-pytorch",
-            "peer",
-            device,
-            peers.vector_quantize,
-            _needs(device, "vector_quantize_pytorch"),
-        ),
-    ]
-    if device == "cpu":
-        faiss = _needs(device, "faiss")
-        rows.append(Contestant("FAISS IndexFlatL2", "peer", device, peers.faiss_cpu, faiss, takes="numpy"))
-        return rows
-    return [
-        *rows,
-        Contestant("FAISS GpuIndexFlatL2", "peer", device, peers.faiss_gpu, _faiss_gpu, own_memory=True),
-        Contestant("flash-kmeans", "peer", device, peers.flash_kmeans, _needs(device, "flash_kmeans")),
-        Contestant("cuVS brute force", "peer", device, peers.cuvs, _needs(device, "cuvs"), own_memory=True),
-    ]
-
-
-def _faiss_gpu() -> str | None:
-    if reason := _needs("cuda", "faiss")():
-        return reason
-    import faiss
-
-    return None if hasattr(faiss, "GpuIndexFlatL2") else "faiss was built without GPU support"
+def _module(question: str) -> Any:
+    return importlib.import_module(f"benchmarks.entrants.{question.replace('-', '_')}")
 
 
 def _more(device: str, file: Path | None) -> list[Contestant]:

@@ -4,68 +4,67 @@ from __future__ import annotations
 
 import datetime
 import json
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks import host
 from benchmarks.contest import Case, Setting
-from benchmarks.registry import GEMM, Contestant
+from benchmarks.registry import Contestant
 
+if TYPE_CHECKING:
+    from benchmarks.question import Question
+
+Rows = list[dict[str, Any]]
 _COLOURS = {"ours": "#1b6ca8", "peer": "#8a9299"}
 
 
-def rows_of(
-    case: Case, codes: np.ndarray, entrants: Iterable[Contestant], wrong: dict[str, int], compared: int
-) -> list[dict[str, Any]]:
+def rows_of(case: Case, entrants: Iterable[Contestant], verdicts: dict[str, dict[str, Any]]) -> Rows:
     """One row per contestant that was timed, fastest first; times in milliseconds, memory in bytes."""
-    kinds = {entrant.name: entrant.kind for entrant in entrants}
+    known = {entrant.name: entrant for entrant in entrants}
     medians = {name: float(np.median(samples)) for name, samples in case.samples.items()}
-    work = 2 * case.queries * codes.shape[0] * codes.shape[1]
-    gemm = medians.get(GEMM)
-    rows = []
+    only = next((name for name in medians if known[name].kind == "yardstick"), None)
+    rows: Rows = []
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
         low, high = np.percentile(case.samples[name], [20, 80])
+        yardstick = medians.get(known[name].yardstick or only or "")
         rows.append(
             {
-                "kind": case.kind,
-                "queries": case.queries,
+                **case.labels,
                 "contestant": name,
-                "role": kinds[name],
+                "role": known[name].kind,
                 "median_ms": median * 1e3,
                 "p20_ms": float(low) * 1e3,
                 "p80_ms": float(high) * 1e3,
                 "samples": len(case.samples[name]),
-                "gflops": work / median / 1e9,
-                "gemm_share": None if gemm is None else gemm / median,
+                **({} if case.work is None else {"gflops": case.work / median / 1e9}),
+                "yardstick_share": None if yardstick is None else yardstick / median,
                 "peak_extra_bytes": case.peaks.get(name),
-                "mismatches": wrong.get(name),
-                "compared": compared,
+                **verdicts.get(name, {}),
             }
         )
     return rows
 
 
 def record(
+    question: Question,
     command: str,
-    codebook: str,
-    codes: np.ndarray,
+    facts: dict[str, Any],
     setting: Setting,
-    contestants: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
+    contestants: Rows,
+    rows: Rows,
 ) -> dict[str, Any]:
     """Everything a reader needs to judge the rows or to repeat them."""
     return {
-        "question": "lookup",
+        "question": question.name,
         "command": host.scrubbed(command),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "host": host.host(setting.device),
         "versions": host.versions(),
-        "codebook": codebook,
-        "num_codes": codes.shape[0],
-        "width": codes.shape[1],
+        **facts,
         "device": setting.device,
         "dtype": setting.dtype,
         "threads": setting.threads,
@@ -75,30 +74,35 @@ def record(
     }
 
 
-def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """Rows by (kind, queries), in order of first appearance."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+def grouped(question: Question, rows: Rows) -> list[tuple[dict[str, Any], Rows]]:
+    """The cases' labels with their rows, in order of first appearance."""
+    groups: dict[tuple[Any, ...], Rows] = {}
     for row in rows:
-        groups.setdefault((row["kind"], row["queries"]), []).append(row)
-    return groups
+        groups.setdefault(tuple(row[name] for name in question.labels), []).append(row)
+    return [(dict(zip(question.labels, key, strict=True)), group) for key, group in groups.items()]
 
 
-def fastest(rows: list[dict[str, Any]], role: str) -> dict[str, Any] | None:
+def fastest(rows: Rows, role: str) -> dict[str, Any] | None:
     return min((row for row in rows if row["role"] == role), key=lambda row: row["median_ms"], default=None)
 
 
-def ratio(rows: list[dict[str, Any]]) -> float | None:
+def ratio(rows: Rows) -> float | None:
     """The fastest peer's median over that of our fastest, exact or not; None if either is missing."""
     ours, peer = fastest(rows, "ours"), fastest(rows, "peer")
     return peer["median_ms"] / ours["median_ms"] if ours and peer else None
 
 
-def markdown(results: dict[str, Any]) -> str:
+def heading(results: dict[str, Any]) -> str:
+    name = results["question"].capitalize()
+    size = f"{results['num_codes']:,} x {results['width']} {results['dtype']}"
+    return f"{name}: {results['codebook']}, {size}, {results['device']}"
+
+
+def markdown(question: Question, results: dict[str, Any]) -> str:
     machine = results["host"]
     gpu = "; ".join(f"{key} {value}" for key, value in (machine.get("gpu") or {}).items())
     lines = [
-        f"# Lookup: {results['codebook']}, {results['num_codes']:,} x {results['width']} {results['dtype']}, "
-        f"{results['device']}",
+        f"# {heading(results)}",
         "",
         f"    {results['command']}",
         "",
@@ -107,13 +111,14 @@ def markdown(results: dict[str, Any]) -> str:
         + (f" GPU: {gpu}." if gpu else ""),
         ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
         f"Medians of {results['rounds']} interleaved rounds, each contestant alone in its process. "
-        "MiB is the peak of the extra memory, 4 N K the bytes of all distances in float32.",
+        + question.note,
     ]
-    for (kind, queries), rows in grouped(results["rows"]).items():
-        lines += ["", f"## {queries:,} {kind} queries", "", *_table(rows, results["num_codes"])]
+    for labels, rows in grouped(question, results["rows"]):
+        lines += ["", f"## {sentence(question.case_title(labels))}", "", *question.table(rows, results)]
+    lines += question.closing(results)
     lines += ["", "## Preparation", "", "| | seconds | MiB kept |", "|---|--:|--:|"]
     lines += [
-        f"| {row['name']} | {row['prepare_seconds']:.2f} | {_mebibytes(row['prepared_bytes'])} |"
+        f"| {row['name']} | {row['prepare_seconds']:.2f} | {mebibytes(row['prepared_bytes'])} |"
         for row in results["contestants"]
         if "prepare_seconds" in row
     ]
@@ -122,97 +127,114 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: list[dict[str, Any]], num_codes: int) -> list[str]:
-    peer = fastest(rows, "peer")
-    lines = [
-        "| | median ms | p20 to p80 | fastest peer / this | of GEMM's rate | MiB | of 4 N K | wrong ids |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        times = f"{_digits(row['median_ms'])} | {_digits(row['p20_ms'])} to {_digits(row['p80_ms'])}"
-        if row["role"] == "gemm":
-            lines.append(f"| GEMM alone, {row['gflops']:,.0f} GFLOP/s | {times} | | 100% | | | |")
-            continue
-        name = f"**{row['contestant']}**" if row["role"] == "ours" else row["contestant"]
-        speed = f"{peer['median_ms'] / row['median_ms']:.2f}" if peer else "-"
-        share = "-" if row["gemm_share"] is None else f"{row['gemm_share']:.0%}"
-        extra = row["peak_extra_bytes"]
-        whole = "-" if extra is None else f"{extra / (4 * row['queries'] * num_codes):.1%}"
-        wrong = f"{row['mismatches']} of {row['compared']}"
-        lines.append(f"| {name} | {times} | {speed} | {share} | {_mebibytes(extra)} | {whole} | {wrong} |")
-    return lines
+def sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
-def _digits(value: float) -> str:
+def contestant(row: dict[str, Any]) -> str:
+    return f"**{row['contestant']}**" if row["role"] == "ours" else row["contestant"]
+
+
+def times(row: dict[str, Any]) -> str:
+    """Two cells: the median, and the 20th to the 80th percentile."""
+    return f"{digits(row['median_ms'])} | {digits(row['p20_ms'])} to {digits(row['p80_ms'])}"
+
+
+def memory(row: dict[str, Any], whole: int) -> str:
+    """Two cells: MiB, and the share of `whole` bytes."""
+    extra = row["peak_extra_bytes"]
+    return f"{mebibytes(extra)} | {'-' if extra is None else f'{extra / whole:.1%}'}"
+
+
+def digits(value: float) -> str:
     """Three significant digits, without an exponent: 6.33, 54.3, 1,490."""
     return f"{float(f'{value:.3g}'):,g}"
 
 
-def _mebibytes(count: int | None) -> str:
+def mebibytes(count: int | None) -> str:
     return "-" if count is None else f"{count / 2**20:,.1f}"
 
 
-def plot(results: dict[str, Any], file: Path) -> None:
-    """A panel per set of queries: medians as dots, p20 to p80 as lines, the GEMM dashed; log scale."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    groups = grouped(results["rows"])
-    kinds = list(dict.fromkeys(kind for kind, _ in groups))
-    counts = list(dict.fromkeys(queries for _, queries in groups))
-    height = max(len(rows) for rows in groups.values())
-    figure = Figure(
-        figsize=(4.6 * len(counts), (0.34 * height + 0.9) * len(kinds) + 0.5), layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(kinds), len(counts), squeeze=False)
-    for i, kind in enumerate(kinds):
-        for j, queries in enumerate(counts):
-            _panel(axes[i, j], groups[kind, queries])
-            axes[i, j].set_title(f"{queries:,} {kind} queries", loc="left", fontsize=10)
+def plot_panels(question: Question, results: dict[str, Any], file: Path) -> None:
+    """A panel per case: medians as dots, p20 to p80 as lines, the yardstick dashed; log scale."""
+    groups = {question.panel(labels): (labels, rows) for labels, rows in grouped(question, results["rows"])}
+    lines = list(dict.fromkeys(line for line, _ in groups))
+    columns = list(dict.fromkeys(column for _, column in groups))
+    height = max(len(rows) for _, rows in groups.values())
+    figure = new_figure(4.6 * len(columns), (0.34 * height + 0.9) * len(lines) + 0.5)
+    axes = figure.subplots(len(lines), len(columns), squeeze=False)
+    for i, line in enumerate(lines):
+        for j, column in enumerate(columns):
+            if (line, column) not in groups:
+                axes[i, j].set_axis_off()
+                continue
+            labels, rows = groups[line, column]
+            _panel(axes[i, j], rows)
+            title = sentence(question.case_title(labels))
+            axes[i, j].set_title(textwrap.fill(title, 36), loc="left", fontsize=10)
     for axis in axes[-1]:
-        axis.set_xlabel("ms for all queries, log scale", fontsize=9)
-    figure.suptitle(
-        f"{results['codebook']}, {results['num_codes']:,} x {results['width']} {results['dtype']}, "
-        f"{results['device']}: ours in blue, a GEMM of the same shape dashed",
-        fontsize=11,
-    )
+        axis.set_xlabel("ms a call, log scale", fontsize=9)
+    yardstick = next((row["contestant"] for row in results["rows"] if row["role"] == "yardstick"), None)
+    dashed = f", {yardstick.split(', ')[-1]} dashed" if yardstick else ""
+    figure.suptitle(f"{heading(results)}: ours in blue{dashed}", fontsize=11)
     figure.savefig(file, dpi=130)
 
 
-def _panel(axis: Any, rows: list[dict[str, Any]]) -> None:
-    lookups = [row for row in reversed(rows) if row["role"] != "gemm"]
-    for place, row in enumerate(lookups):
+def new_figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axis: Any, grid: str = "x") -> None:
+    axis.tick_params(labelsize=8)
+    axis.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _panel(axis: Any, rows: Rows) -> None:
+    answers = [row for row in reversed(rows) if row["role"] != "yardstick"]
+    for place, row in enumerate(answers):
         colour = _COLOURS[row["role"]]
         axis.plot([row["p20_ms"], row["p80_ms"]], [place, place], color=colour, linewidth=2, alpha=0.5)
         axis.plot(row["median_ms"], place, "o", color=colour, markersize=6)
-        label = _digits(row["median_ms"]) + (f" ({row['mismatches']} wrong)" if row["mismatches"] else "")
+        label = digits(row["median_ms"]) + (f" ({row['mismatches']} wrong)" if row.get("mismatches") else "")
         place_of_text = {"xy": (row["p80_ms"], place), "xytext": (6, 0), "textcoords": "offset points"}
         axis.annotate(label, **place_of_text, va="center", fontsize=8, color="#333333")
-    gemm = [row["median_ms"] for row in rows if row["role"] == "gemm"]
-    for median in gemm:
-        axis.axvline(median, color="#444444", linestyle="--", linewidth=1)
-    low = min([row["p20_ms"] for row in lookups] + gemm)
-    high = max(row["p80_ms"] for row in lookups)
+    yardstick = [row["median_ms"] for row in rows if row["role"] == "yardstick"]
+    if len(yardstick) == 1:
+        axis.axvline(yardstick[0], color="#444444", linestyle="--", linewidth=1)
+    else:
+        for place, row in enumerate(answers):
+            if row["yardstick_share"] is not None:
+                own = row["yardstick_share"] * row["median_ms"]
+                axis.plot(
+                    [own, own], [place - 0.3, place + 0.3], color="#444444", linestyle="--", linewidth=1
+                )
+    low = min([row["p20_ms"] for row in answers] + yardstick)
+    high = max(row["p80_ms"] for row in answers)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:,g}")
     axis.set_xlim(low / 1.5, high * (high / low) ** 0.25 * 1.5)  # room for the labels on the right
-    axis.set_yticks(range(len(lookups)), [row["contestant"] for row in lookups])
-    axis.set_ylim(-0.6, len(lookups) - 0.4)
-    axis.tick_params(labelsize=8)
+    axis.set_yticks(range(len(answers)), [row["contestant"] for row in answers])
+    axis.set_ylim(-0.6, len(answers) - 0.4)
+    tidy(axis)
     axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.spines["left"].set_visible(False)
 
 
-def write(results: dict[str, Any], prefix: Path) -> list[Path]:
+def write(question: Question, results: dict[str, Any], prefix: Path) -> list[Path]:
     """Writes PREFIX.json, PREFIX.md and, where matplotlib is installed, PREFIX.png; returns what it wrote."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     files = [Path(f"{prefix}{ending}") for ending in (".json", ".md", ".png")]
     files[0].write_text(json.dumps(results, indent=1) + "\n")
-    files[1].write_text(markdown(results))
+    files[1].write_text(markdown(question, results))
     try:
-        plot(results, files[2])
+        question.plot(results, files[2])
     except ImportError:
         return files[:2]
     return files

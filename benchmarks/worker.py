@@ -2,9 +2,12 @@
 
 It loads its library and the codes, says that it is ready, and serves requests until its input ends:
 
-    {"prepare": true}                    prepare the codes, measure time and memory
-    {"queries": FILE, "ids": FILE}       look the queries up once, measure the memory, write the ids
-    {"seconds": 0.2, "calls": 10}        a turn: time calls on the same queries
+    {"prepare": true}                                      prepare the codes, measure time and memory
+    {"inputs": FILE, "parameters": {..}, "answers": FILE}  answer once, measure the memory, write the answers
+    {"seconds": 0.2, "calls": 10}                          a turn: time calls on the same inputs
+
+Inputs and answers are arrays in .npz files; every input has a row for each query, or image, in its first
+dimension.
 """
 
 from __future__ import annotations
@@ -43,11 +46,18 @@ class Machine:
             torch.set_grad_enabled(False)
             self.torch = torch
 
-    def array(self, file: str) -> Any:
-        values = np.load(file)
+    def array(self, values: np.ndarray) -> Any:
+        """Real values in the contest's dtype, integers as they are."""
         if self.torch is None:
             return values
-        return self.torch.from_numpy(values).to(self.contestant.device, getattr(self.torch, self.dtype))
+        tensor = self.torch.from_numpy(values).to(self.contestant.device)
+        return tensor.to(getattr(self.torch, self.dtype)) if tensor.is_floating_point() else tensor
+
+    def numpy(self, answer: Any) -> np.ndarray:
+        if self.torch is None or not isinstance(answer, self.torch.Tensor):
+            return np.asarray(answer)
+        answer = answer.detach().cpu()
+        return (answer.float() if answer.dtype == self.torch.bfloat16 else answer).numpy()
 
     def finish(self) -> None:
         if self.cuda:
@@ -83,62 +93,72 @@ def _resident(field: str) -> int:
     return int(found[1]) << 10 if found else 0
 
 
-class Lookup:
-    """A contestant, its codes, and the queries it was last given."""
+class Task:
+    """A contestant, its codes, and the inputs and parameters it was last given."""
 
     def __init__(self, machine: Machine, codes: str) -> None:
         self.machine = machine
-        self.codes = machine.array(codes)
-        self.search: Any = None
-        self.x: Any = None
+        self.codes = machine.array(np.load(codes))
+        self.call: Any = None
+        self.inputs: list[Any] = []
+        self.parameters: dict[str, Any] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if "prepare" in request:
             return self.prepare()
-        return self.check(**request) if "queries" in request else self.turn(**request)
+        return self.check(**request) if "inputs" in request else self.turn(**request)
 
     def prepare(self) -> dict[str, Any]:
         before = self.machine.held()
         start = time.perf_counter()
-        self.search = self.machine.contestant.prepare(self.codes)
+        self.call = self.machine.contestant.prepare(self.codes)
         self.machine.finish()
         seconds = time.perf_counter() - start
         after = self.machine.held()
         kept = None if before is None or after is None else max(0, after - before)
         return {"prepare_seconds": seconds, "prepared_bytes": kept}
 
-    def check(self, queries: str, ids: str) -> dict[str, Any]:
-        self.x = self.machine.array(queries)
-        # Libraries load and start threads on first use, which is no memory of this lookup.
-        self.search(self.x[:1])
+    def check(self, inputs: str, parameters: dict[str, Any], answers: str) -> dict[str, Any]:
+        with np.load(inputs) as arrays:
+            self.inputs = [self.machine.array(arrays[name]) for name in arrays.files]
+        self.parameters = parameters
+        # Libraries load and start threads on first use, which is no memory of this case.
+        self._run(self._few(1))
         self.machine.finish()
         before = self.machine.held()
-        found = self.search(self.x)
+        found = self._run(self.inputs)
         self.machine.finish()
         peak = None if before is None else max(0, self.machine.peak() - before)
         if found is not None:
-            np.save(ids, np.asarray(found.cpu() if hasattr(found, "cpu") else found, np.int64))
+            np.savez(answers, *map(self.machine.numpy, found if isinstance(found, tuple) else (found,)))
         return {"peak_bytes": peak}
+
+    def _few(self, rows: int) -> list[Any]:
+        return [values[:rows] for values in self.inputs]
+
+    def _run(self, inputs: list[Any]) -> Any:
+        return self.call(*inputs, **self.parameters)
 
     def turn(self, seconds: float, calls: int) -> dict[str, Any]:
         """Up to `calls` samples within about `seconds`, after calls that only wake threads and caches."""
-        warm = self.x if self.machine.cuda else self.x[:WARM_ROWS]
+        few = WARM_ROWS if self.inputs[0].ndim < 3 else 1  # queries, or images and latents
+        warm = self.inputs if self.machine.cuda else self._few(few)
         once = self._time(warm, 1)
         # On a GPU one sample is a burst of calls, long enough for the clock and the queue of launches.
         burst = max(1, math.ceil(BURST / once)) if self.machine.cuda else 1
         if self.machine.cuda:
             self._time(warm, burst)
-        samples = [self._time(self.x, burst)]
+        samples = [self._time(self.inputs, burst)]
         while len(samples) < calls and sum(samples) * burst < seconds:
-            samples.append(self._time(self.x, burst))
+            samples.append(self._time(self.inputs, burst))
         self.machine.release()
         return {"samples": samples}
 
-    def _time(self, x: Any, calls: int) -> float:
+    def _time(self, inputs: list[Any], calls: int) -> float:
         self.machine.finish()
         start = time.perf_counter()
         for _ in range(calls):
-            self.search(x)
+            self._run(inputs)
         self.machine.finish()
         return (time.perf_counter() - start) / calls
 
@@ -148,15 +168,15 @@ def serve(arguments: argparse.Namespace, requests: TextIO, replies: TextIO) -> N
         print(json.dumps(message), file=replies, flush=True)
 
     try:
-        contestant = find(arguments.contestant, arguments.device, arguments.also)
-        lookup = Lookup(Machine(contestant, arguments.dtype, arguments.threads), arguments.codes)
+        contestant = find(arguments.question, arguments.contestant, arguments.device, arguments.also)
+        task = Task(Machine(contestant, arguments.dtype, arguments.threads), arguments.codes)
         reply({"ready": True})
     except Exception as error:
         reply({"error": _reason(error)})
         return
     for line in requests:
         try:
-            reply(lookup.answer(json.loads(line)))
+            reply(task.answer(json.loads(line)))
         except Exception as error:
             reply({"error": _reason(error)})
 
@@ -168,6 +188,7 @@ def _reason(error: Exception) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--question", required=True)
     parser.add_argument("--contestant", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--dtype", required=True)

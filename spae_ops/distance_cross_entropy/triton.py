@@ -42,6 +42,7 @@ __all__ = ["loss_and_gradient", "prepare", "unavailable"]
 
 TABLE_STEP = 128  # the table's rows are padded to whole tiles of every configuration
 WIDTH_STEP = 64
+DTYPES = _checks.QUERY_DTYPES
 FEW_ROWS = 64
 ROWS = 32768  # at a time, if one kernel does all
 SCORED_ROWS = 8192  # at a time, if scores go through memory
@@ -98,13 +99,19 @@ def prepare(codes: Tensor) -> list[Tensor]:
 
 
 def loss_and_gradient(
-    x: Tensor, codes: Tensor, target: Tensor, temperature: float, with_gradient: bool
+    x: Tensor,
+    codes: Tensor,
+    prepared: list[Tensor],
+    target: Tensor,
+    temperature: float,
+    with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Loss and its gradient in x, by the method of `triton_kernel.py`.
 
     Args:
         x: [N, D] fp32 | fp16 | bf16, finite.
         codes: [K, D] fp32 | fp16 | bf16, finite.
+        prepared: not read (see `prepare`).
         target: int64 [N], ids in 0..K-1.
         temperature: positive, finite.
         with_gradient: whether the gradient is asked for.
@@ -112,14 +119,7 @@ def loss_and_gradient(
     Returns:
         loss float32 [N] and gradient float32 [N, D] ([0, D] unless asked for). Both are nan for a row whose
         scores are beyond 2^120 in size, and where a code's are.
-
-    Raises:
-        ArgumentTypeError: x is float64, which only the reference takes.
     """
-    if x.dtype not in _checks.QUERY_DTYPES:
-        raise _checks.ArgumentTypeError(
-            f"x: impl='triton' takes float32, float16 or bfloat16, got {x.dtype}; impl='reference' takes it"
-        )
     x, codes, target = x.contiguous(), codes.contiguous(), target.contiguous()
     num_queries, width = x.shape
     loss = torch.empty(num_queries, dtype=torch.float32, device=x.device)

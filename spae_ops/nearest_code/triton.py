@@ -72,7 +72,7 @@ def unavailable(device: torch.device | None) -> str | None:
         return "needs a CUDA device; without one, TRITON_INTERPRET=1 runs it on CPU tensors"
     if torch.version.hip is not None:
         return "needs an NVIDIA GPU: the error bound is stated for its tensor cores"
-    capability = torch.cuda.get_devicecapability(device)
+    capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         return f"needs compute capability 8.0 or higher, got {capability[0]}.{capability[1]}"
     return None
@@ -170,7 +170,7 @@ def search(
 
 @lru_cache
 def capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_devicecapability(device) if device.type == "cuda" else (9, 0)
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def processors(device: torch.device) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks import exactness, guard, host, inputs, report
+from benchmarks.lookup import Lookup
 from spae.testing import oracles
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--codebook", "random:300x8", "--queries", "20", "--repeats", "1", "--threads", "1"]
+TINY = ["lookup", "--codebook", "random:300x8", "--queries", "20"]
 WRONG = """
 from benchmarks.registry import Contestant
 
@@ -24,12 +24,6 @@ def prepare(codes):
 
 CONTESTANTS = [Contestant("furthest code", "{kind}", "cpu", prepare)]
 """
-
-
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", "lookup", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture
@@ -42,7 +36,7 @@ def wrong(tmp_path):
     return write
 
 
-def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(tmp_path, wrong):
+def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(bench, tmp_path, wrong):
     done = bench(
         *TINY,
         *("--only", "reference", "chunked", "furthest"),
@@ -66,7 +60,7 @@ def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(tmp_path
         assert (tmp_path / "results" / "tiny.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_wrong_implementation_of_ours_ends_the_run_without_times(tmp_path, wrong):
+def test_a_wrong_implementation_of_ours_ends_the_run_without_times(bench, tmp_path, wrong):
     done = bench(
         *TINY, "--only", "reference", "furthest", "--also", wrong("ours"), "--out", tmp_path / "tiny"
     )
@@ -76,7 +70,7 @@ def test_a_wrong_implementation_of_ours_ends_the_run_without_times(tmp_path, wro
     assert not list(tmp_path.glob("tiny*"))
 
 
-def test_the_guard_fails_on_an_absurd_floor(tmp_path):
+def test_the_guard_fails_on_an_absurd_floor(bench, tmp_path):
     floor = {"codebook": "random:300x8", "queries": 20, "kind": "random", "ratio": 1e9}
     floors = tmp_path / "floors.json"
     floors.write_text(json.dumps({"lookup": {"cpu": [floor]}}))
@@ -87,12 +81,12 @@ def test_the_guard_fails_on_an_absurd_floor(tmp_path):
     record = json.loads((tmp_path / "tiny.json").read_text())
     for ratio, passes in ((1e-9, True), (1e9, False)):
         floors.write_text(json.dumps({"lookup": {"cpu": [{**floor, "ratio": ratio}]}}))
-        assert (not guard.failures(record, floors)) == passes
-    assert "no floor" in guard.failures(record, guard.FLOORS)[0]
+        assert (not guard.failures(Lookup(), record, floors)) == passes
+    assert "no floor" in guard.failures(Lookup(), record, guard.FLOORS)[0]
 
 
 def test_a_contestant_that_needs_no_torch_runs_without_it():
-    script = "import sys; from benchmarks import worker; worker.find('FAISS IndexFlatL2', 'cpu')"
+    script = "import sys; from benchmarks import worker; worker.find('lookup', 'FAISS IndexFlatL2', 'cpu')"
     check = "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{script}; {check}"], cwd=ROOT, check=True)
 
@@ -137,7 +131,7 @@ def test_paths_are_scrubbed_from_what_is_recorded():
 def test_the_ratio_takes_the_fastest_of_each_side():
     rows = [
         {"role": role, "median_ms": time}
-        for role, time in [("ours", 9.0), ("ours", 2.0), ("peer", 3.0), ("peer", 8.0), ("gemm", 1.0)]
+        for role, time in [("ours", 9.0), ("ours", 2.0), ("peer", 3.0), ("peer", 8.0), ("yardstick", 1.0)]
     ]
     assert report.ratio(rows) == 1.5
     assert report.ratio(rows[:2]) is None

@@ -1,0 +1,68 @@
+"""Nearest-code lookups: queries [N, D] -> ids [N]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.entrants import lookup_peers as peers_of
+from benchmarks.registry import Call, Contestant, needs, our_unavailable
+
+GEMM = "gemm"
+
+
+def ours(device: str) -> list[Contestant]:
+    import spae_ops
+
+    names = [row.name for row in spae_ops.implementations("nearest_code")]
+    return [
+        Contestant(
+            f"spae_ops {name}", "ours", device, _prepare(name), our_unavailable("nearest_code", name, device)
+        )
+        for name in names
+    ]
+
+
+def _prepare(name: str) -> Callable[[Any], Call]:
+    def prepare(codes: Any) -> Call:
+        from spae_ops import CodeIndex, nearest_code
+
+        index = CodeIndex(codes, impl=name)
+        return lambda x: nearest_code(x, index, impl=name).ids
+
+    return prepare
+
+
+def peers(device: str) -> list[Contestant]:
+    here = needs(device)
+    rows = [
+        Contestant(GEMM, "yardstick", device, peers_of.gemm, here),
+        Contestant("torch addmm+argmin", "peer", device, peers_of.addmm, here),
+        Contestant("torch addmm+argmin, chunked", "peer", device, peers_of.addmm_chunked, here),
+        Contestant("torch cdist+argmin", "peer", device, peers_of.cdist, here),
+        Contestant(
+            "vector-quantize-pytorch",
+            "peer",
+            device,
+            peers_of.vector_quantize,
+            needs(device, "vector_quantize_pytorch"),
+        ),
+    ]
+    if device == "cpu":
+        faiss = needs(device, "faiss")
+        rows.append(Contestant("FAISS IndexFlatL2", "peer", device, peers_of.faiss_cpu, faiss, takes="numpy"))
+        return rows
+    return [
+        *rows,
+        Contestant("FAISS GpuIndexFlatL2", "peer", device, peers_of.faiss_gpu, _faiss_gpu, own_memory=True),
+        Contestant("flash-kmeans", "peer", device, peers_of.flash_kmeans, needs(device, "flash_kmeans")),
+        Contestant("cuVS brute force", "peer", device, peers_of.cuvs, needs(device, "cuvs"), own_memory=True),
+    ]
+
+
+def _faiss_gpu() -> str | None:
+    if reason := needs("cuda", "faiss")():
+        return reason
+    import faiss
+
+    return None if hasattr(faiss, "GpuIndexFlatL2") else "faiss was built without GPU support"
