@@ -1,5 +1,53 @@
-"""Datasets that come without a download."""
+"""Data sets: those that come as packages, by name, and sources for the user's own images."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
 
 from spae.data.mnist import MNISTDigits
 
-__all__ = ["MNISTDigits"]
+__all__ = ["SETS", "MNISTDigits", "PackagedSet", "load"]
+
+
+@dataclass(frozen=True)
+class PackagedSet:
+    """A data set by name: `module`.`dataset` is its class, `asset` what `spae fetch` gets for it."""
+
+    name: str
+    what: str
+    asset: str
+    module: str
+    dataset: str
+    splits: tuple[str, ...]
+
+
+SETS: dict[str, PackagedSet] = {
+    entry.name: entry
+    for entry in (
+        PackagedSet("mnist", "5,000 digits", "mnist", "mnist", "MNISTDigits", ("train", "test")),
+        PackagedSet(
+            "emoji",
+            "849 concepts by 4 vendors",
+            "emoji",
+            "emoji",
+            "Emoji",
+            ("train", "new_vendor", "new_concept", "new_both"),
+        ),
+    )
+}
+
+
+def load(name: str, split: str = "train", **options: Any) -> Any:
+    """The named set as a torch Dataset; its class documents splits, items, attributes and options (`size`).
+
+    Raises:
+        ValueError: no set has this name, or it does not know the split or an option's value.
+        AssetNotCached, AssetError: it is not cached and could not be fetched.
+    """
+    if name not in SETS:
+        raise ValueError(f"name: no data set is called {name!r}; there are {', '.join(SETS)}")
+    entry = SETS[name]
+    dataset = getattr(importlib.import_module(f"spae.data.{entry.module}"), entry.dataset)
+    return dataset(split, **options)

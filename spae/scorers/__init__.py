@@ -1,8 +1,18 @@
 """Scorers: how well a word describes an image."""
 
 from spae.scorers.caption import CaptionScorer
+from spae.scorers.conse import ConSEScorer
 from spae.scorers.features import TextFeatureCache, dataset_features
 from spae.scorers.open_clip import OpenCLIPScorer
 from spae.scorers.protocol import ImageTextScorer
+from spae.scorers.ridge import RidgeMap
 
-__all__ = ["CaptionScorer", "ImageTextScorer", "OpenCLIPScorer", "TextFeatureCache", "dataset_features"]
+__all__ = [
+    "CaptionScorer",
+    "ConSEScorer",
+    "ImageTextScorer",
+    "OpenCLIPScorer",
+    "RidgeMap",
+    "TextFeatureCache",
+    "dataset_features",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 from torch import Tensor
 
@@ -38,12 +37,12 @@ class CaptionScorer:
         self.name = name
         self._checksum = checksum
 
-    @cached_property
+    @property
     def checksum(self) -> str:
-        if self._checksum is not None:
-            return self._checksum
-        assert isinstance(self.encoder, MiniLM)
-        return checksum_of(self.encoder.model.state_dict(), "caption", 1)
+        if self._checksum is None:
+            assert isinstance(self.encoder, MiniLM)
+            self._checksum = checksum_of(self.encoder.model.state_dict(), "caption", 1)
+        return self._checksum
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """n texts -> unit vectors float32 [n, E]."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -53,6 +52,7 @@ class OpenCLIPScorer:
         if not self.templates:
             raise ValueError("templates: expected at least one, got none")
         self.precision = precision
+        self._checksum: str | None = None
         self.dtype = clip.get_input_dtype(precision) or torch.float32
 
     @classmethod
@@ -88,10 +88,12 @@ class OpenCLIPScorer:
             batch_size=batch_size,
         )
 
-    @cached_property
+    @property
     def checksum(self) -> str:
-        prompts = [template("word") for template in self.templates]
-        return checksum_of(self.model.state_dict(), "open_clip", 1, prompts, self.precision)
+        if self._checksum is None:
+            prompts = [template("word") for template in self.templates]
+            self._checksum = checksum_of(self.model.state_dict(), "open_clip", 1, prompts, self.precision)
+        return self._checksum
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
