@@ -1,0 +1,62 @@
+"""More images from few: mirrored and shifted views of a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Views(Dataset[Any]):
+    """`count` views of every image of a data set; view 0 is the image itself, the others are drawn.
+
+    A view is mirrored left to right with probability 1/2 and shifted by up to `shift` pixels each way,
+    repeating the pixels of the edge. Item i is view i // N of item i % N, the same whenever it is asked for:
+    training goes on bit for bit after an interruption, with any number of loading processes.
+
+    Args:
+        dataset: of N items, each an image float [C, H, W] or a tuple that begins with one.
+        count: of views, at least 1.
+        mirror: False for things that must not be, such as digits.
+        seed: of the draws.
+
+    `captions`, where the data set has them, are those of the views.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], count: int, *, shift: int = 4, mirror: bool = True, seed: int = 0
+    ):
+        if count < 1 or shift < 0:
+            raise ValueError(f"count must be at least 1 and shift at least 0, got {count} and {shift}")
+        self.dataset, self.count, self.shift, self.mirror, self.seed = dataset, count, shift, mirror, seed
+        self.size = len(dataset)  # pyright: ignore[reportArgumentType]
+
+    def __len__(self) -> int:
+        return self.count * self.size
+
+    def __getitem__(self, index: int) -> Any:
+        view, item = divmod(range(len(self))[index], self.size)
+        sample = self.dataset[item]
+        if view == 0:
+            return sample
+        if isinstance(sample, tuple | list):
+            return type(sample)([self._view(sample[0], view, item), *sample[1:]])
+        return self._view(sample, view, item)
+
+    @property
+    def captions(self) -> list[str]:
+        """Each view's caption, that of its image."""
+        return self.count * list(self.dataset.captions)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _view(self, image: Tensor, view: int, item: int) -> Tensor:
+        # RandomState's stream, unlike Generator's, is guaranteed never to change between NumPy versions.
+        random = np.random.RandomState([self.seed, view, item])
+        down, right = random.randint(0, 2 * self.shift + 1, 2)
+        if self.mirror and random.randint(2):
+            image = image.flip(-1)
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (self.shift,) * 4, mode="replicate")
+        return padded[..., down : down + height, right : right + width].contiguous()
