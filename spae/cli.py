@@ -182,6 +182,12 @@ def _add_eval(commands: Any) -> None:
     )
     _add_model(digits)
     digits.add_argument("--json", action="store_true", help="print JSON")
+    semantics = _command(
+        kinds, "semantics", _eval_semantics, "How well each layer's words fit the emoji, for the four splits."
+    )
+    _add_model(semantics)
+    semantics.add_argument("--json", action="store_true", help="print JSON")
+    semantics.add_argument("--page", type=Path, help="also draw 12 images and their words (PNG)")
     _add_eval_fewshot(kinds)
     _add_eval_generate(kinds)
 
@@ -191,8 +197,24 @@ def _eval_digits(arguments: argparse.Namespace) -> None:
     from spae.eval.report import layer_table
     from spae.tokenizers import SPAE
 
+    if arguments.what == "semantics":
+        _eval_semantics(arguments)
+        return
+
     report = evaluate_digits(SPAE.from_pretrained(arguments.model))
     print(json.dumps(report, indent=2) if arguments.json else layer_table(report))
+
+
+def _eval_semantics(arguments: argparse.Namespace) -> None:
+    from spae.eval.report import semantics_table
+    from spae.eval.semantics import draw_emoji, evaluate_emoji
+    from spae.tokenizers import SPAE
+
+    model = SPAE.from_pretrained(arguments.model)
+    report = evaluate_emoji(model)
+    print(json.dumps(report, indent=2) if arguments.json else semantics_table(report))
+    if arguments.page is not None:
+        draw_emoji(model, arguments.page)
 
 
 def _add_llm(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -52,7 +51,7 @@ def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens,
     # A word needs about as much room as a picture of 12 words a side; small grids get less.
     shown_layers = [n for n in range(total) if max(model.pyramid.grids[n]) <= _MAX_COLUMNS]
     widths = [1.3] * (total + 1) + [0.55 + 0.85 * model.pyramid.grids[n][-1] for n in shown_layers]
-    figure = _figure((sum(widths) + 0.6, 1.75 * len(images) + 0.5))
+    figure = _figure(sum(widths) + 0.6, 1.75 * len(images) + 0.5)
     axes = figure.subplots(len(images), len(widths), squeeze=False, width_ratios=widths)
     counts = [model.pyramid.num_tokens_upto(number) for number in range(1, total + 1)]
     for row, image in enumerate(images):
@@ -65,6 +64,54 @@ def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens,
         for column, layer in enumerate(shown_layers, total + 1):
             title = f"layer {layer + 1}" if row == 0 else ""
             _word_grid(axes[row][column], words[row][layer], model.pyramid.grids[layer], title)
+    _save(figure, path)
+
+
+def semantics_page(
+    model: Tokenizer, images: Tensor, tokens: PyramidTokens, captions: list[str], path: Path
+) -> None:
+    """Draw a page of cards, two a row: original, reconstruction, and the words of layers 1 to 3 on their
+    grids.
+
+    images: [B, C, H, W] in [-1, 1]; tokens: all layers of them; captions: B. Writes a PNG.
+    """
+    shown_layers = range(min(3, tokens.num_layers))
+    reconstructions = model.decode(tokens).detach()
+    words = model.words(tokens)
+    grids = [model.pyramid.grids[layer] for layer in shown_layers]
+    card = [1.25, 1.25] + [0.35 + 0.75 * grid[-1] for grid in grids]
+    rows, gap = (len(images) + 1) // 2, 0.3
+    widths = [*card, gap, *card]
+    figure = _figure(sum(widths) + 0.4, 1.62 * rows + 0.2)
+    axes = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
+    for place in axes.flat:
+        place.set_axis_off()
+    for number, image in enumerate(images):
+        row, column = divmod(number, 2)
+        places = axes[row][column * (len(card) + 1) :]
+        for place in places[: len(card)]:
+            place.set_axis_on()
+        quality = psnr(image[None], reconstructions[number, None].cpu()).item()
+        _picture(places[0], image, "", captions[number])
+        _picture(places[1], reconstructions[number], "", f"{quality:.1f} dB")
+        for layer, grid in zip(shown_layers, grids, strict=True):
+            title = f"layer {layer + 1}" if row == 0 else ""
+            _word_grid(places[2 + layer], words[number][layer], grid, title)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float):
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('drawing needs matplotlib: pip install "spae[demo]"') from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -72,26 +119,13 @@ def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens,
 def picture_grid(images: Tensor, captions: Sequence[str], path: Path, *, columns: int) -> None:
     """Draw images [B, C, H, W] in [-1, 1] in rows, each under its caption. Writes a PNG."""
     rows = -(-len(images) // columns)
-    figure = _figure((1.0 * columns, 1.2 * rows))
+    figure = _figure(1.0 * columns, 1.2 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for place, image, caption in zip(axes, images, captions, strict=False):
         _picture(place, image, caption)
     for place in axes[len(images) :]:
         place.axis("off")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    """An empty figure that needs no display."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('drawing needs matplotlib: pip install "spae[demo]"') from error
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    _save(figure, path)
 
 
 def _picture(axes, image: Tensor, title: str, caption: str = "") -> None:

@@ -28,3 +28,36 @@ def layer_table(report: dict[str, Any]) -> str:
     if with_accuracy:
         total += f"; SVM accuracy on the originals {report['accuracy_originals']:.1%}"
     return "\n".join([*lines, "", total])
+
+
+def semantics_table(report: dict[str, Any]) -> str:
+    """A report of `evaluate_emoji` as a Markdown table, one row per split and layer."""
+    header = [
+        "split",
+        "images",
+        "layer",
+        "words",
+        "relative score",
+        "random",
+        "best",
+        "distinct",
+        "PSNR (dB)",
+    ]
+    rows = [header, ["---"] * len(header)]
+    for split, result in report["splits"].items():
+        for row in result["layers"]:
+            rows.append(
+                [
+                    split,
+                    str(result["images"]),
+                    str(row["layer"]),
+                    str(row["words_per_image"]),
+                    f"{row['score']:.3f} ± {row['interval']:.3f}",
+                    f"{row['random']:.3f}",
+                    f"{row['best']:.3f}",
+                    f"{row['distinct']:.1f}",
+                    f"{row['psnr']:.2f}",
+                ]
+            )
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    return "\n".join([*lines, "", f"scores by {report['scorer']}; 95% intervals over concepts"])

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from spae import SPAE, Codebook, SPAEConfig
+from spae.eval.figures import semantics_page
+from spae.eval.report import semantics_table
+from spae.eval.semantics import evaluate_semantics
+
+
+def model():
+    torch.manual_seed(0)
+    book = Codebook.from_arrays([f" word{i}" for i in range(40)], torch.randn(40, 6))
+    config = SPAEConfig((16, 16), (1, 2, 4), channels=4, multipliers=(1, 1, 1), num_res_blocks=1)
+    return SPAE(config, book).eval()
+
+
+def inputs(count=7):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 3, 16, 16, generator=generator) * 2 - 1
+    return images, torch.randn(count, 5, generator=generator), torch.randn(40, 5, generator=generator)
+
+
+def test_scores_and_intervals_by_hand():
+    spae = model()
+    images, guidance, text = inputs()
+    groups = ["a", "b", "a", "c", "b", "a", "d"]
+    report = evaluate_semantics(spae, images, guidance, text, groups=groups, batch_size=3)
+    plain = evaluate_semantics(spae, images, guidance, text)
+    raw = (guidance @ text.T).double().numpy()
+    relative = (raw - raw.min(1, keepdims=True)) / np.ptp(raw, axis=1, keepdims=True)
+    tokens = spae.encode(images)
+    assert (report["images"], report["groups"], plain["groups"]) == (7, 4, 7)
+    for layer, row in enumerate(report["layers"]):
+        ids = tokens.layer(layer).numpy()
+        values = np.take_along_axis(relative, ids, 1).mean(1)
+        assert row["score"] == pytest.approx(values.mean(), abs=1e-5)
+        assert row["similarity"] == pytest.approx(np.take_along_axis(raw, ids, 1).mean(), abs=1e-5)
+        assert row["random"] == pytest.approx(relative.mean(), abs=1e-5)
+        best = np.sort(relative, 1)[:, ::-1][:, : ids.shape[1]]
+        assert row["best"] == pytest.approx(best.mean(), abs=1e-5)
+        assert row["distinct"] == pytest.approx(np.mean([len(set(image)) for image in ids.tolist()]))
+        means = [values[[g == name for g in groups]].mean() for name in "abcd"]
+        assert row["interval"] == pytest.approx(1.96 * np.std(means, ddof=1) / 2, abs=1e-5)
+        expected = 1.96 * values.std(ddof=1) / 7**0.5
+        assert plain["layers"][layer]["interval"] == pytest.approx(expected, abs=1e-5)
+    assert report["layers"][0]["best"] == pytest.approx(1)
+
+
+def test_errors_name_the_argument():
+    spae = model()
+    images, guidance, text = inputs()
+    with pytest.raises(ValueError, match=r"guidance: expected shape \[7, 5\], got \[6, 5\]"):
+        evaluate_semantics(spae, images, guidance[:6], text)
+    with pytest.raises(ValueError, match=r"text_features: expected one row for each of 40 words"):
+        evaluate_semantics(spae, images, guidance, text[:39])
+
+
+def test_table_and_page(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the package matplotlib")
+    spae = model()
+    images, guidance, text = inputs()
+    report = {"scorer": "toy", "splits": {"train": evaluate_semantics(spae, images, guidance, text)}}
+    lines = semantics_table(report).splitlines()
+    assert len(lines) == 2 + 3 + 2
+    assert lines[2].startswith("| train | 7 | 1 | 1 | 0.")
+    page = tmp_path / "page.png"
+    semantics_page(spae, images, spae.encode(images), [f"picture {i}" for i in range(7)], page)
+    assert page.stat().st_size > 10_000
