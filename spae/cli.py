@@ -197,10 +197,6 @@ def _eval_digits(arguments: argparse.Namespace) -> None:
     from spae.eval.report import layer_table
     from spae.tokenizers import SPAE
 
-    if arguments.what == "semantics":
-        _eval_semantics(arguments)
-        return
-
     report = evaluate_digits(SPAE.from_pretrained(arguments.model))
     print(json.dumps(report, indent=2) if arguments.json else layer_table(report))
 
