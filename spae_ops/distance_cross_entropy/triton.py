@@ -80,12 +80,15 @@ def config(capability: tuple[int, int], num_queries: int, *, split: bool, scored
     """The configuration of `stream` for a compute capability; none of them spills registers."""
     if scored:
         return Config(64, 64, 8, 2)
-    large = capability[0] in (9, 10, 11)  # 228 KiB of shared memory; the others have 100 to 164
-    if large and num_queries <= FEW_ROWS and (split or capability[0] == 9):
-        return Config(64, 64, 4, 2)
+    few = num_queries <= FEW_ROWS
     if split:
-        return Config(128, 64, 8, 2) if large else Config(64, 32, 8, 2)
-    return Config(128, 64, 8, 2) if capability[0] == 9 else Config(64, 64, 8, 2)
+        large = capability[0] in (9, 10, 11)  # 228 KiB of shared memory; the others have 100 to 164
+        if not large:
+            return Config(64, 32, 8, 2)
+        return Config(64, 32, 4, 2) if few else Config(128, 32, 8, 2)
+    if capability[0] == 9:
+        return Config(64, 64, 4, 2) if few else Config(128, 64, 8, 2)
+    return Config(64, 64, 8, 2)
 
 
 def score_config(num_queries: int, *, split: bool) -> ScoreConfig:

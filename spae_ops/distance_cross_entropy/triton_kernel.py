@@ -23,7 +23,8 @@ they held (unless it is 2^28 times smaller than the largest): products of them a
 accumulated in fp32. Otherwise (SPLIT) each is the sum of two float16 tensors, high and low, good to 2^-23 of
 its value, and <Q, C> = <Q_low, C_high> + <Q_high, C_low> + <Q_high, C_high>; what is left out is 2^-22 of
 |Q||C|. So the error of t is that of one fp32 product, at three float16 ones and not at tf32's rate. The
-weights are scaled by 2^14, out of float16's subnormals, and split alike for A.
+weights are scaled by 2^14, out of float16's subnormals, and split alike for A. Tensor cores may cut where
+fp32 rounds; thousands of cuts in a row would show in A, so that with SPLIT they only add up within a tile.
 
 Range. Scores beyond 2^120 in size, where their error would be greater than any difference of them, make a
 loss of nan: b_k is set to nan, and so is f for a query that might give such a product.
@@ -205,13 +206,14 @@ def stream(
         p = tl.exp2((t - base[:, None]) + WEIGHT_BITS)  # base may be too large to hold 14 more
         total = total * fade + tl.sum(p, 1)
         if GRADIENT:
-            mean = mean * fade[:, None]
             p_high = p.to(tl.float16)
             if SPLIT:
                 p_low = (p - p_high.to(tl.float32)).to(tl.float16)
-                mean = tl.dot(p_low, c, mean)
-                mean = tl.dot(p_high, c_low, mean)
-            mean = tl.dot(p_high, c, mean)
+                part = tl.dot(p_low, c, tl.zeros((BLOCK_M, BLOCK_D), tl.float32))
+                part = tl.dot(p_high, c_low, part)
+                mean = mean * fade[:, None] + tl.dot(p_high, c, part)
+            else:
+                mean = tl.dot(p_high, c, mean * fade[:, None])
     tl.store(best + state, top)
     tl.store(ids + state, top_id)
     tl.store(partition + state, total)
