@@ -171,7 +171,7 @@ def plot_panels(question: Question, results: dict[str, Any], file: Path) -> None
             labels, rows = groups[line, column]
             _panel(axes[i, j], rows)
             title = sentence(question.case_title(labels))
-            axes[i, j].set_title(textwrap.fill(title, 36), loc="left", fontsize=10)
+            axes[i, j].set_title(textwrap.fill(title, 32), loc="left", fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("ms a call, log scale", fontsize=9)
     yardstick = next((row["contestant"] for row in results["rows"] if row["role"] == "yardstick"), None)
