@@ -21,6 +21,7 @@ COLUMNS = (
     "reference (s)",
     "decode (s)",
     "ratio",
+    "ratio of CPU time",
     "same",
 )
 
@@ -39,6 +40,7 @@ class Decoding:
         add("--examples", type=int, default=50, help="digits in the prompt (default: 50)")
         add("--queries", type=int, nargs="+", default=[1, 4], help="digits generated in one run")
         add("--stride", type=int, nargs="+", default=[4], help="tokens per segment")
+        add("--layers", type=int, help="layers to generate (default: all, 37 tokens)")
         add("--layout", nargs="+", choices=["segments", "examples"], default=["segments", "examples"])
         add("--before", default="an image of ", help="what stands before each digit's name")
         add("--threads", type=int, default=host.cores(), help="CPU threads (default: all cores)")
@@ -69,13 +71,14 @@ class Decoding:
             for layout in arguments.layout:
                 for count in arguments.queries:
                     queries = [Example(f"{i % 10}+{i // 10 + 1}") for i in range(count)]
-                    options = Options(layout=layout)
+                    options = Options(layout=layout, num_layers=arguments.layers)
                     cost = estimate(model, task, queries, lexicon, stride=stride, options=options)
-                    seconds, ids = [], []
-                    for method in (decode, decode_reference):
-                        start = time.perf_counter()
-                        ids.append(method(model, task, queries, lexicon, stride=stride, options=options).ids)
+                    seconds, cpu, ids = [], [], []
+                    for run in (decode, decode_reference):
+                        start, cpu_start = time.perf_counter(), time.process_time()
+                        ids.append(run(model, task, queries, lexicon, stride=stride, options=options).ids)
                         seconds.append(time.perf_counter() - start)
+                        cpu.append(time.process_time() - cpu_start)
                     values = (
                         layout,
                         count,
@@ -85,6 +88,7 @@ class Decoding:
                         round(seconds[1], 1),
                         round(seconds[0], 1),
                         round(seconds[1] / seconds[0], 1),
+                        round(cpu[1] / cpu[0], 1),
                         bool(torch.equal(*ids)),
                     )
                     rows.append(dict(zip(COLUMNS, values, strict=True)))
