@@ -128,7 +128,7 @@ def extension() -> dict:
     compiled = CppExtension(
         "spae_ops._C",
         sorted(sources),
-        depends=sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob("*.h")),
+        depends=sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").iterdir()),
         extra_compile_args={"cxx": ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", *QUIET]},
         optional=not REQUIRED,
         **options,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds, tests and measures on a machine with a GPU, without a network; needs torch with CUDA, and pytest.
+# Builds, tests and measures on a machine with a GPU, without a network; needs torch with CUDA, nvcc, and pytest.
 # Results and logs go to ${OUT:-benchmarks/results}. Every step's exit status is shown; the last is the worst.
 # Steps have time limits that add up to less than 8 minutes.
 set -u
@@ -27,10 +27,10 @@ lookup() { # lookup NAME SECONDS ARGUMENTS...: one run of the benchmark on the G
 
 : >"$out/logs/steps.txt"
 step machine 20 nvidia-smi
-step build 90 env SPAE_REQUIRE_EXT=1 "$python" setup.py build_ext --inplace
+step build 80 env SPAE_REQUIRE_EXT=1 "$python" setup.py build_ext --inplace
 step implementations 30 "$python" -c \
     'import spae_ops; print(*spae_ops.implementations("nearest_code"), sep="\n")'
-step tests 130 "$python" -m pytest -q -p no:cacheprovider tests/spae_ops
+step tests 120 "$python" -m pytest -q -p no:cacheprovider tests/spae_ops/test_on_gpu.py
 lookup gpu-float32 70 --codebook random:65536x640 --queries 64 597 4776 --kind random near-code --repeats 3
 lookup gpu-float16 60 --codebook random:65536x640 --dtype float16 --queries 64 597 4776 --repeats 3
 lookup gpu-batch-256 35 --codebook random:65536x256 --dtype float16 --queries 38208 --repeats 3

@@ -155,6 +155,7 @@ __global__ void __launch_bounds__(32 * kCertifyRows) certify_kernel(const __grid
   // Rows of the summary are padded to a multiple of kRowBlock, so that this one exists.
   const RowBounds bounds(arguments.summary, start + local);
   float limit = kFloor;
+#pragma unroll 4
   for (int tile = share; tile < tiles; tile += 32) {
     const Bounds b = bounds(tile);
     limit = fmaxf(limit, b.first - b.first_slack);
@@ -164,6 +165,7 @@ __global__ void __launch_bounds__(32 * kCertifyRows) certify_kernel(const __grid
   for (int i = 0; i < 32; ++i) limit = fmaxf(limit, limits[i][local]);
   int count = 0;
   int64_t pick = 0;
+#pragma unroll 4
   for (int tile = share; tile < tiles; tile += 32) {
     const Bounds b = bounds(tile);
     if (b.first + b.first_slack >= limit) {
@@ -288,7 +290,9 @@ __global__ void __launch_bounds__(32 * kResolveWarps, 4) merge_kernel(const __gr
   if (row >= arguments.rows || !(arguments.threshold[row] < INFINITY)) return;
   Nearest nearest(ptx::dynamic_shared() + warp() * arguments.k * kEntryBytes, arguments.k);
   const int64_t source = row * arguments.size;
-  for (int i = 0; i < arguments.size; ++i) nearest.offer(arguments.partial[source + i], arguments.partial_ids[source + i]);
+  for (int i = 0; i < arguments.size; ++i) {
+    nearest.offer(arguments.partial[source + i], arguments.partial_ids[source + i]);
+  }
   nearest.write(arguments.ids + row * arguments.k, arguments.sqdist + row * arguments.k);
 }
 

@@ -1,5 +1,5 @@
-// What the sm_80 and sm_90a screens share: where tiles lie in shared memory, which elements of an accumulator a thread
-// holds, in what order blocks take tiles, and the two largest scores. Index maps are constexpr functions.
+// What the sm_80 and sm_90a screens share: which elements of an accumulator a thread holds, in what order blocks take
+// tiles, and the two largest scores. Index maps are constexpr functions.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,6 @@
 #include "ptx.cuh"
 
 namespace spae::cuda {
-
-// Tiles lie in shared memory as TMA's 64- and 128-byte swizzles leave them (PTX ISA, "Tensor swizzling modes"): rows of
-// kRowBytes = 64 or 128, whose 16-byte chunk index (address bits 4 and up) is XORed with address bits 7 and up. Eight
-// consecutive rows of one chunk column then lie in eight different groups of four banks.
-template <int kRowBytes>
-__host__ __device__ constexpr uint32_t swizzled(uint32_t address) {
-  static_assert(kRowBytes == 64 || kRowBytes == 128);
-  return address ^ ((address >> 3) & (kRowBytes - 16));
-}
 
 // Accumulators of m16n8 and of m64nN by warps: lane 4g + t holds rows g and g + 8, columns 8i + 2t and 8i + 2t + 1.
 __host__ __device__ constexpr int fragment_row(int lane) { return lane / 4; }

@@ -24,8 +24,12 @@ __host__ __device__ constexpr int query_chunk(int lane) { return lane / 16; }
 __host__ __device__ constexpr int code_row(int lane) { return lane % 8 + lane / 16 * 8; }
 __host__ __device__ constexpr int code_chunk(int lane) { return lane / 8 % 2; }
 
+// Where 16 bytes of a row lie: as in TMA's 64-byte swizzle (PTX ISA, "Tensor swizzling modes"), the chunk index,
+// address bits 4 and 5, is XORed with bits 7 and 8, so that eight rows of one chunk lie in eight different groups of
+// four banks.
 __host__ __device__ constexpr uint32_t element_offset(int row, int chunk) {
-  return swizzled<kRowBytes>(static_cast<uint32_t>(row * kRowBytes + chunk * 16));
+  const auto address = static_cast<uint32_t>(row * kRowBytes + chunk * 16);
+  return address ^ ((address >> 3) & 0x30);
 }
 
 // Copies elements [column, column + 32) of 128 queries and 128 codes: two chunks of each by every thread.

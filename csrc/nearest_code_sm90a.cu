@@ -1,9 +1,10 @@
 // The screen for sm_90a: tiles of 128 queries x 256 codes x 64, brought by one warp's TMA through a ring of four stages
 // to two warpgroups that multiply by wgmma, 64 queries each. A block per multiprocessor stays and takes items in turn.
 //
-// The two share the codes: 48 bytes come from L2 per 64 x 256 x 64 products of each, where two with tiles of their own
-// would need 64 or more. They take turns all the same: the first starts two stages ahead, so that one's comparisons fall
-// beside the other's products. A stage is free when both have released it, which keeps them within a ring of each other.
+// The two share the codes: a stage of 48 KiB feeds 1,024 cycles of the tensor cores, so that 48 bytes a cycle come
+// from L2; two with tiles of their own, 128 x 128 or 64 x 256, would need 64 or 80. They take turns all the same
+// (ping-pong): the first starts two stages ahead, so that one's comparisons fall beside the other's products. A stage is
+// free when both have released it, which keeps them within a ring of each other.
 #include <cuda.h>
 
 #include "nearest_code_screen.cuh"
@@ -30,8 +31,8 @@ constexpr int kConsumerRegisters = 232;
 static_assert(kHeadStart < kStages);
 static_assert(kStageBytes % 1024 == 0, "the swizzle's atom");
 
-// Matrix descriptor of wgmma (PTX ISA, "Matrix descriptor"): address and offsets in units of 16 bytes in bits 0-13, 16-29
-// (leading dimension: not used where one swizzle atom holds all of K) and 32-45 (from eight rows to the next eight);
+// Matrix descriptor of wgmma (PTX ISA, "Matrix descriptor"): address and offsets in units of 16 bytes in bits 0-13,
+// 16-29 (leading dimension: not used where one swizzle atom holds all of K) and 32-45 (from eight rows to the next eight);
 // bits 62-63: 1, the 128-byte swizzle. The swizzle works on address bits, and atoms are aligned, so that the next 16
 // elements of every row are 32 bytes on.
 __host__ __device__ constexpr uint64_t descriptor(uint32_t address) {

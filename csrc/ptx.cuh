@@ -104,9 +104,10 @@ __device__ __forceinline__ void named_barrier_arrive(int barrier, int threads) {
 
 // What follows needs sm_90, wgmma and setmaxnreg sm_90a.
 
-// cp.async.bulk.tensor: the box of `map` whose first element is (row, column), to shared memory; its bytes count towards
-// `barrier`, those outside the tensor too, which become zero.
-__device__ __forceinline__ void tma_load_2d(uint32_t to, const CUtensorMap* map, uint32_t barrier, int column, int row) {
+// cp.async.bulk.tensor: the box of `map` whose first element is (row, column), to shared memory; its bytes count
+// towards `barrier`, those outside the tensor too, which become zero.
+__device__ __forceinline__ void tma_load_2d(uint32_t to, const CUtensorMap* map, uint32_t barrier, int column,
+                                            int row) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
           "r"(to), "l"(map), "r"(barrier), "r"(column), "r"(row)

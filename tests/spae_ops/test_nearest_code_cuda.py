@@ -192,6 +192,14 @@ class TestEmulated:
         mask[:4] = True
         check(gpu, x, codes, mask)
 
+    @pytest.mark.parametrize("k", [1, 3])
+    def test_distances_in_float64_are_the_definitions(self, gpu, k):
+        gpu()
+        codes, x = randn(140, 70) * 1e3, randn(40, 70, seed=1)
+        index, ids = tensor_cores.Index(codes, *cuda.prepare(codes)), torch.empty(40, k, dtype=torch.int64)
+        found = tensor_cores._search_rows(cuda.KERNELS, x, index, k, ids)
+        assert (found.numpy() == oracles.topk_codes(x, codes, k)[1]).all()
+
     def test_scores_are_within_the_bound_and_decide(self, gpu):
         """Each tile's two largest w are within the slack of their codes' scores; most random rows are decided."""
         gpu()

@@ -11,7 +11,11 @@ from spae.testing import oracles, strategies
 from spae_ops import CodeIndex, Pyramid, distance_cross_entropy, nearest_code, pyramid_quantize, topk_codes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-IMPLS = [i.name for i in spae_ops.implementations("nearest_code") if i.name != "cpu" and i.available]
+IMPLS = [
+    pytest.param(i.name, marks=pytest.mark.skipif(not i.available, reason=f"{i.name}: {i.reason}"))
+    for i in spae_ops.implementations("nearest_code")
+    if i.name != "cpu"
+]
 
 
 @pytest.mark.parametrize("impl", IMPLS)

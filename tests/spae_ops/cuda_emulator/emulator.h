@@ -1,7 +1,7 @@
-// Runs CUDA kernels on one CPU thread: every thread of a block is a fiber, resumed in random order, and what the hardware
-// does asynchronously happens at a random time between its issue and the wait that promises it. A data race or a missing
-// wait therefore shows as a wrong answer for some seed, a missing arrival as a deadlock that is reported. Blocks run one
-// after the other.
+// Runs CUDA kernels on one CPU thread: every thread of a block is a fiber, resumed in random order, and what the
+// hardware does asynchronously happens at a random time between its issue and the wait that promises it. A data race or
+// a missing wait therefore shows as a wrong answer for some seed, a missing arrival as a deadlock that is reported.
+// Blocks run one after the other.
 #pragma once
 
 #include <ucontext.h>

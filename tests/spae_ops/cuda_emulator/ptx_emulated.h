@@ -131,7 +131,8 @@ inline void tma_load_2d(uint32_t to, const CUtensorMap* map, uint32_t barrier, i
       for (uint32_t j = 0; j < columns; ++j) {
         uint16_t value = 0;
         const int64_t x = int64_t{column} + j, y = int64_t{row} + i;
-        if (x >= 0 && y >= 0 && x < static_cast<int64_t>(tensor.sizes[0]) && y < static_cast<int64_t>(tensor.sizes[1])) {
+        const auto width = static_cast<int64_t>(tensor.sizes[0]), height = static_cast<int64_t>(tensor.sizes[1]);
+        if (x >= 0 && y >= 0 && x < width && y < height) {
           std::memcpy(&value, tensor.data + static_cast<uint64_t>(y) * tensor.stride + static_cast<uint64_t>(x) * 2, 2);
         }
         // 128-byte swizzle: in row i of an atom of eight, chunk c of 16 bytes takes the place of chunk c ^ i.
