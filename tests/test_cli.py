@@ -74,8 +74,8 @@ def test_fetch_lists_what_there_is(capsys):
 def test_imports_stay_light():
     """Importing the packages, or the command line, brings in no optional package."""
     code = (
-        "import sys, spae, spae_ops, spae.cli; "
-        "heavy = {'triton', 'transformers', 'gguf', 'matplotlib', 'accelerate', 'hypothesis', 'mlxtend', 'PIL', 'sklearn'}; "
+        "import sys, spae, spae_ops, spae.cli, spae.llm, spae.incontext.tasks; "
+        "heavy = {'triton', 'transformers', 'gguf', 'matplotlib', 'accelerate', 'hypothesis', 'mlxtend', 'PIL', 'sklearn', 'httpx'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
