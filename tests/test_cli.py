@@ -25,7 +25,7 @@ def toy(tmp_path, monkeypatch):
         image_size=(16, 16), grids=(1, 2, 4), channels=4, multipliers=(1, 1, 1), num_res_blocks=1
     )
     SPAE(config, book).eval().save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(base, "_named_codebook", lambda identity: book)
+    monkeypatch.setattr(base, "_named_codebook", lambda identity, rows: book)
     return tmp_path
 
 
