@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from spae.data.views import Views
+
 _SOURCES = ("name", "folder", "shards", "huggingface")
 _SPLITS = {"shards": ("train-*.tar", "test-*.tar")}
 
@@ -23,6 +25,7 @@ def open_dataset(
             "folder": a folder of images, one subfolder a split, e.g. ImageNet's;
             "shards": a folder of uncompressed tar files, as webdataset writes them;
             "huggingface": a dataset by its hub name or folder; "image" and "label" name its columns.
+            "views": with any of them, the arguments of `Views` for the training set, e.g. {"count": 8};
             "train" and "test" say what the splits are called there: subfolders, patterns of file names (by
             default "train-*.tar" and "test-*.tar"), names of splits.
         split: "train", or "test" for held-out images.
@@ -37,6 +40,9 @@ def open_dataset(
     if split not in ("train", "test"):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     source = sources[0]
+    views = entries.pop("views", None)
+    if views is not None and split == "train":
+        return Views(open_dataset(entries, split, image_size=image_size), **views)
     where = entries.pop(source)
     names = dict(zip(("train", "test"), _SPLITS.get(source, ("train", "test")), strict=True))
     names |= {key: entries.pop(key) for key in ("train", "test") if key in entries}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
+from spae.data.views import Views
 from spae.tokenizers import Tokenizer
+from spae.training.semantic_start import start_semantic_features
 
 _SCORERS = {"caption": "CaptionScorer", "conse": "ConSEScorer", "open_clip": "OpenCLIPScorer"}
 
@@ -38,7 +40,9 @@ def semantic_guidance(
     """The semantic loss of a configuration, and the dataset with the image features that it needs.
 
     entries: "scorer", the name of one ("caption", "conse", "open_clip") or a mapping of that "name" and the
-        scorer's arguments; the others are arguments of `SemanticLoss`: thresholds, temperature, seed.
+        scorer's arguments; "start", arguments of `start_semantic_features`, which then sets the model's
+        semantic features from the data set (from the images themselves, if it is one of views); the others
+        are arguments of `SemanticLoss`: thresholds, temperature, seed.
 
     All features are computed before the run, the words' from the cache if they are there.
     """
@@ -46,10 +50,18 @@ def semantic_guidance(
     from spae.scorers import TextFeatureCache, dataset_features  # pyright: ignore
 
     arguments = dict(entries)
+    start = arguments.pop("start", None)
     scorer = _scorer(arguments.pop("scorer", None))
     words = TextFeatureCache(scorer).features(model.codebook.words)
     loss = SemanticLoss(model.codebook, words, rule=model.config.rule, **arguments)
-    return loss, GuidedImages(dataset, dataset_features(scorer, dataset))
+    guided = GuidedImages(dataset, dataset_features(scorer, dataset))
+    if start is not None:
+        features = getattr(model, "semantic", None)
+        if features is None:
+            raise ValueError("semantic.start: the model has no semantic features (model.semantic_features)")
+        once = Subset(guided, range(dataset.size)) if isinstance(dataset, Views) else guided
+        start_semantic_features(features, loss, model.codebook, once, **start)
+    return loss, guided
 
 
 def _scorer(spec: Any) -> Any:
