@@ -8,10 +8,17 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from spae import data
+from spae.data import sources
 from spae.data.views import Views
 
-_SOURCES = ("name", "folder", "shards", "huggingface")
-_SPLITS = {"shards": ("train-*.tar", "test-*.tar")}
+# What the splits are called where a specification does not say, by source.
+_SPLITS = {
+    "name": ("train", "test"),
+    "folder": ("train", "test"),
+    "shards": ("train-*.tar", "test-*.tar"),
+    "huggingface": ("train", "test"),
+}
 
 
 def open_dataset(
@@ -24,48 +31,41 @@ def open_dataset(
             "name": the same; all further entries but splits are arguments of that set;
             "folder": a folder of images, one subfolder a split, e.g. ImageNet's;
             "shards": a folder of uncompressed tar files, as webdataset writes them;
-            "huggingface": a dataset by its hub name or folder; "image" and "label" name its columns.
+            "huggingface": a dataset by its hub name or folder; "image", "label" and "caption" name
+            its columns;
             "views": with any of them, the arguments of `Views` for the training set, e.g. {"count": 8};
             "train" and "test" say what the splits are called there: subfolders, patterns of file names (by
             default "train-*.tar" and "test-*.tar"), names of splits.
         split: "train", or "test" for held-out images.
-        image_size: (height, width) to bring images to.
+        image_size: (height, width) to bring images to; square.
 
     Raises ValueError for another spec, and what the dataset itself raises.
     """
-    entries = {"name": spec} if isinstance(spec, str) else dict(spec)
-    sources = [source for source in _SOURCES if source in entries]
-    if len(sources) != 1:
-        raise ValueError(f"data: expected exactly one of {', '.join(_SOURCES)}, got {sorted(entries)}")
+    entries: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    found = [source for source in _SPLITS if source in entries]
+    if len(found) != 1:
+        raise ValueError(f"data: expected exactly one of {', '.join(_SPLITS)}, got {sorted(entries)}")
     if split not in ("train", "test"):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
-    source = sources[0]
+    source = found[0]
     views = entries.pop("views", None)
     if views is not None and split == "train":
         return Views(open_dataset(entries, split, image_size=image_size), **views)
     where = entries.pop(source)
-    names = dict(zip(("train", "test"), _SPLITS.get(source, ("train", "test")), strict=True))
-    names |= {key: entries.pop(key) for key in ("train", "test") if key in entries}
+    names = {
+        key: entries.pop(key, default)
+        for key, default in zip(("train", "test"), _SPLITS[source], strict=True)
+    }
+    if len(set(image_size)) != 1:
+        raise ValueError(f"image_size: data sets give square images, got {tuple(image_size)}")
+    size = image_size[0]
     if source == "name":
-        return _packaged(where, names[split], image_size, entries)
-    allowed = {"image", "label"} if source == "huggingface" else set()
+        return data.load(where, names[split], size=size, **entries)
+    allowed = {"image", "label", "caption"} if source == "huggingface" else set()
     if unknown := sorted(set(entries) - allowed):
         raise ValueError(f"data: unknown entries {unknown} beside {source!r}")
-
-    from spae.data import user
-
     if source == "folder":
-        return user.ImageFolder(Path(where) / names[split], image_size)
+        return sources.ImageFolder(Path(where) / names[split], size)
     if source == "shards":
-        return user.TarShards(Path(where) / names[split], image_size)
-    return user.HuggingFaceImages(where, names[split], image_size, **entries)
-
-
-def _packaged(name: str, split: str, image_size: tuple[int, ...], arguments: dict[str, Any]) -> Dataset[Any]:
-    from spae import data
-
-    if name == "mnist":
-        return data.MNISTDigits(split, **arguments)  # pyright: ignore[reportArgumentType]
-    if len(set(image_size)) != 1:
-        raise ValueError(f"image_size: packaged sets are square, got {image_size}")
-    return data.load(name, split, size=image_size[0], **arguments)  # pyright: ignore
+        return sources.TarShards(Path(where) / names[split], size)
+    return sources.HuggingFaceImages.load(where, names[split], size, **entries)
