@@ -96,7 +96,7 @@ class Question(ABC):
             "--only",
             nargs="+",
             metavar="NAME",
-            help="contestants whose names contain one of these, and the yardstick",
+            help="contestants whose names contain one of these, and their yardsticks",
         )
         add(
             "--also",
@@ -186,8 +186,11 @@ class Question(ABC):
 def _entrants(only: list[str] | None, setting: Setting) -> tuple[list[Contestant], list[dict[str, Any]]]:
     """Those that can run here, and why the others cannot."""
     entrants, absent = [], []
-    for contestant in contestants(setting.question, setting.device, setting.also):
-        if only and contestant.kind != "yardstick" and not any(part in contestant.name for part in only):
+    everyone = contestants(setting.question, setting.device, setting.also)
+    chosen = [c for c in everyone if c.kind != "yardstick" and (not only or any(p in c.name for p in only))]
+    others = {c.yardstick for c in everyone} - {c.yardstick for c in chosen}
+    for contestant in everyone:
+        if contestant not in chosen and (contestant.kind != "yardstick" or contestant.name in others):
             continue
         reason = contestant.unavailable()
         if reason is None:

@@ -21,6 +21,7 @@ def test_a_pyramid_is_measured_by_a_flat_lookup_of_its_queries(bench, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = {row["contestant"]: row for row in json.loads((tmp_path / "tiny.json").read_text())["rows"]}
+    assert set(rows) == {"spae_ops reference", "reference, one flat lookup"}
     ours, flat = rows["spae_ops reference"], rows["reference, one flat lookup"]
     assert ours["mismatches"] == 0
     assert ours["compared"] == 2 * 37
