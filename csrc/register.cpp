@@ -25,4 +25,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spae_ops, library) {
   library.def(
       "distance_cross_entropy_cpu(Tensor x, Tensor codes, Tensor panels, Tensor bounds, Tensor frame, Tensor target, "
       "float temperature, bool with_gradient, str isa) -> (Tensor loss, Tensor gradient)");
+  library.def(
+      "pyramid_queries_cpu(Tensor z, Tensor ids, Tensor codes, Tensor positions, Tensor chains, bool average) -> Tensor");
+  library.def("pyramid_features_cpu(Tensor ids, Tensor codes, Tensor chains, bool average) -> Tensor");
 }

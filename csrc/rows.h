@@ -36,6 +36,13 @@ class Rows {
     return scratch;
   }
 
+  // Starts to fetch a row into cache.
+  void prefetch(int64_t index) const {
+    const int64_t size = width_ * (dtype_ == torch::headeronly::ScalarType::Float ? 4 : 2);
+    const auto* from = static_cast<const char*>(data_) + index * size;
+    for (int64_t line = 0; line < size; line += 64) __builtin_prefetch(from + line);
+  }
+
  private:
   template <class T>
   void widen(const T* from, float* to) const {

@@ -29,6 +29,10 @@ _CROSS_ENTROPY = {
     "cpu": "spae_ops.distance_cross_entropy.cpu",
     "reference": "spae_ops.distance_cross_entropy.reference",
 }
+_PYRAMID = {
+    "cpu": "spae_ops.pyramid_quantize.cpu",
+    "reference": "spae_ops.pyramid_quantize.reference",
+}
 # Devices on which "auto" considers an implementation, where that is not every device; elsewhere it is not
 # even imported. The CUDA kernels have passed in an emulator and Triton's in its interpreter, but neither have
 # run on a GPU: until they have (benchmarks/gpu.sh), they run by name only.
@@ -39,8 +43,8 @@ _MODULES: dict[str, dict[str, str]] = {
     "pyramid_quantize": _SEARCH,  # rounds of lookups: it runs wherever the lookup runs
     "distance_cross_entropy": _CROSS_ENTROPY,
     "dilation_subsample": {"reference": "spae_ops.pyramid_quantize.reference"},
-    "pyramid_dequantize": {"reference": "spae_ops.pyramid_quantize.reference"},
-    "layer_queries": {"reference": "spae_ops.pyramid_quantize.reference"},
+    "pyramid_dequantize": _PYRAMID,
+    "layer_queries": _PYRAMID,
 }
 
 

@@ -12,7 +12,7 @@ from spae_ops._dispatch import resolve
 from spae_ops.code_index import CodeIndex, Table, as_table
 from spae_ops.nearest_code.api import lookup as nearest_lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize import reference, rounds
+from spae_ops.pyramid_quantize import cpu, reference, rounds
 from spae_ops.pyramid_quantize.rules import FILLS, RULES, layout
 
 
@@ -170,7 +170,7 @@ def _op(name: str, arguments: str, result: str = "Tensor"):
 
 @_op("pyramid_covered", "int[] shape, int[] grids, Device device")
 def _pyramid_covered(shape, grids, device):
-    return layout(_pyramid(shape, grids)).covered.reshape(shape).to(device)
+    return layout(_pyramid(shape, grids), device).covered.reshape(shape).clone()
 
 
 @_pyramid_covered.register_fake
@@ -186,14 +186,19 @@ def _(shape, grids, device):
 )
 def _pyramid_quantize(z, codes, prepared, prepared_for, shape, grids, rule, mask, impl):
     name, implementation = resolve("pyramid_quantize", impl, z.device)
-    _checks.check_finite("z", reference.channels_last(z).reshape(-1, z.shape[1]))
+    if not _checks.all_finite(z):
+        _checks.check_finite("z", reference.channels_last(z).reshape(-1, z.shape[1]))
     if name != prepared_for:
         _checks.check_finite("codes", codes)
         codes = codes.contiguous()
         prepared = implementation.prepare(codes)
     table = Table(codes, prepared, name)
-    quantize = reference.quantize if name == "reference" else rounds.quantize
-    return quantize(
+    way = rounds
+    if name == "reference":
+        way = reference
+    elif name == "cpu" and z.dtype in cpu.DTYPES:
+        way = cpu
+    return way.quantize(
         z, codes, _pyramid(shape, grids), rule, lambda query: nearest_lookup(query, table, mask, 1, name)[0]
     )
 
@@ -207,7 +212,8 @@ def _(z, codes, prepared, prepared_for, shape, grids, rule, mask, impl):
 @_op("pyramid_dequantize", "Tensor ids, Tensor codes, int[] shape, int[] grids, str rule, str fill")
 def _pyramid_dequantize(ids, codes, shape, grids, rule, fill):
     _checks.check_range("ids", ids, len(codes))
-    return reference.dequantize(ids, codes, _pyramid(shape, grids), rule, fill)
+    _, implementation = resolve("pyramid_dequantize", "auto", codes.device)
+    return implementation.dequantize(ids, codes, _pyramid(shape, grids), rule, fill)
 
 
 @_pyramid_dequantize.register_fake
@@ -219,7 +225,8 @@ def _(ids, codes, shape, grids, rule, fill):
 def _layer_queries(z, ids, codes, shape, grids, layer, rule):
     pyramid = _pyramid(shape, grids)
     _checks.check_range("ids", ids[:, : pyramid.num_tokens_upto(layer)], len(codes))
-    return reference.layer_queries(z, ids, codes, pyramid, layer, rule)
+    _, implementation = resolve("layer_queries", "auto", z.device, z.dtype)
+    return implementation.layer_queries(z, ids, codes, pyramid, layer, rule)
 
 
 @_layer_queries.register_fake

@@ -1,8 +1,7 @@
 """Pyramid quantization in rounds: as few, as large lookups as the dependencies allow.
 
 Every lookup depends only on earlier ones at its own position (eqs. 1, 2), so the j-th lookups of all
-positions run
-together: 3 batches for the paper's 6 layers, and the m_l of eq. 2 is the number of the round.
+positions run together: 3 batches for the paper's 6 layers, and the m_l of eq. 2 is the number of the round.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spae_ops.pyramid import Pyramid, ravel
+from spae_ops.pyramid import Pyramid
 from spae_ops.pyramid_quantize.reference import Lookup, channels_last
-from spae_ops.pyramid_quantize.rules import features, next_query
+from spae_ops.pyramid_quantize.rules import features, layout, next_query
 
 
 def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Lookup) -> tuple[Tensor, Tensor]:
@@ -20,10 +19,9 @@ def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Look
     z = channels_last(z)
     total = torch.zeros(z.shape, dtype=torch.float64, device=z.device)
     ids = torch.empty(len(z), pyramid.num_tokens, dtype=torch.int64, device=z.device)
-    for number, step in enumerate(pyramid.rounds()):
-        at = ravel(step.positions, pyramid.shape).to(z.device)
+    for number, (tokens, at) in enumerate(layout(pyramid, z.device).rounds):
         query = next_query(z[:, at].double(), total[:, at], number, rule).float()
         chosen = lookup(query.flatten(0, 1)).reshape(query.shape[:2])
-        ids[:, step.tokens.to(z.device)] = chosen
+        ids[:, tokens] = chosen
         total[:, at] += codes[chosen].double()
     return ids, features(total, pyramid, rule, "nearest")

@@ -136,6 +136,21 @@ def test_gradients(pyramid, rule):
         assert torch.autograd.gradcheck(lambda z: dilation_subsample(z, pyramid, layer), z)  # noqa: B023
 
 
+@pytest.mark.parametrize("rule", ["saq", "rq"])
+def test_gradients_in_float32_are_those_in_float64(rule):
+    """The implementations that gradcheck, in float64, does not reach."""
+    pyramid = Pyramid.square(4, (1, 2, 4, 4))
+    codes, z = torch.randn(30, 3), torch.randn(2, 3, 4, 4)
+    ids = pyramid_quantize(z, codes, pyramid, rule=rule).ids
+    for layer in range(pyramid.num_layers):
+        grads = []
+        for latents in (z.clone().requires_grad_(), z.double().requires_grad_()):
+            query = layer_queries(latents, ids, codes, pyramid, layer, rule=rule)
+            weight = torch.arange(query.numel(), dtype=query.dtype).reshape(query.shape)
+            grads += torch.autograd.grad((query * weight).sum(), latents)
+        assert torch.equal(grads[0].double(), grads[1])
+
+
 def test_half_precision_in_float32_out():
     z, codes = torch.randn(2, 8, 16, 16), torch.randn(100, 8)
     for dtype in (torch.float16, torch.bfloat16):
