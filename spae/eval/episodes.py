@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,33 +70,42 @@ class Episode:
     query: Shot
 
 
+class Labels(NamedTuple):
+    """What episodes are drawn from.
+
+    shown: the class of each item that examples are drawn from; items of a negative class are left out.
+    asked: the class of each item that queries are drawn from, where that is another set; items of queries are
+    then numbers of that set. None: queries are shown items.
+    groups, asked_groups: what belongs together, one of each item: an episode shows nothing of its query's
+    group. None: nothing, but a query that is a shown item is not shown.
+    """
+
+    shown: Sequence[int]
+    asked: Sequence[int] | None = None
+    groups: Sequence[int] | None = None
+    asked_groups: Sequence[int] | None = None
+
+
 def sample_episodes(
-    labels: Sequence[int],
-    setting: FewShotSetting,
-    count: int,
-    *,
-    query_labels: Sequence[int] | None = None,
-    seed: int = 0,
+    labels: Labels | Sequence[int], setting: FewShotSetting, count: int, *, seed: int = 0
 ) -> list[Episode]:
     """`count` episodes of a setting over labelled items.
 
-    labels: the class of each item that examples are drawn from. query_labels: the class of each item that
-    queries are drawn from, where that is another set; items of the query are then numbers of that set.
-    Without it the query is an item that the episode does not show. Queries go through the ways in turn, and
-    rounds of shots are shuffled one by one, so that no order tells the answer. Raises ValueError where fewer
-    than `ways` classes have items enough.
+    labels: a sequence of classes is that of the items that both examples and queries are drawn from.
+
+    Queries go through the ways in turn, and rounds of shots are shuffled one by one, so that no order tells
+    the answer. Raises ValueError where fewer than `ways` classes have items enough.
     """
-    spare = query_labels is None
-    shown, asked = _by_class(labels), _by_class(labels if query_labels is None else query_labels)
-    needed = setting.inner_shots + spare
-    classes = [label for label in sorted(shown) if len(shown[label]) >= needed and label in asked]
+    pool = _Pool(labels if isinstance(labels, Labels) else Labels(labels))
+    classes = [label for label in sorted(pool.shown) if pool.room(label) >= setting.inner_shots]
     if len(classes) < setting.ways:
+        most = max(map(pool.room, pool.shown), default=0)
         raise ValueError(
-            f"labels: expected at least {setting.ways} classes with {needed} items and a query, "
-            f"got {len(classes)}"
+            f"labels: {setting.name} needs at least {setting.ways} classes with {setting.inner_shots} items "
+            f"beside a query, got {len(classes)}; the largest class has {most}"
         )
     generator = random.Random(seed)
-    return [_episode(shown, asked, classes, setting, number, spare, generator) for number in range(count)]
+    return [_episode(pool, classes, setting, number, generator) for number in range(count)]
 
 
 def save_episodes(path: Path, setting: FewShotSetting, episodes: Sequence[Episode]) -> None:
@@ -115,19 +125,42 @@ def _from_json(row: dict) -> Episode:
     return Episode(tuple(row["classes"]), tuple(Shot(*shot) for shot in row["shots"]), Shot(*row["query"]))
 
 
+class _Pool:
+    """The items of each class, and those that may stand beside a query."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.shown = _by_class(labels.shown)
+        self.asked = self.shown if labels.asked is None else _by_class(labels.asked)
+        groups, asked_groups = labels.groups, labels.asked_groups
+        if labels.asked is None:
+            groups = asked_groups = groups or range(len(labels.shown))
+        if (groups is None) != (asked_groups is None):
+            raise ValueError("groups: expected those of shown and of asked items, or neither")
+        self._groups, self._asked_groups = groups, asked_groups
+
+    def beside(self, label: int, query: int) -> list[int]:
+        """The items of a class that an episode with this query may show."""
+        if self._groups is None or self._asked_groups is None:
+            return self.shown[label]
+        return [item for item in self.shown[label] if self._groups[item] != self._asked_groups[query]]
+
+    def room(self, label: int) -> int:
+        """How many items of a class there are beside any query; 0 if there is no query of that class."""
+        if label not in self.asked:
+            return 0
+        items = self.shown[label]
+        if self._groups is None:
+            return len(items)
+        return len(items) - max(Counter(self._groups[item] for item in items).values())
+
+
 def _episode(
-    shown: dict[int, list[int]],
-    asked: dict[int, list[int]],
-    classes: list[int],
-    setting: FewShotSetting,
-    number: int,
-    spare: bool,
-    generator: random.Random,
+    pool: _Pool, classes: list[int], setting: FewShotSetting, number: int, generator: random.Random
 ) -> Episode:
     ways = generator.sample(classes, setting.ways)
     target = number % setting.ways
-    drawn = [generator.sample(shown[label], setting.inner_shots + spare) for label in ways]
-    query = drawn[target][-1] if spare else generator.choice(asked[ways[target]])
+    query = generator.choice(pool.asked[ways[target]])
+    drawn = [generator.sample(pool.beside(label, query), setting.inner_shots) for label in ways]
     shots: list[Shot] = []
     for _ in range(setting.repeats + 1):
         for shot in range(setting.inner_shots):
@@ -140,5 +173,6 @@ def _episode(
 def _by_class(labels: Sequence[int]) -> dict[int, list[int]]:
     items: dict[int, list[int]] = {}
     for item, label in enumerate(labels):
-        items.setdefault(int(label), []).append(item)
+        if label >= 0:
+            items.setdefault(int(label), []).append(item)
     return items

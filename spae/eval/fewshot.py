@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -13,21 +15,35 @@ from tqdm.auto import tqdm
 from spae.eval.episodes import Episode, FewShotSetting, Shot
 from spae.eval.statistics import proportion
 from spae.incontext.tasks import classification_task, classify
+from spae.incontext.tasks.text import question_about, vqa_task
 from spae.llm import FrozenLLM
 from spae.llm.journal import Journal
+
+Words = Mapping[int, tuple[int, ...]] | Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class WordImages:
     """Images as the words a language model reads.
 
-    shown, asked: the model's ids of each item that examples and queries are drawn from (`Episode` numbers).
-    names: the name of each label.
+    shown, asked: the model's ids of each item that examples and queries are drawn from (`Episode` numbers);
+    those that no episode uses may be missing. names: the name of each label. questions: of each item, where
+    the name is the answer to a question about the image (asked is then shown). kinds: of each label, where
+    the question tells which kind of name is asked for.
     """
 
-    shown: Sequence[tuple[int, ...]]
-    asked: Sequence[tuple[int, ...]]
+    shown: Words
+    asked: Words
     names: Sequence[str]
+    questions: Sequence[str] | None = None
+    kinds: Sequence[str] | None = None
+
+    def chance(self, episode: Episode) -> float:
+        """Of one who guesses evenly among the episode's names of the kind that the question asks for."""
+        if self.kinds is None:
+            return 1 / len(episode.classes)
+        kinds = [self.kinds[label] for label in episode.classes]
+        return 1 / kinds.count(kinds[episode.query.way])
 
 
 def evaluate_fewshot(
@@ -44,7 +60,7 @@ def evaluate_fewshot(
 
     "exact" counts an answer only if every generated token is the label's; "ranked" takes the likeliest of the
     episode's names. "shuffled exact" and "shuffled ranked" are the same with the images dealt out at random
-    among the examples: what is left there is not read from the images. "word overlap" chooses the class whose
+    among the examples: what is left there was not learnt from them. "word overlap" chooses the class whose
     examples share most words with the query, without a language model.
 
     journal: keeps each episode's record under `key`, which must name all that the answers depend on, so that
@@ -52,17 +68,18 @@ def evaluate_fewshot(
     """
     records = []
     for number, episode in enumerate(tqdm(episodes, desc=setting.name, disable=None)):
-        record = journal.get(f"{key}:{number}") if journal is not None else None
+        digest = hashlib.sha256(repr(episode).encode()).hexdigest()[:16]
+        record = journal.get(f"{key}:{number}:{digest}") if journal is not None else None
         if record is None:
             record = _play(llm, images, setting, episode, random.Random(f"{seed} {number}"))
             if journal is not None:
-                journal.put(f"{key}:{number}", record)
+                journal.put(f"{key}:{number}:{digest}", record)
         records.append(record)
     rows = {name: proportion(sum(r[name] for r in records), len(records)) for name in MEASURES}
     return {
         "setting": setting.name,
         "episodes": len(records),
-        "chance": setting.chance,
+        "chance": fmean(map(images.chance, episodes)),
         **{name: row._asdict() for name, row in rows.items()},
     }
 
@@ -100,9 +117,16 @@ def _play(
     target, query = episode.query.way, images.asked[episode.query.item]
     record: dict[str, Any] = {"word overlap": overlap_guess(images, episode, generator) == target}
     for prefix, played in (("", episode), ("shuffled ", shuffled(episode, generator))):
-        shots = [(images.shown[shot.item], shot.way) for shot in played.shots]
-        task = classification_task(shots, names, induction=setting.induction)
-        verdict = classify(llm, task, names, query)
+        words = [images.shown[shot.item] for shot in played.shots]
+        ways = [shot.way for shot in episode.shots]
+        if images.questions is None:
+            shots = list(zip(words, ways, strict=True))
+            task, condition = classification_task(shots, names, induction=setting.induction), query
+        else:
+            asked = [images.questions[shot.item] for shot in episode.shots]
+            task = vqa_task(words, asked, [names[way] for way in ways])
+            condition = question_about(query, images.questions[episode.query.item])
+        verdict = classify(llm, task, names, condition)
         record[f"{prefix}generated"] = verdict.generated
         record[f"{prefix}exact"] = verdict.exact == target
         record[f"{prefix}ranked"] = verdict.ranked == target

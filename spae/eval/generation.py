@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from spae.data.mnist import MNISTDigits
 from spae.eval.digits import DigitClassifier
 from spae.eval.figures import picture_grid
 from spae.eval.reconstruction import decode_all, encode_all
+from spae.eval.runs import markdown, shown, write_report
 from spae.eval.statistics import mean, proportion
 from spae.incontext import Lexicon, Options, decode
 from spae.incontext.lexicon import seen_masks
@@ -80,12 +80,12 @@ def generate_digits(
     generator = random.Random(prompts.seed)
     ids, captions, labels, contexts = [], [], [], []
     for number in range(prompts.contexts):
-        shown = _examples(train.labels, prompts.examples, generator)
-        named = [str(int(train.labels[i])) for i in shown]
+        chosen = _examples(train.labels, prompts.examples, generator)
+        named = [str(int(train.labels[i])) for i in chosen]
         if shuffle_captions:
             generator.shuffle(named)
         queries = _queries(prompts, generator)
-        task = captioned_images_task([words[i] for i in shown], named)
+        task = captioned_images_task([words[i] for i in chosen], named)
         sampling = Sampling(temperature=prompts.temperature, seed=prompts.seed + number)
         drawn = decode(
             llm,
@@ -98,7 +98,7 @@ def generate_digits(
         ids.append(drawn.ids)
         captions += [caption for caption, _ in queries]
         labels += [label for _, label in queries]
-        contexts.append(torch.tensor(shown))
+        contexts.append(torch.tensor(chosen))
     drawn = PyramidTokens(torch.cat(ids), model.pyramid)
     context = torch.arange(prompts.contexts).repeat_interleave(prompts.sums + prompts.plain)
     items = torch.stack(contexts)
@@ -164,9 +164,7 @@ def run_generation(
         "captions": evaluate_generation(generated),
         "shuffled captions": evaluate_generation(control),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "generate.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (out / "generate.md").write_text(generation_table(report) + "\n", encoding="utf-8")
+    write_report(out, "generate", report, generation_table(report))
     per_context = prompts.sums + prompts.plain
     pictures = generated.images[: 2 * per_context]
     picture_grid(pictures, generated.captions[: len(pictures)], out / "generate.png", columns=10)
@@ -175,26 +173,20 @@ def run_generation(
 
 def generation_table(report: dict[str, Any]) -> str:
     """A report of `run_generation` as a Markdown table: each figure with its 95% interval."""
-    header = ["captions", "asked", "digits", "right", "chance"]
-    lines = [header, ["---"] * len(header)]
-    for kind in ("captions", "shuffled captions"):
-        for asked, row in report[kind]["accuracy"].items():
-            cells = [kind, asked, str(row["trials"]), _shown(row), f"{report[kind]['chance']:.2f}"]
-            lines.append(cells)
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    rows = [
+        [kind, asked, str(row["trials"]), shown(row), f"{report[kind]['chance']:.2f}"]
+        for kind in ("captions", "shuffled captions")
+        for asked, row in report[kind]["accuracy"].items()
+    ]
     own = report["captions"]
     near, real = own["nearest example"], own["nearest example of held-out digits"]
     note = (
         f"{report['llm']}, {report['prompts']['examples']} examples a context; {own['distinct images']} "
         f"different images among {own['digits']}, {own['copies']} of them copies of an example word by word. "
-        f"Root mean square distance to the nearest example: {_shown(near)}; of held-out digits "
-        f"{_shown(real)}."
+        f"Root mean square distance to the nearest example: {shown(near)}; of held-out digits "
+        f"{shown(real)}."
     )
-    return f"{table}\n\n{note}" + (f"\n\n    {report['command']}" if report["command"] else "")
-
-
-def _shown(row: dict[str, Any]) -> str:
-    return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return markdown(["captions", "asked", "digits", "right", "chance"], rows, note, report["command"])
 
 
 def _nearest(generated: Generated, images: Tensor, context: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 
 from spae.eval.episodes import (
     FewShotSetting,
+    Labels,
     load_episodes,
     paper_settings,
     sample_episodes,
@@ -54,10 +55,25 @@ def test_neither_position_nor_order_tells_the_answer():
 
 def test_queries_from_another_set():
     query_labels = [3, 4, 4, 5]
-    episodes = sample_episodes(LABELS, FewShotSetting(2), 30, query_labels=query_labels, seed=1)
+    episodes = sample_episodes(Labels(LABELS, query_labels), FewShotSetting(2), 30, seed=1)
     for episode in episodes:
         assert query_labels[episode.query.item] == episode.classes[episode.query.way]
         assert set(episode.classes) <= {3, 4, 5}
+
+
+def test_nothing_of_the_querys_group_is_shown():
+    """Classes 0 and 1 have three groups of two items each; class 2 has one group, so it is never a way."""
+    shown = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, -1]
+    groups = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7]
+    asked, asked_groups = [0, 0, 0, 1, 1, 1, 2, -1], [0, 1, 2, 3, 4, 5, 6, 7]
+    labels = Labels(shown, asked, groups, asked_groups)
+    for episode in sample_episodes(labels, FewShotSetting(2, 4), 40):
+        assert set(episode.classes) == {0, 1}
+        assert asked_groups[episode.query.item] not in {groups[shot.item] for shot in episode.shots}
+    with pytest.raises(ValueError, match=r"2-way 5-shot needs .* got 0; the largest class has 4"):
+        sample_episodes(labels, FewShotSetting(2, 5), 1)
+    with pytest.raises(ValueError, match="groups: expected those of shown and of asked items, or neither"):
+        sample_episodes(Labels(shown, asked, groups), FewShotSetting(2), 1)
 
 
 def test_the_seed_decides_and_files_keep(tmp_path):
@@ -72,7 +88,8 @@ def test_the_seed_decides_and_files_keep(tmp_path):
 
 def test_bad_input_is_named():
     with pytest.raises(
-        ValueError, match="labels: expected at least 5 classes with 4 items and a query, got 0"
+        ValueError,
+        match=r"labels: 5-way 3-shot needs at least 5 classes with 3 items beside a query, got 0; the largest class has 0",
     ):
         sample_episodes([1, 2, 3, 4, 5], FewShotSetting(5, inner_shots=3), 1)
     with pytest.raises(ValueError, match="ways: expected at least 2, got 1"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from spae.incontext.prompts import Example, Task, Template, prompt
+from spae.incontext.prompts import Content, Example, Task, Template, prompt
 from spae.llm import FrozenLLM
 
 # V2L's wording.
@@ -47,16 +47,16 @@ def classification_task(
     return Task(template, tuple(Example(tuple(words), f" {names[way]}") for words, way in shots))
 
 
-def classify(llm: FrozenLLM, task: Task, names: Sequence[str], image: Sequence[int]) -> Verdict:
-    """Ask for the name of an image (its words as the model's ids): by greedy generation, and by ranking the
-    names.
+def classify(llm: FrozenLLM, task: Task, names: Sequence[str], condition: Content) -> Verdict:
+    """Ask for the one of some names that continues a condition (an image's words as the model's ids): by
+    greedy generation, and by ranking the names.
 
     Raises `spae.llm.ContextOverflow` if the prompt and the longest name do not fit.
     """
     answers = [llm.encode(f" {name}") for name in names]
     end = llm.encode(task.template.after)[:1]
     room = max(map(len, answers)) + 1
-    ids = prompt(llm, task, Example(tuple(image)), room).ids
+    ids = prompt(llm, task, Example(condition), room).ids
     shared, last = llm.prefix(ids[:-1]), ids[-1:]
     row = llm.generate([last], room, prefix=shared, stop=end)[0].tolist()
     written = [token for token in row if token >= 0]
