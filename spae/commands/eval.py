@@ -25,7 +25,7 @@ def add_eval(commands: Any) -> None:
     add_model(semantics)
     semantics.add_argument("--json", action="store_true", help="print JSON")
     semantics.add_argument("--page", type=Path, help="also draw 12 images and their words (PNG)")
-    for add in (_add_fewshot, _add_vqa, _add_generate):
+    for add in (_add_fewshot, _add_caption, _add_vqa, _add_generate):
         add(kinds)
 
 
@@ -147,6 +147,23 @@ def _vqa(arguments: argparse.Namespace) -> None:
     ]
     report = run_fewshot(*_load(arguments), runs, arguments.out, command=own_command(), name="vqa")
     _print(arguments, report, fewshot_table)
+
+
+def _add_caption(kinds: Any) -> None:
+    parser = _in_context(
+        kinds, "caption", _caption, "Names of held-out emoji, from ten examples of captioned pictures."
+    )
+    parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
+    parser.add_argument("--queries", type=int, default=100, help="pictures asked about (default: 100)")
+    parser.add_argument("--examples", type=int, default=10, help="in a prompt (default: 10)")
+
+
+def _caption(arguments: argparse.Namespace) -> None:
+    from spae.eval.captioning import CaptionRun, caption_table, run_captioning
+
+    run = CaptionRun(tuple(arguments.layers), arguments.queries, arguments.examples, seed=arguments.seed)
+    report = run_captioning(*_load(arguments), run, arguments.out, command=own_command())
+    _print(arguments, report, caption_table)
 
 
 def _add_generate(kinds: Any) -> None:

@@ -130,7 +130,7 @@ def subcategories_of_at_least(dataset: Emoji, concepts: int = 10) -> list[str]:
 
 def held_out_concepts(concepts: list[dict[str, Any]]) -> set[int]:
     """The numbers of the held-out concepts, from the set's table."""
-    words = [_words(concept["name"]) for concept in concepts]
+    words = [content_words(concept["name"]) for concept in concepts]
     uses = Counter(word for name in words for word in name)
     distinct: dict[str, list[int]] = {}
     for number, name in enumerate(words):
@@ -146,7 +146,7 @@ def held_out_concepts(concepts: list[dict[str, Any]]) -> set[int]:
     return {number for _, _, number in sorted(places)[: min(HELD_OUT_CONCEPTS, len(concepts) // 8)]}
 
 
-def _words(name: str) -> set[str]:
+def content_words(name: str) -> set[str]:
     """The words of a name, in the singular, without those that say little."""
     found = set(re.findall(r"[^\W\d_]+", name.casefold())) - _COMMON_WORDS
     return {word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word for word in found}

@@ -116,10 +116,14 @@ def _save(figure, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def picture_grid(images: Tensor, captions: Sequence[str], path: Path, *, columns: int) -> None:
-    """Draw images [B, C, H, W] in [-1, 1] in rows, each under its caption. Writes a PNG."""
+def picture_grid(
+    images: Tensor, captions: Sequence[str], path: Path, *, columns: int, width: float = 1.0
+) -> None:
+    """Draw images [B, C, H, W] in [-1, 1] in rows, each under its caption. width: of a column in inches.
+    Writes a PNG."""
     rows = -(-len(images) // columns)
-    figure = _figure(1.0 * columns, 1.2 * rows)
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    figure = _figure(width * columns, (width + 0.2 * lines) * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for place, image, caption in zip(axes, images, captions, strict=False):
         _picture(place, image, caption)

@@ -1,0 +1,173 @@
+"""Captions of images by a frozen language model, from examples of captioned images."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from spae.data.emoji import content_words
+from spae.eval.figures import picture_grid
+from spae.eval.labelled import LabelledSet, emoji
+from spae.eval.runs import encode_items, fingerprint, markdown, shown, stack, words_of, write_report
+from spae.eval.statistics import proportion
+from spae.incontext.tasks import classify
+from spae.incontext.tasks.text import captioning_task
+from spae.llm import FrozenLLM
+from spae.llm.journal import Journal
+from spae.tokenizers import Tokenizer
+
+KINDS = ("", "shuffled ")
+_PICTURES = 20
+
+
+@dataclass(frozen=True)
+class CaptionRun:
+    """What `run_captioning` asks: names of held-out emoji by the held-out vendor.
+
+    layers: how many layers' words an image is shown as. queries: how many images are asked about; each once
+    before any comes again. examples: captioned pictures of other concepts in a prompt. candidates: how many
+    names, none of them an example's, are ranked for each image.
+    """
+
+    layers: tuple[int, ...] = (3,)
+    queries: int = 100
+    examples: int = 10
+    candidates: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("queries", 1), ("examples", 2), ("candidates", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CaptionEpisode:
+    """query: an item of the asked set. shots: items of the shown set, of different classes. candidates:
+    classes, the query's own first."""
+
+    query: int
+    shots: tuple[int, ...]
+    candidates: tuple[int, ...]
+
+
+def sample_captions(labelled: LabelledSet, run: CaptionRun) -> list[CaptionEpisode]:
+    """The seeded prompts of a run, the same for every tokenizer and language model."""
+    classes, asked = labelled.labels.shown, labelled.labels.asked
+    assert asked is not None
+    if run.examples + run.candidates > len(set(classes)):
+        raise ValueError(
+            f"examples: expected at most {len(set(classes))} together with the candidates, "
+            f"got {run.examples} and {run.candidates} candidates"
+        )
+    of_class: dict[int, list[int]] = {}
+    for item, label in enumerate(classes):
+        of_class.setdefault(label, []).append(item)
+    generator = random.Random(run.seed)
+    order: list[int] = []
+    episodes = []
+    for _ in range(run.queries):
+        order = order or generator.sample(range(len(asked)), len(asked))
+        query = order.pop()
+        others = [label for label in sorted(of_class) if label != asked[query]]
+        drawn = generator.sample(others, run.examples + run.candidates - 1)
+        shots = tuple(generator.choice(of_class[label]) for label in drawn[: run.examples])
+        episodes.append(CaptionEpisode(query, shots, (asked[query], *drawn[run.examples :])))
+    return episodes
+
+
+def run_captioning(
+    model: Tokenizer, llm: FrozenLLM, run: CaptionRun, out: Path, *, command: str = ""
+) -> dict[str, Any]:
+    """Caption and write `caption.json`, `caption.md` and the page `caption.png` into `out`.
+
+    "exact" is the share of captions that are the image's name, "word" of those that share a word with it, and
+    "ranked" of images whose name is the likeliest of the candidates. "shuffled ..." is the same with the
+    images of each prompt, the query's included, dealt out so that none keeps its text. "commonest word" and
+    "commonest exact" take the image's most frequent word as its caption, without a language model.
+
+    `episodes.jsonl` lists what is asked; `records.jsonl` keeps every answer, so that the same call goes on
+    where it stopped.
+    """
+    labelled = emoji(model.config.image_size[0])
+    assert labelled.asked is not None
+    episodes = sample_captions(labelled, run)
+    journal = Journal(out / "records.jsonl")
+    lines = [json.dumps(asdict(episode)) + "\n" for episode in episodes]
+    (out / "episodes.jsonl").write_text("".join(lines), encoding="utf-8")
+    examples = encode_items(model, labelled.shown, [item for e in episodes for item in e.shots])
+    queries = encode_items(model, labelled.asked, [e.query for e in episodes])
+    key = f"{fingerprint(model)}:{llm.identity}"
+    rows, records = [], []
+    for layers in run.layers:
+        words = words_of(model, llm, examples, layers), words_of(model, llm, queries, layers)
+        records = []
+        for episode in tqdm(episodes, desc=f"{layers} layers", disable=None):
+            own = f"{key}:{layers}:{episode!r}"
+            record = journal.get(own)
+            if record is None:
+                record = _caption(llm, labelled, episode, *words)
+                journal.put(own, record)
+            records.append(record)
+        shares = {name: proportion(sum(r[name] for r in records), len(records)) for name in _measures()}
+        of_words = {"layers": layers, "words": model.pyramid.num_tokens_upto(layers)}
+        rows.append({**of_words, **{name: share._asdict() for name, share in shares.items()}})
+    report = {"command": command, "llm": llm.name, "run": asdict(run), "rows": rows}
+    write_report(out, "caption", report, caption_table(report))
+    first = list(zip(episodes, records, strict=True))[:_PICTURES]
+    titles = [f"{labelled.names[e.candidates[0]]}\n→ {r['generated'] or '(nothing)'}" for e, r in first]
+    picture_grid(
+        stack(labelled.asked, [e.query for e, _ in first]), titles, out / "caption.png", columns=5, width=1.7
+    )
+    return report
+
+
+def caption_table(report: dict[str, Any]) -> str:
+    """A report of `run_captioning` as a Markdown table: each share with its 95% interval."""
+    run = report["run"]
+    rows = [[str(row["words"]), *(shown(row[name]) for name in _measures())] for row in report["rows"]]
+    note = (
+        f"{report['llm']}, {run['queries']} pictures of held-out concepts by a held-out vendor, "
+        f"{run['examples']} examples, seed {run['seed']}; shares with 95% intervals. Ranked among "
+        f"{run['candidates']} names: chance {1 / run['candidates']:.2f}."
+    )
+    return markdown(["words", *_measures()], rows, note, report["command"])
+
+
+def _measures() -> list[str]:
+    return [f"{kind}{name}" for kind in KINDS for name in ("exact", "word", "ranked")] + [
+        "commonest exact",
+        "commonest word",
+    ]
+
+
+def _caption(
+    llm: FrozenLLM,
+    labelled: LabelledSet,
+    episode: CaptionEpisode,
+    examples: dict[int, tuple[int, ...]],
+    queries: dict[int, tuple[int, ...]],
+) -> dict[str, Any]:
+    images = [*(examples[item] for item in episode.shots), queries[episode.query]]
+    captions = [labelled.names[labelled.labels.shown[item]] for item in episode.shots]
+    names = [labelled.names[label] for label in episode.candidates]
+    commonest = Counter(images[-1]).most_common(1)[0][0]
+    record: dict[str, Any] = _fit(llm.decode([commonest]), names[0], "commonest ")
+    for kind, (*shots, query) in zip(KINDS, (images, [*images[1:], images[0]]), strict=True):
+        verdict = classify(llm, captioning_task(shots, captions), names, query)
+        record |= {f"{kind}generated": verdict.generated, f"{kind}ranked": verdict.ranked == 0}
+        record |= _fit(verdict.generated, names[0], kind)
+    return record
+
+
+def _fit(caption: str, name: str, kind: str) -> dict[str, bool]:
+    return {
+        f"{kind}exact": caption.strip().casefold() == name.casefold(),
+        f"{kind}word": bool(content_words(caption) & content_words(name)),
+    }
