@@ -25,7 +25,7 @@ def add_eval(commands: Any) -> None:
     add_model(semantics)
     semantics.add_argument("--json", action="store_true", help="print JSON")
     semantics.add_argument("--page", type=Path, help="also draw 12 images and their words (PNG)")
-    for add in (_add_fewshot, _add_caption, _add_vqa, _add_generate):
+    for add in (_add_fewshot, _add_caption, _add_vqa, _add_generate, _add_denoise, _add_outpaint):
         add(kinds)
 
 
@@ -186,3 +186,73 @@ def _generate(arguments: argparse.Namespace) -> None:
     )
     report = run_generation(*_load(arguments), prompts, arguments.out, command=own_command())
     _print(arguments, report, generation_table)
+
+
+def _add_restoration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="digits", help="digits (default) or emoji")
+    parser.add_argument("--images", type=int, default=20, help="how many are restored (default: 20)")
+    parser.add_argument("--layers", type=int, help="layers generated (default: all)")
+    parser.add_argument(
+        "--condition-layers", type=int, default=2, help="layers of the degraded image shown (default: 2)"
+    )
+    parser.add_argument("--stride", type=int, default=4, help="tokens of a pass (default: 4)")
+    parser.add_argument(
+        "--layout",
+        choices=("segments", "examples"),
+        default="segments",
+        help="segments (default) reads nothing twice; examples shows the words so far in each example's line",
+    )
+
+
+def _restoration(arguments: argparse.Namespace, **options: Any) -> Any:
+    from spae.eval.restoration import RestorationRun
+
+    return RestorationRun(
+        data=arguments.data,
+        images=arguments.images,
+        layers=arguments.layers,
+        condition_layers=arguments.condition_layers,
+        stride=arguments.stride,
+        layout=arguments.layout,
+        seed=arguments.seed,
+        **options,
+    )
+
+
+def _add_denoise(kinds: Any) -> None:
+    parser = _in_context(
+        kinds, "denoise", _denoise, "Degraded images restored after ten copies, corrupted less and less."
+    )
+    _add_restoration(parser)
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="some of inpainting, outpainting, deblurring, translation, rotation (default: all)",
+    )
+
+
+def _denoise(arguments: argparse.Namespace) -> None:
+    from spae.eval.restoration import restoration_table, run_denoising
+
+    tasks = {} if arguments.tasks is None else {"tasks": tuple(arguments.tasks)}
+    run = _restoration(arguments, contexts=1, **tasks)
+    report = run_denoising(*_load(arguments), run, arguments.out, command=own_command())
+    _print(arguments, report, restoration_table)
+
+
+def _add_outpaint(kinds: Any) -> None:
+    parser = _in_context(
+        kinds, "outpaint", _outpaint, "Lower halves of images drawn after examples of other images."
+    )
+    _add_restoration(parser)
+    parser.add_argument("--examples", type=int, default=20, help="images a context shows (default: 20)")
+    parser.add_argument("--contexts", type=int, default=2, help="how often examples are drawn (default: 2)")
+
+
+def _outpaint(arguments: argparse.Namespace) -> None:
+    from spae.eval.restoration import restoration_table, run_outpainting
+
+    run = _restoration(arguments, examples=arguments.examples, contexts=arguments.contexts)
+    report = run_outpainting(*_load(arguments), run, arguments.out, command=own_command())
+    _print(arguments, report, restoration_table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +96,32 @@ def denoising_task(
     return Task(_TEMPLATE, tuple(examples)), query
 
 
+def paired_task(
+    degraded: PyramidTokens,
+    original: PyramidTokens,
+    queries: PyramidTokens,
+    lexicon: Lexicon,
+    *,
+    condition_layers: int,
+) -> tuple[Task, list[Example]]:
+    """Examples of different images, each degraded and whole, and queries of other degraded images.
+
+    degraded, original: [N, n] of the same images. The conditions are the first `condition_layers` layers.
+    """
+    if len(degraded) != len(original):
+        raise ValueError(f"original: expected {len(degraded)}, one for each degraded, got {len(original)}")
+    conditions = lexicon.llm_ids(degraded.upto(condition_layers))
+    pairs = zip(conditions, lexicon.llm_ids(original), strict=True)
+    asked = lexicon.llm_ids(queries.upto(condition_layers))
+    return Task(_TEMPLATE, tuple(Example(*pair) for pair in pairs)), [Example(query) for query in asked]
+
+
 def majority(task: Task) -> tuple[int, ...]:
     """At each position the id that most of the answers have there (the lowest of equals): the baseline that
     needs no language model."""
-    answers = torch.tensor([example.answer for example in task.examples])
-    return tuple(answers.mode(0).values.tolist())
+    return tuple(torch.tensor(answers_of(task)).mode(0).values.tolist())
+
+
+def answers_of(task: Task) -> list[tuple[int, ...]]:
+    """The ids of each example's answer."""
+    return [cast("tuple[int, ...]", example.answer) for example in task.examples]
