@@ -16,7 +16,7 @@ $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja pybind11
-	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,dev]"
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,dev]"
 	touch $@
 
 demo: install
