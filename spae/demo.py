@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
 import torch
 
 from spae import assets
-from spae.data.mnist import HELD_OUT_PER_CLASS, MNISTDigits
-from spae.eval.figures import pyramid_text, reconstruction_page
-from spae.eval.reconstruction import evaluate_reconstruction
+from spae.data.mnist import HELD_OUT_PER_CLASS, WORDS, MNISTDigits
+from spae.eval.episodes import FewShotSetting, sample_episodes
+from spae.eval.figures import picture_grid, pyramid_text, reconstruction_page, shown
+from spae.eval.reconstruction import encode_all, evaluate_reconstruction
 from spae.eval.report import layer_table
-from spae.tokenizers import SPAE
+from spae.incontext import Lexicon, Options, decode, seen_masks
+from spae.incontext.tasks import classification_task, classify
+from spae.incontext.tasks.generation import captioned_images_task, image_query
+from spae.llm import FrozenLLM, Sampling, load
+from spae.llm.folders import require_transformers
+from spae.tokenizers import SPAE, Tokenizer
 from spae_ops import implementations
+
+_SETTING, _SHOWN_LAYERS = FewShotSetting(2, 3), 3
+_EXAMPLES, _ASKED = 20, "1+7"
 
 
 def run(model_name: str, num_images: int, out: Path) -> None:
-    """Encode held-out digits with a bundled model, print their words, measure all 500, and draw a page."""
+    """Encode held-out digits with a bundled model, print their words, measure all 500, and draw a page; then
+    have SmolLM2 read one digit's words and write those of another."""
     assets.require("smollm2")
     started = time.perf_counter()
     model = SPAE.from_pretrained(model_name)
@@ -38,3 +49,68 @@ def run(model_name: str, num_images: int, out: Path) -> None:
     print(layer_table(evaluate_reconstruction(model, digits.images)))
     reconstruction_page(model, images, tokens, out)
     print(f"\nThe page with all of it: {out}   ({time.perf_counter() - started:.0f} s)")
+    _in_context(model, digits, out.with_name(f"{out.stem}-generated.png"))
+
+
+def _in_context(model: Tokenizer, held_out: MNISTDigits, out: Path) -> None:
+    """One few-shot classification and one generated digit, if there is a language model to run."""
+    started = time.perf_counter()
+    try:
+        require_transformers()
+        llm = load("smollm2", progress=True)
+    except ImportError as error:
+        print(f"\nNo language model reads and writes these words here: {error}")
+        return
+    print(f"\n{llm.name} has never seen an image. It gets words in a prompt, and nothing of it trains.\n")
+    _classify(model, llm, held_out)
+    _generate(model, llm, out)
+    print(
+        "\nExpect little of either: the bundled model's words are a code that does not name what it shows, and\n"
+        f"{llm.name}, a small model, is near chance on such words. `spae eval fewshot` and `spae eval\n"
+        f"generate` measure that, with controls.   ({time.perf_counter() - started:.0f} s)"
+    )
+
+
+def _classify(model: Tokenizer, llm: FrozenLLM, digits: MNISTDigits) -> None:
+    (episode,) = sample_episodes(digits.labels.tolist(), _SETTING, 1)
+    names = [WORDS[label] for label in episode.classes]
+    items = [shot.item for shot in (*episode.shots, episode.query)]
+    tokens = encode_all(model, digits.images[items]).upto(_SHOWN_LAYERS)
+    lexicon = Lexicon(model.codebook, model.pyramid, llm)
+    *shots, query = lexicon.llm_ids(tokens)
+    pairs = [(words, shot.way) for words, shot in zip(shots, episode.shots, strict=True)]
+    verdict = classify(llm, classification_task(pairs, names), names, query)
+    first, last = (" ".join(shown(lexicon.word(i)) for i in ids) for ids in (query[:3], query[-2:]))
+    print(
+        f"Reading, {_SETTING.name}: {len(pairs)} digits of {len(query)} words with their names, then one "
+        "without:"
+    )
+    print(f"  Input: {first} .. {last}, output:")
+    print(
+        f'  {llm.name} writes "{verdict.generated}" and finds "{names[verdict.ranked]}" the likelier; '
+        f'it is "{names[episode.query.way]}" (chance {_SETTING.chance:.0%}).'
+    )
+
+
+def _generate(model: Tokenizer, llm: FrozenLLM, out: Path) -> None:
+    train = MNISTDigits("train")
+    generator = random.Random(0)
+    by_class = [(train.labels == digit).nonzero().flatten().tolist() for digit in range(10)]
+    chosen = [generator.choice(by_class[i % 10]) for i in range(_EXAMPLES)]
+    generator.shuffle(chosen)
+    tokens = encode_all(model, train.images[chosen])
+    lexicon = Lexicon(model.codebook, model.pyramid, llm, seen_masks(tokens, len(model.codebook)))
+    captions = [str(int(train.labels[i])) for i in chosen]
+    task, query = captioned_images_task(lexicon.llm_ids(tokens), captions), image_query(_ASKED)
+    # Greedy, a small model repeats one word.
+    options = Options(sampling=Sampling(temperature=1.0), layout="examples", progress=True)
+    drawn = decode(llm, task, [query], lexicon, options=options)
+    count = drawn.ids.shape[1]
+    print(
+        f'\nWriting: {_EXAMPLES} digits as "an image of {captions[0]}: ..", {count} words each, then '
+        f'"an image of {_ASKED}:".\n  {llm.name} writes {count} words, 4 at a time:'
+    )
+    print(pyramid_text(model.words(drawn)[0], model.pyramid))
+    pictures = torch.cat([train.images[chosen[:5]], model.decode(drawn).detach()])
+    picture_grid(pictures, [*captions[:5], f"{_ASKED} (written)"], out, columns=6, width=1.2)
+    print(f"  As a picture, beside five of the examples: {out}")

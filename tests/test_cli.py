@@ -37,6 +37,66 @@ def test_help(command, capsys):
     assert command in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "what", ["digits", "semantics", "fewshot", "caption", "vqa", "generate", "denoise", "outpaint"]
+)
+def test_help_of_eval(what, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["eval", what, "--help"])
+    assert end.value.code == 0
+    assert f"spae eval {what}" in capsys.readouterr().out
+
+
+def test_a_server_chooses_its_own_precision(capsys):
+    arguments = ["eval", "fewshot", "--llm", "http://127.0.0.1:1/v1", "--dtype", "bfloat16"]
+    assert main(arguments) == 1
+    assert "dtype: expected none for a server" in capsys.readouterr().err
+
+
+def test_few_shot_settings_follow_ways_and_shots(toy, monkeypatch, capsys):
+    from spae import llm
+    from spae.eval import fewshot_run
+
+    asked = []
+
+    def run(model, llm, runs, out, *, command):
+        asked.extend(runs)
+        return {"rows": [], "llm": "none", "command": command}
+
+    monkeypatch.setattr(llm, "load", lambda source, **options: None)
+    monkeypatch.setattr(fewshot_run, "run_fewshot", run)
+    arguments = [
+        "--data",
+        "emoji",
+        "--layers",
+        "1",
+        "2",
+        "--ways",
+        "5",
+        "--shots",
+        "1",
+        "3",
+        "--episodes",
+        "7",
+    ]
+    assert main(["eval", "fewshot", "--model", str(toy / "model"), *arguments]) == 0
+    (only,) = asked
+    assert (only.data, only.layers, only.episodes) == ("emoji", (1, 2), 7)
+    assert {setting.inner_shots for setting in only.settings} == {1, 3}
+    assert len(only.settings) == 6
+    assert "| data | words |" in capsys.readouterr().out
+
+
+def test_the_demo_says_what_its_last_part_needs(monkeypatch, capsys):
+    from spae import demo
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    demo._in_context(None, None, None)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 2
+    assert 'pip install "spae[llm]"' in out
+
+
 def test_encode_then_decode(toy, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(toy / "cat.png")

@@ -199,8 +199,8 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout",
         choices=("segments", "examples"),
-        default="segments",
-        help="segments (default) reads nothing twice; examples shows the words so far in each example's line",
+        default="examples",
+        help="examples (default) shows the words so far in each example's line; segments reads nothing twice",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from spae.data.emoji import content_words
-from spae.eval.figures import picture_grid
+from spae.eval.figures import picture_grid, printable
 from spae.eval.labelled import LabelledSet, emoji
 from spae.eval.runs import encode_items, fingerprint, markdown, shown, stack, words_of, write_report
 from spae.eval.statistics import proportion
@@ -23,7 +23,7 @@ from spae.llm.journal import Journal
 from spae.tokenizers import Tokenizer
 
 KINDS = ("", "shuffled ")
-_PICTURES = 20
+_PICTURES, _LETTERS = 20, 20  # on the page, and in a caption there
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,10 @@ def run_captioning(
     report = {"command": command, "llm": llm.name, "run": asdict(run), "rows": rows}
     write_report(out, "caption", report, caption_table(report))
     first = list(zip(episodes, records, strict=True))[:_PICTURES]
-    titles = [f"{labelled.names[e.candidates[0]]}\n→ {r['generated'] or '(nothing)'}" for e, r in first]
+    titles = [
+        f"{labelled.names[e.candidates[0]]}\n→ {printable(r['generated'], _LETTERS) or '(nothing)'}"
+        for e, r in first
+    ]
     picture_grid(
         stack(labelled.asked, [e.query for e, _ in first]), titles, out / "caption.png", columns=5, width=1.7
     )

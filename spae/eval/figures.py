@@ -34,9 +34,13 @@ def pyramid_text(layers: list[list[str]], pyramid: Pyramid) -> str:
 
 def shown(word: str) -> str:
     """A word as a reader sees it: a leading space as "_", control characters escaped, at most 11 letters."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in word)
-    text = "_" + text[1:] if text.startswith(" ") else text
-    return text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "…"
+    return printable("_" + word[1:] if word.startswith(" ") else word, _MAX_LETTERS)
+
+
+def printable(text: str, length: int) -> str:
+    """A text with control characters escaped, cut to a length."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def reconstruction_page(model: Tokenizer, images: Tensor, tokens: PyramidTokens, path: Path) -> None:
@@ -135,7 +139,8 @@ def picture_grid(
 def _picture(axes, image: Tensor, title: str, caption: str = "") -> None:
     pixels = to_bytes(image)
     axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=255)
-    axes.set_title(title, fontsize=10)
+    # parse_math off: a model may write "$".
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.set_xlabel(caption, fontsize=8, labelpad=2)
     axes.set_xticks([])
     axes.set_yticks([])

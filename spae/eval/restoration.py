@@ -59,7 +59,7 @@ class RestorationRun:
     layers: int | None = None
     condition_layers: int = 2
     stride: int = 4
-    layout: Layout = "segments"
+    layout: Layout = "examples"
     seed: int = 0
     tasks: tuple[str, ...] = tuple(DEGRADATIONS)
     examples: int = 20

@@ -1,0 +1,108 @@
+"""Toy tokenizers over the tiny language model's vocabulary, and toy data in place of what is fetched."""
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from spae import SPAE, Codebook, SPAEConfig
+from spae.eval.labelled import GROUPS
+
+SIZE = 8
+
+
+class Pictures(Dataset):
+    """Noisy pictures of a few classes, with what every packaged set has."""
+
+    def __init__(self, classes, each, seed):
+        generator = torch.Generator().manual_seed(seed)
+        means = torch.rand(classes, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7)) * 2 - 1
+        self.labels = torch.arange(classes * each) % classes
+        noise = torch.randn(len(self.labels), 3, SIZE, SIZE, generator=generator)
+        self.images = (means[self.labels] + 0.1 * noise).clamp(-1, 1)
+        self.concepts = (10 + self.labels).tolist()
+        self.captions = [f"thing {'abcdefghijklmnopqrstuvwxyz'[label]}" for label in self.labels]
+        self.subcategories = [list(GROUPS)[label // 3 % len(GROUPS)] for label in self.labels.tolist()]
+        self.answers = ("blue", "circle", "green", "no", "red", "yes")
+        self.questions = [
+            [(f"what colour {i}?", self.answers[(i % 3) * 2]), ("a circle?", "no" if i % 2 else "yes")]
+            for i in range(len(self.labels))
+        ]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.labels[index])
+
+
+SETS = {
+    ("mnist", "train"): (10, 30, 1),
+    ("mnist", "test"): (10, 6, 2),
+    ("emoji", "train"): (20, 12, 3),
+    ("emoji", "new_concept"): (22, 3, 4),
+    ("emoji", "new_both"): (22, 1, 5),
+    ("easy-vqa", "test"): (6, 5, 6),
+}
+
+
+@pytest.fixture
+def toy_data(monkeypatch):
+    def load(name, split, size):
+        assert size == SIZE
+        return Pictures(*SETS[name, split])
+
+    monkeypatch.setattr("spae.data.load", load)
+
+
+def tokenizer(seed):
+    """Another seed is another tokenizer: other weights, and other words of the language model."""
+    torch.manual_seed(seed)
+    config = SPAEConfig((SIZE, SIZE), (1, 2, 2), channels=4, multipliers=(1, 1, 1), num_res_blocks=1)
+    ids = torch.arange(60) * 3 + 20 + seed
+    book = Codebook.from_arrays([f" w{i}" for i in range(60)], torch.randn(60, 6), llm_ids=ids)
+    return SPAE(config, book).eval()
+
+
+@pytest.fixture(scope="session")
+def spae():
+    return tokenizer(0)
+
+
+@pytest.fixture(scope="session")
+def other_spae():
+    return tokenizer(1)
+
+
+class Stopped(Exception):
+    """As if the process had been killed."""
+
+
+class Interrupted:
+    """A language model that stops after some calls; `calls` counts them."""
+
+    Stopped = Stopped
+
+    def __init__(self, llm, calls_left=None):
+        self._llm, self.calls_left, self.calls = llm, calls_left, 0
+
+    def __getattr__(self, name):
+        return getattr(self._llm, name)
+
+    def generate(self, *arguments, **options):
+        self.calls += 1
+        if self.calls_left is not None and self.calls > self.calls_left:
+            raise Stopped
+        return self._llm.generate(*arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    pytest.importorskip("transformers", reason="needs the package transformers")
+    from spae.testing.tiny_llm import tiny_llm
+
+    return tiny_llm()
+
+
+@pytest.fixture(scope="session")
+def interrupted():
+    return Interrupted
