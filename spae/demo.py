@@ -65,9 +65,9 @@ def _in_context(model: Tokenizer, held_out: MNISTDigits, out: Path) -> None:
     _classify(model, llm, held_out)
     _generate(model, llm, out)
     print(
-        "\nExpect little of either: the bundled model's words are a code that does not name what it shows, and\n"
-        f"{llm.name}, a small model, is near chance on such words. `spae eval fewshot` and `spae eval\n"
-        f"generate` measure that, with controls.   ({time.perf_counter() - started:.0f} s)"
+        "\nExpect little of either: the bundled model's words are a code, it does not name what is shown, and"
+        f"\n{llm.name}, a small model, is near chance on them. Measured, with controls: `spae eval fewshot`,"
+        f"\n`spae eval generate`.   ({time.perf_counter() - started:.0f} s)"
     )
 
 
