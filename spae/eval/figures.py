@@ -126,8 +126,9 @@ def picture_grid(
     """Draw images [B, C, H, W] in [-1, 1] in rows, each under its caption. width: of a column in inches.
     Writes a PNG."""
     rows = -(-len(images) // columns)
-    lines = max(caption.count("\n") + 1 for caption in captions)
-    figure = _figure(width * columns, (width + 0.2 * lines) * rows)
+    titles = [captions[i : i + columns] for i in range(0, len(captions), columns)]
+    lines = sum(max(len(caption.splitlines()) for caption in row) for row in titles)
+    figure = _figure(width * columns, width * rows + 0.2 * lines)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for place, image, caption in zip(axes, images, captions, strict=False):
         _picture(place, image, caption)
