@@ -92,7 +92,7 @@ def run_denoising(
     place of the degraded ones; "majority", at each position the commonest of the examples' words (the copies
     share most of the answer, so this is what a model must reach to have understood the examples); "nearest
     example", that of them that is most like the original; "degraded", the input as it is; "random words"; and
-    "own words", the original's, which is the best that can be.
+    "own words", the original's in as many layers.
 
     Finished segments are kept in `segments.jsonl`: the same call goes on where it stopped.
     """
@@ -134,7 +134,7 @@ def run_outpainting(
     Beside the language model's images stand, by name: "shuffled", the same with the examples' conditions
     dealt out among them; "nearest example", the lower half of the example whose upper half is most like the
     image's; "mean example", the mean of the examples' lower halves; "degraded", the grey input; "random
-    words"; and "own words", the original's, which is the best that can be.
+    words"; and "own words", the original's in as many layers.
 
     Finished segments are kept in `segments.jsonl`: the same call goes on where it stopped.
     """
