@@ -22,7 +22,8 @@ class Lexicon:
         means every word. The model's control tokens (`llm.special_ids`) are never allowed, and every layer
         needs at least one word that is.
 
-    Raises ValueError for masks that leave a layer without words, and for repeated LLM ids.
+    Raises ValueError for masks that leave a layer without words, for repeated LLM ids, and for a codebook of
+    another model's vocabulary: the model does not read its ids as its words.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Lexicon:
         self._rows = {llm_id: row for row, llm_id in enumerate(self._ids.tolist())}
         if len(self._rows) != len(codebook):
             raise ValueError(f"codebook: expected distinct llm_ids, {codebook.name!r} repeats some")
+        _check_words(codebook, llm)
         special = torch.tensor(sorted(llm.special_ids), dtype=torch.int64)
         self._sets = [self._set(layer, mask, special) for layer, mask in enumerate(_per_layer(masks, self))]
         self._layer_of = [layer for layer, size in enumerate(pyramid.tokens_per_layer) for _ in range(size)]
@@ -98,6 +100,17 @@ def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
             mask[tokens.layer(layer).cpu().flatten()] = True
         masks.append(mask)
     return masks
+
+
+def _check_words(codebook: Codebook, llm: FrozenLLM, at_most: int = 256) -> None:
+    """Raises ValueError unless words spread over the codebook are those of the model's vocabulary."""
+    for row in range(0, len(codebook), max(1, len(codebook) // at_most)):
+        word, llm_id = codebook.words[row], int(codebook.llm_ids[row])
+        # Pieces of characters and control tokens have no text of their own that both would show alike.
+        if word.isascii() and word.strip().isalnum() and (read := llm.decode([llm_id])) != word:
+            raise ValueError(
+                f"codebook: id {llm_id} is {word!r} in {codebook.name!r}, but {read!r} in {llm.name}"
+            )
 
 
 def _per_layer(masks: Tensor | Sequence[Tensor] | None, lexicon: Lexicon) -> list[Tensor]:

@@ -83,3 +83,9 @@ def tiny_model(kind: str = "llama", *, context: int = 4096) -> Any:
 def tiny_llm(kind: str = "llama", *, context: int = 4096) -> LocalLLM:
     """`tiny_model` and `tiny_tokenizer` as a `FrozenLLM`."""
     return LocalLLM(tiny_model(kind, context=context), tiny_tokenizer(), name="tiny")
+
+
+def tiny_words(llm: LocalLLM, ids: torch.Tensor) -> list[str]:
+    """Distinct words for ids [K] of a tiny model: what it reads them as, where that is a text of its own."""
+    read = {i: llm.decode([i]) for i in ids.tolist()}
+    return [word if word.isascii() and word.strip() else f"<{i}>" for i, word in read.items()]

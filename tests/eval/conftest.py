@@ -54,23 +54,25 @@ def toy_data(monkeypatch):
     monkeypatch.setattr("spae.data.load", load)
 
 
-def tokenizer(seed):
+def tokenizer(llm, seed):
     """Another seed is another tokenizer: other weights, and other words of the language model."""
+    from spae.testing.tiny_llm import tiny_words
+
     torch.manual_seed(seed)
     config = SPAEConfig((SIZE, SIZE), (1, 2, 2), channels=4, multipliers=(1, 1, 1), num_res_blocks=1)
     ids = torch.arange(60) * 3 + 20 + seed
-    book = Codebook.from_arrays([f" w{i}" for i in range(60)], torch.randn(60, 6), llm_ids=ids)
+    book = Codebook.from_arrays(tiny_words(llm, ids), torch.randn(60, 6), llm_ids=ids)
     return SPAE(config, book).eval()
 
 
 @pytest.fixture(scope="session")
-def spae():
-    return tokenizer(0)
+def spae(tiny):
+    return tokenizer(tiny, 0)
 
 
 @pytest.fixture(scope="session")
-def other_spae():
-    return tokenizer(1)
+def other_spae(tiny):
+    return tokenizer(tiny, 1)
 
 
 class Stopped(Exception):

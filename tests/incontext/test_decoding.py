@@ -13,7 +13,7 @@ from spae.incontext import Example, Lexicon, Options, Task, Template, decode, es
 from spae.incontext.decoding import plan
 from spae.incontext.reference import decode_reference
 from spae.llm import ContextOverflow, Sampling
-from spae.testing.tiny_llm import VOCABULARY, tiny_llm
+from spae.testing.tiny_llm import VOCABULARY, tiny_llm, tiny_words
 from spae_ops import Pyramid
 
 PYRAMID = Pyramid.square(4, (1, 2, 4))  # 1, 4 and 16 tokens
@@ -47,11 +47,11 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def codebook():
+def codebook(tiny):
     # Rows in another order than ids, so that mixing them up shows.
     ids = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(0))[:WORDS]
     vectors = torch.randn(WORDS, 4, generator=torch.Generator().manual_seed(1))
-    return Codebook.from_arrays([f"w{i}" for i in ids.tolist()], vectors, ids)
+    return Codebook.from_arrays(tiny_words(tiny, ids), vectors, ids)
 
 
 def images(count, seed=0, pyramid=PYRAMID):
@@ -261,3 +261,10 @@ def test_masks_must_fit_and_leave_a_word(codebook, tiny):
         Lexicon(codebook, PYRAMID, tiny, torch.ones(WORDS))
     with pytest.raises(ValueError, match="masks: layer 0 has no word left"):
         Lexicon(codebook, PYRAMID, tiny, torch.zeros(WORDS, dtype=torch.bool))
+
+
+def test_words_of_another_vocabulary_are_refused(codebook, tiny):
+    words = [*codebook.words[1:], codebook.words[0]]
+    other = Codebook(words, codebook.vectors, codebook.llm_ids)
+    with pytest.raises(ValueError, match=r"codebook: id \d+ is .* in .*, but .* in "):
+        Lexicon(other, PYRAMID, tiny)

@@ -186,7 +186,7 @@ def test_degradations_change_what_they_say(name):
 
 def test_denoising_task():
     llm = Copier()
-    vocabulary = [f"w{i}" for i in range(500)]
+    vocabulary = [llm.decode([WORDS + i]) for i in range(500)]
     book = Codebook.from_arrays(vocabulary, torch.randn(500, 4), torch.arange(500) + WORDS)
     lexicon = Lexicon(book, PYRAMID, _with_vocabulary(llm, WORDS + 500))
     original = PyramidTokens(torch.arange(5).reshape(1, 5), PYRAMID)
