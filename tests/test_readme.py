@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from spae import SPAE
+from spae import SPAE, assets
 from spae.eval.digits import evaluate_digits
 from spae.eval.report import layer_table
+from spae.eval.semantics import evaluate_semantics
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,3 +58,54 @@ def test_bundled_model_keeps_its_promises(fresh):
     assert psnr[-1] >= 22
     assert psnr[-1] > psnr[-2] > psnr[-3]
     assert fresh["accuracy_originals"] - fresh["layers"][-1]["accuracy"] <= 0.01
+
+
+def emoji_table(guided: dict, unguided: dict) -> str:
+    """Reports of `spae eval semantics` as the README shows them."""
+    rows = [
+        "| split | images | random words | layer 1 | layer 2 | layer 3 | layer 1, no semantic loss "
+        "| PSNR (dB) | PSNR, no semantic loss |",
+        "|---|" + "--:|" * 8,
+    ]
+    names = {
+        "train": "training",
+        "new_vendor": "new vendor",
+        "new_concept": "new concepts",
+        "new_both": "both new",
+    }
+    for split, name in names.items():
+        first, *others = guided["splits"][split]["layers"]
+        bare, *_, last = unguided["splits"][split]["layers"]
+        scores = [f"{row['score']:.3f} ± {row['interval']:.3f}" for row in (first, *others[:2], bare)]
+        cells = [name, f"{guided['splits'][split]['images']:,}", f"{first['random']:.3f}", *scores]
+        cells += [f"{row['psnr']:.2f}" for row in (others[-1], last)]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def test_emoji_table_is_that_of_the_reports():
+    reports = [
+        json.loads((ROOT / "spae/bundled/emoji64" / f"{name}.json").read_text())
+        for name in ("report", "report-unguided")
+    ]
+    assert emoji_table(*reports) in README
+
+
+def test_emoji64_keeps_its_promises():
+    """On the images that are hardest for it: new concepts by a new vendor."""
+    try:
+        for name in ("emoji", "efficientnet-lite0", "minilm"):
+            assets.path(name)
+    except assets.AssetNotCached as error:
+        pytest.skip(f"needs the packages: {error}")
+    from spae.data.emoji import Emoji
+    from spae.scorers import CaptionScorer, TextFeatureCache, dataset_features
+
+    model, scorer, dataset = SPAE.from_pretrained("emoji64"), CaptionScorer(), Emoji("new_both", 64)
+    images = torch.stack([image for image, _ in dataset])
+    words = TextFeatureCache(scorer).features(model.codebook.words)
+    report = evaluate_semantics(model, images, dataset_features(scorer, dataset), words)
+    first, *_, last = report["layers"]
+    assert first["score"] == pytest.approx(0.461, abs=0.02)
+    assert first["random"] < 0.32
+    assert last["psnr"] == pytest.approx(23.15, abs=0.1)

@@ -105,7 +105,8 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
     for name in names:
         if name.startswith("eval/"):
             kind = name.removeprefix("eval/").split("_")[0]
-            panels.setdefault(f"held-out {kind}", []).append(name)
+            title = "held-out PSNR (dB)" if kind == "psnr" else f"held-out {kind}"
+            panels.setdefault(title, []).append(name)
 
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -115,7 +116,13 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
             points = [(record["step"], record[name]) for record in records if name in record]
             steps, values = zip(*points, strict=True)
             if panel is not terms:
-                axes.plot(steps, values, marker="o", markersize=3, label=name.removeprefix("eval/"))
+                axes.plot(
+                    steps,
+                    values,
+                    marker="o",
+                    markersize=3,
+                    label=name.removeprefix("eval/").replace("_", " "),
+                )
                 continue
             style = {"color": "black", "linestyle": "--"} if name == "loss" else {}
             label = "weighted total" if name == "loss" else name.removeprefix("loss/")
@@ -123,6 +130,8 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
             axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8)
         if panel is terms and all(r[name] > 0 for r in records for name in terms if name in r):
             axes.set_yscale("log")
+        elif panel is not terms:
+            axes.margins(y=0.25)  # room for the legend beside the curves
         axes.legend()
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
