@@ -83,17 +83,40 @@ def _(x, codes, prepared, prepared_for, target, temperature, with_gradient, impl
 
 
 def _setup_context(ctx, inputs, output):
+    x, codes, prepared, prepared_for, target, temperature, _, impl = inputs
     _, gradient = output
-    ctx.save_for_backward(gradient)
     ctx.mark_non_differentiable(gradient)
-    ctx.dtype = inputs[0].dtype
-    ctx.num_prepared = len(inputs[2])
+    ctx.set_materialize_grads(False)  # or backward would begin with zeros of the gradient's size
+    ctx.save_for_backward(x, codes, target, *prepared)
+    ctx.num_prepared = len(prepared)
+    ctx.rest = prepared_for, temperature, impl
+    ctx.gradient = gradient
 
 
 def _backward(ctx, grad_loss, _):
-    (gradient,) = ctx.saved_tensors
-    to_x = (gradient * grad_loss[:, None]).to(ctx.dtype)
+    to_x = None if grad_loss is None else _take_gradient(ctx, grad_loss[:, None])
     return to_x, None, [None] * ctx.num_prepared, *[None] * 5
+
+
+def _take_gradient(ctx, scale: Tensor) -> Tensor:
+    """The gradient times the incoming one.
+
+    The first backward scales it where it lies and gives it away, so that there is one [N, D] in all; a second
+    backward (retain_graph) computes it anew.
+    """
+    x, codes, target, *prepared = ctx.saved_tensors
+    gradient, ctx.gradient = ctx.gradient, None
+    if gradient is None:
+        prepared_for, temperature, impl = ctx.rest
+        _, gradient = torch.ops.spae_ops.distance_cross_entropy(
+            x.detach(), codes, prepared, prepared_for, target, temperature, True, impl
+        )
+    if type(gradient) is not Tensor:  # traced by torch.compile, which reuses memory by itself
+        return (gradient * scale).to(x.dtype)
+    try:
+        return gradient.mul_(scale).to(x.dtype)
+    except RuntimeError:  # several gradients come of it (is_grads_batched)
+        return (gradient * scale).to(x.dtype)
 
 
 _distance_cross_entropy.register_autograd(_backward, setup_context=_setup_context)

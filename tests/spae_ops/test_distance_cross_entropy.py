@@ -54,6 +54,22 @@ def test_gradcheck(impl, temperature):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, codes, target), x)
 
 
+@every_impl
+def test_backward_twice_and_batched(impl):
+    """The first backward gives its memory away; what the caller does with it must not reach the others."""
+    codes, target = torch.randn(30, 5), torch.tensor([0, 3, 3, 29])
+    x = torch.randn(4, 5, requires_grad=True)
+    loss = distance_cross_entropy(x, codes, target, reduction="none", impl=impl)
+    weights = torch.tensor([1.0, -2.0, 0.0, 3.0])
+    (first,) = torch.autograd.grad(loss, x, weights, retain_graph=True)
+    expected = first.clone()
+    first.fill_(torch.nan)
+    (second,) = torch.autograd.grad(loss, x, weights, retain_graph=True)
+    assert torch.equal(second, expected)
+    (rows,) = torch.autograd.grad(loss, x, torch.diag(weights), is_grads_batched=True)
+    assert torch.equal(rows.sum(0), expected)
+
+
 @in_float64
 def test_equals_softmax_cross_entropy_with_gradients(impl):
     """Against materialising torch in float64, at a size that spans several blocks."""
