@@ -15,8 +15,10 @@ namespace {
 using softmax::kMaxBlockRows;
 using softmax::kTileCodes;
 
-// Queries and sums that a task works on; about half of a second-level cache.
-constexpr int64_t kGroupBytes = int64_t{1} << 20;
+// Queries and sums that a task works on; well within a second-level cache.
+constexpr int64_t kGroupBytes = int64_t{1} << 19;
+// Of few queries a task takes fewer, for what it holds is to stay small beside their scores.
+constexpr int64_t kMinGroups = 8;
 constexpr int64_t kTasks = 32;
 constexpr int64_t kMinTilesPerTask = 8;
 // See distance_cross_entropy.h.
@@ -57,6 +59,8 @@ struct Workspace {
   std::vector<Row> rows;
   std::vector<float> reference, best;  // [rows]
   std::vector<float> queries, sums;    // [D, R] for each block
+  std::vector<float> bias = std::vector<float>(static_cast<size_t>(kTileCodes));  // of the tile: -|C_k|^2 / 2
+  float largest_norm = 0;                                                         // of the tile: the largest N_k
   std::vector<float> scores = std::vector<float>(static_cast<size_t>(kTileCodes * kMaxBlockRows));
   std::vector<int32_t> selected = std::vector<int32_t>(static_cast<size_t>(kTileCodes + 1));
   std::vector<Exact> exact;
@@ -81,18 +85,11 @@ class CrossEntropy {
     const int64_t vectors = (count_ + kernels_.lanes - 1) / kernels_.lanes;
     blocks_ = (vectors + softmax::kMaxVectors - 1) / softmax::kMaxVectors;
     const int64_t block_bytes = 2 * softmax::kMaxVectors * kernels_.lanes * width_ * 4;
-    const int64_t group_blocks = std::max<int64_t>(kGroupBytes / block_bytes, 1);
+    const int64_t most = std::max<int64_t>(kGroupBytes / block_bytes, 1);
+    const int64_t group_blocks = std::clamp<int64_t>(blocks_ / kMinGroups, 1, most);
     groups_ = (blocks_ + group_blocks - 1) / group_blocks;
     chunks_ = std::clamp<int64_t>(kTasks / std::max<int64_t>(groups_, 1), 1,
                                   std::max<int64_t>(tiles_ / kMinTilesPerTask, 1));
-    // Without the term in nearest_code.h's bound that screening needs.
-    bias_.resize(static_cast<size_t>(padded_));
-    for (int64_t k = 0; k < padded_; ++k) {
-      const double norm = in_.norms[k];
-      bias_[static_cast<size_t>(k)] = static_cast<float>(in_.bias[k] - kCodeSlope * norm * norm);
-    }
-    for (int64_t k = 0; k < padded_; k += kTileCodes)
-      tile_norms_.push_back(*std::max_element(in_.norms + k, in_.norms + std::min(k + kTileCodes, padded_)));
   }
 
   void run() {
@@ -107,8 +104,10 @@ class CrossEntropy {
       if (work.group != group) pack_group(work, group);
       restart(work);
       const int64_t end = (chunk + 1) * tiles_ / chunks_;
-      for (int64_t tile = chunk * tiles_ / chunks_; tile < end; ++tile)
+      for (int64_t tile = chunk * tiles_ / chunks_; tile < end; ++tile) {
+        open_tile(work, tile);
         for (size_t b = 0; b < work.blocks.size(); ++b) add_tile(work, b, tile, tile + 1 < end);
+      }
       std::atomic<int64_t>& turn = turns_[static_cast<size_t>(group)];
       for (int64_t seen = turn.load(); seen != chunk; seen = turn.load()) turn.wait(seen);
       merge(work, chunk);
@@ -199,6 +198,17 @@ class CrossEntropy {
     return static_cast<float>(factor);
   }
 
+  void open_tile(Workspace& work, int64_t tile) const {
+    const int64_t first = tile * kTileCodes, codes = std::min(kTileCodes, padded_ - first);
+    const float* norms = in_.norms + first;
+    work.largest_norm = *std::max_element(norms, norms + codes);
+    // Without the term in nearest_code.h's bound that screening needs.
+    for (int64_t k = 0; k < codes; ++k) {
+      const double norm = norms[k];
+      work.bias[static_cast<size_t>(k)] = static_cast<float>(in_.bias[first + k] - kCodeSlope * norm * norm);
+    }
+  }
+
   void add_tile(Workspace& work, size_t index, int64_t tile, bool has_next) const {
     const Block& block = work.blocks[index];
     const int64_t rows = block_rows(block), first = tile * kTileCodes;
@@ -213,7 +223,7 @@ class CrossEntropy {
     softmax::ScoreArguments score{};
     score.queries = work.queries.data() + block.first * width_;
     score.panels = panels;
-    score.bias = bias_.data() + first;
+    score.bias = work.bias.data();
     score.width = width_;
     score.codes = codes;
     plan_prefetch(score, index, work.blocks.size(), has_next ? first + kTileCodes : padded_);
@@ -229,7 +239,7 @@ class CrossEntropy {
       if (row[r].query < 0) continue;
       const int64_t own = in_.target[row[r].query] - first;
       if (own >= 0 && own < codes) scores[own * rows + r] = -std::numeric_limits<float>::infinity();
-      const double norm = tile_norms_[static_cast<size_t>(tile)];
+      const double norm = work.largest_norm;
       const double error = slope_ * ((error_slope_ * row[r].norm + kCodeSlope * norm) * norm + row[r].slack);
       double gap = gap_, nearest = row[r].origin;
       if (error <= kExactError) {
@@ -384,8 +394,6 @@ class CrossEntropy {
   const int64_t tiles_;   // of kTileCodes
   const double error_slope_, slope_, gap_;
   int64_t blocks_ = 0, groups_ = 0, chunks_ = 0;
-  std::vector<float> bias_;        // [padded]: -|C_k|^2 / 2
-  std::vector<float> tile_norms_;  // [tiles]: the largest N_k
   std::vector<Row> merged_;        // [N]; the sums are in the gradient
   std::vector<std::atomic<int64_t>> turns_;  // [groups]: the chunk to merge next
 };
