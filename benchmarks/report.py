@@ -197,6 +197,8 @@ def tidy(axis: Any, grid: str = "x") -> None:
 
 
 def _panel(axis: Any, rows: Rows) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     answers = [row for row in reversed(rows) if row["role"] != "yardstick"]
     for place, row in enumerate(answers):
         colour = _COLOURS[row["role"]]
@@ -218,7 +220,9 @@ def _panel(axis: Any, rows: Rows) -> None:
     low = min([row["p20_ms"] for row in answers] + yardstick)
     high = max(row["p80_ms"] for row in answers)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
     axis.xaxis.set_major_formatter("{x:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlim(low / 1.5, high * (high / low) ** 0.25 * 1.5)  # room for the labels on the right
     axis.set_yticks(range(len(answers)), [row["contestant"] for row in answers])
     axis.set_ylim(-0.6, len(answers) - 0.4)
