@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from spae.llm import folders
 from spae.llm.protocol import GREEDY, ContextOverflow, Prefix, Sampling
 from spae.llm.sampling import choose
 from spae.llm.tokens import TextTokenizer
+
+if TYPE_CHECKING:
+    from spae.llm.memory import Memory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ATTENTION = {"full_attention", "sliding_attention"}
@@ -50,12 +53,12 @@ def load(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadPrefix:
-    """A prompt's beginning, read: its ids and the keys and values of every layer, each [1, H, n, d]."""
+    """A prompt's beginning, read: its ids, and the memory that begins with them."""
 
     ids: tuple[int, ...]
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    memory: Memory
 
 
 class LocalLLM:
@@ -115,11 +118,12 @@ class LocalLLM:
     def prefix(self, ids: Sequence[int], base: Prefix | None = None) -> ReadPrefix:
         self._check_ids("ids", ids)
         self._check_room(ids, base, 0)
-        reading = _Reading(self, base)
-        if ids:
-            reading.read([list(ids)], [0], [len(ids) - 1])
-        layers = tuple((layer.keys, layer.values) for layer in reading.cache.layers)
-        return ReadPrefix((*(base.ids if base else ()), *ids), layers)
+        with _Reading(self, base) as reading:
+            if ids:
+                reading.read([list(ids)], [0], [len(ids) - 1])
+            prefix = ReadPrefix((*(base.ids if base else ()), *ids), reading.memory)
+            reading.memory.hold(prefix)
+        return prefix
 
     def generate(
         self,
@@ -140,25 +144,25 @@ class LocalLLM:
         if num_tokens == 0:
             return result
         for rows, tails, base in self._packs(prompts, prefix, num_tokens):
-            reading = _Reading(self, base)
-            live, inputs = list(range(len(rows))), tails
-            for position in range(num_tokens):
-                ends = torch.tensor([len(tail) for tail in inputs]).cumsum(0) - 1
-                logits = reading.read(inputs, live, ends.tolist())
-                if sets is None:
-                    hidden = sorted(self.special_ids - set(stop))
-                    logits[:, hidden] = -torch.inf
-                    columns = torch.arange(logits.shape[1])
-                else:
-                    columns = sets[position]
-                    logits = logits[:, columns]
-                picks = choose(logits, sampling, [streams[rows[row]] for row in live], position)
-                chosen = columns.cpu()[picks].tolist()
-                live, chosen = _still_running(live, chosen, stop)
-                result[[rows[row] for row in live], position] = torch.tensor(chosen, dtype=torch.int64)
-                if not live:
-                    break
-                inputs = [[token] for token in chosen]
+            with _Reading(self, base) as reading:
+                live, inputs = list(range(len(rows))), tails
+                for position in range(num_tokens):
+                    ends = torch.tensor([len(tail) for tail in inputs]).cumsum(0) - 1
+                    logits = reading.read(inputs, live, ends.tolist())
+                    if sets is None:
+                        hidden = sorted(self.special_ids - set(stop))
+                        logits[:, hidden] = -torch.inf
+                        columns = torch.arange(logits.shape[1])
+                    else:
+                        columns = sets[position]
+                        logits = logits[:, columns]
+                    picks = choose(logits, sampling, [streams[rows[row]] for row in live], position)
+                    chosen = columns.cpu()[picks].tolist()
+                    live, chosen = _still_running(live, chosen, stop)
+                    result[[rows[row] for row in live], position] = torch.tensor(chosen, dtype=torch.int64)
+                    if not live:
+                        break
+                    inputs = [[token] for token in chosen]
         return result
 
     def logprobs(
@@ -186,7 +190,8 @@ class LocalLLM:
             for row, text in zip(rows, texts, strict=True):
                 end += len(text)
                 keep.extend(range(end - len(continuations[row]), end))
-            logits = _Reading(self, base).read(texts, list(range(len(rows))), keep)
+            with _Reading(self, base) as reading:
+                logits = reading.read(texts, list(range(len(rows))), keep)
             targets = torch.tensor([token for row in rows for token in continuations[row]])
             scores = logits.log_softmax(dim=1).cpu().gather(1, targets[:, None])[:, 0]
             for row, part in zip(rows, scores.split([len(continuations[row]) for row in rows]), strict=True):
@@ -223,9 +228,9 @@ class LocalLLM:
         not."""
         if self._packs_rightly is None:
             first, second = [5, 7, 3], [2, 4, 6]
-            alone = torch.cat([_Reading(self, None).read([ids], [0], [2]) for ids in (first, second)])
+            alone = torch.cat([self._read_once([ids], [0], [2]) for ids in (first, second)])
             try:
-                packed = _Reading(self, None).read([first, second], [0, 1], [2, 5])
+                packed = self._read_once([first, second], [0, 1], [2, 5])
             except (ValueError, RuntimeError, TypeError, IndexError):  # a mask it was not made for
                 packed = torch.full_like(alone, torch.inf)
             self._packs_rightly = bool((packed - alone).abs().max() < 0.1 * alone.std())
@@ -234,6 +239,10 @@ class LocalLLM:
                 f"pack_tokens: {type(self._model).__name__} does not take the attention mask that several "
                 "prompts in one sequence need; load it with pack_tokens=1"
             )
+
+    def _read_once(self, *arguments: Any) -> Tensor:
+        with _Reading(self, None) as reading:
+            return reading.read(*arguments)
 
     def _check_prompts(
         self, name: str, prompts: Sequence[Sequence[int]], prefix: Prefix | None, room: int
@@ -290,23 +299,23 @@ class _Reading:
     """Some prompts behind a prefix, as one growing sequence."""
 
     def __init__(self, llm: LocalLLM, prefix: Prefix | None) -> None:
-        from transformers.cache_utils import DynamicCache, DynamicLayer
+        from spae.llm.memory import Memory
 
         if prefix is not None and not isinstance(prefix, ReadPrefix):
             raise TypeError(
                 f"prefix: expected what this model's prefix() returned, got {type(prefix).__name__}"
             )
         self._llm = llm
-        self.cache: Any = DynamicCache()
-        for keys, values in prefix.layers if prefix else ():
-            layer: Any = DynamicLayer()
-            layer.lazy_initialization(keys, values)
-            # `update` concatenates into new tensors, so the prefix's own stay as they are.
-            layer.keys, layer.values = keys, values
-            self.cache.layers.append(layer)
+        self.memory = prefix.memory.behind(len(prefix.ids)) if prefix else Memory().behind(0)
         self._start = len(prefix.ids) if prefix else 0
         self._owners = torch.empty(0, dtype=torch.int64)
         self._positions = torch.empty(0, dtype=torch.int64)
+
+    def __enter__(self) -> _Reading:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.memory.close()
 
     @torch.no_grad()
     def read(self, tokens: list[list[int]], owners: list[int], keep: list[int]) -> Tensor:
@@ -326,7 +335,7 @@ class _Reading:
             input_ids=torch.tensor([[token for ids in tokens for token in ids]], device=device),
             position_ids=new_positions[None].to(device),
             attention_mask=None if single else self._mask(new_owners, new_positions),
-            past_key_values=self.cache,
+            past_key_values=self.memory.cache,
             use_cache=True,
             logits_to_keep=torch.tensor(keep, device=device),
         )

@@ -1,9 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from spae import assets, llm
-from spae.llm.local import LocalLLM
+from spae.llm.local import LocalLLM, _Reading
 from spae.llm.sampling import choose, uniform
 from spae.testing.tiny_llm import tiny_model
 
@@ -49,6 +51,32 @@ def test_prompts_in_one_sequence_are_answered_as_if_alone(tokenizer, kind):
             table = model(torch.tensor([ids + continuation])).logits[0].log_softmax(-1)
             rows = torch.arange(len(ids) - 1, len(ids) + len(continuation) - 1)
             torch.testing.assert_close(got, table[rows, continuation], atol=1e-4, rtol=1e-4)
+
+
+def test_prefixes_stay_what_they_were_whatever_is_read_behind_them(tokenizer):
+    """They share memory: each writes behind what is its own, or takes a copy."""
+    model = tiny_model("llama")
+    local = LocalLLM(model, tokenizer)
+    base, one, other, more, tail = random_ids(300, 9, 12, 5, 4, seed=3)
+    prefixes: dict[tuple[int, ...], Any] = {(): local.prefix(base)}
+    for path, of in (((1,), ()), ((2,), ()), ((1, 3), (1,)), ((2, 3), (2,)), ((1, 3, 3), (1, 3))):
+        prefixes[path] = local.prefix({1: one, 2: other, 3: more}[path[-1]], prefixes[of])
+    expected = {path: one_by_one(model, [*prefix.ids, *tail], 3) for path, prefix in prefixes.items()}
+
+    for path in (*prefixes, *reversed(prefixes)):
+        assert local.generate([tail], 3, prefix=prefixes[path])[0].tolist() == expected[path], path
+    longest = prefixes[1, 3, 3]
+    with _Reading(local, longest) as first, _Reading(local, longest) as second, torch.no_grad():
+        first.read([other], [0], [0])
+        second.read([tail], [0], [0])
+        alone = model(torch.tensor([[*longest.ids, *other, *tail]])).logits[0, -1]
+        torch.testing.assert_close(first.read([tail], [0], [3])[0], alone, atol=1e-4, rtol=1e-4)
+    del longest
+    for path in list(prefixes):  # the room of those that are gone is taken by others
+        prefix = prefixes.pop(path)
+        assert local.generate([tail], 3, prefix=prefix)[0].tolist() == expected[path], path
+        del prefix
+        local.prefix(other, next(iter(prefixes.values()), None))
 
 
 def test_a_model_that_cannot_pack_is_refused_unless_told_not_to(tokenizer):
