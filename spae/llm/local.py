@@ -89,7 +89,10 @@ class LocalLLM:
             raise ValueError(
                 f"model: expected attention in every layer ({', '.join(_ATTENTION)}), got {unknown}"
             )
+        from spae.llm.attention import use_grouped_attention
+
         self._model = model.eval().requires_grad_(False)
+        use_grouped_attention(model)
         self._tokenizer = TextTokenizer(tokenizer)
         self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
         self._sliding_window: int | None = getattr(config, "sliding_window", None)
