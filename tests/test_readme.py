@@ -9,6 +9,7 @@ import torch
 
 from spae import SPAE, assets
 from spae.eval.digits import evaluate_digits
+from spae.eval.fewshot_run import fewshot_table
 from spae.eval.report import layer_table
 from spae.eval.semantics import evaluate_semantics
 
@@ -109,3 +110,11 @@ def test_emoji64_keeps_its_promises():
     assert first["score"] == pytest.approx(0.461, abs=0.02)
     assert first["random"] < 0.32
     assert last["psnr"] == pytest.approx(23.15, abs=0.1)
+
+
+def test_fewshot_table_is_that_of_the_report():
+    folder = "results/fewshot-emoji-5-way"
+    report = json.loads((ROOT / folder / "fewshot.json").read_text())
+    shown = re.search(rf"<!-- begin: {folder} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert fewshot_table(report).startswith(shown[1] + "\n\n")
+    assert all(row["episodes"] == 200 for row in report["rows"])
