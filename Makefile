@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 # Where no GPU is present the small CPU build is enough. Override to bring your own: make test TORCH="torch==2.11.0"
 TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
+JOBS ?= 2
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
 .PHONY: install demo test lint bench clean
@@ -23,9 +24,10 @@ demo: install
 	$(RUN) -m spae fetch smollm2
 	$(RUN) -m spae demo
 
+# File by file on JOBS processes of one thread each; tests of threads set their own number.
 test: install
 	$(RUN) -m spae fetch smollm2
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: install
 	$(RUN) -m ruff check .
