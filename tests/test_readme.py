@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.report import ratio
 from spae import SPAE, assets
 from spae.eval.digits import evaluate_digits
 from spae.eval.fewshot_run import fewshot_table
@@ -118,3 +119,34 @@ def test_fewshot_table_is_that_of_the_report():
     shown = re.search(rf"<!-- begin: {folder} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
     assert fewshot_table(report).startswith(shown[1] + "\n\n")
     assert all(row["episodes"] == 200 for row in report["rows"])
+
+
+def speed_table() -> str:
+    """How many times as long the fastest peer takes, from the committed results."""
+    questions = {
+        "nearest word, random queries": ("lookup-cpu-gemma3-65k", {"kind": "random"}, (64, 597, 4776)),
+        "nearest word, queries near a code": (
+            "lookup-cpu-gemma3-65k",
+            {"kind": "near-code"},
+            (64, 597, 4776),
+        ),
+        "loss": ("cross-entropy-cpu-smollm2", {"passes": "forward"}, (341, 2728)),
+        "loss and gradient": ("cross-entropy-cpu-smollm2", {"passes": "forward+backward"}, (341, 2728)),
+    }
+    lines = ["| | table | queries | fastest peer / this |", "|---|---|---|---|"]
+    for name, (file, labels, counts) in questions.items():
+        report = json.loads((ROOT / f"benchmarks/results/{file}.json").read_text())
+        ratios = []
+        for count in counts:
+            wanted = {**labels, "queries": count}.items()
+            rows = [row for row in report["rows"] if wanted <= row.items()]
+            assert all(row["mismatches"] == 0 for row in rows if row["role"] == "ours")
+            ratios.append(f"{ratio(rows):.1f}")
+        table = f"{report['codebook']}, {report['num_codes']:,} x {report['width']}"
+        counted = ", ".join(f"{count:,}" for count in counts)
+        lines.append(f"| {name} | {table} | {counted} | {', '.join(ratios)} |")
+    return "\n".join(lines)
+
+
+def test_speed_table_is_that_of_the_results():
+    assert f"<!-- begin: speed -->\n{speed_table()}\n<!-- end -->" in README
