@@ -88,6 +88,7 @@ def _setup_context(ctx, inputs, output):
     ctx.mark_non_differentiable(gradient)
     ctx.set_materialize_grads(False)  # or backward would begin with zeros of the gradient's size
     ctx.save_for_backward(x, codes, target, *prepared)
+    ctx.dtype = x.dtype
     ctx.num_prepared = len(prepared)
     ctx.rest = prepared_for, temperature, impl
     ctx.gradient = gradient
@@ -104,19 +105,20 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
     The first backward scales it where it lies and gives it away, so that there is one [N, D] in all; a second
     backward (retain_graph) computes it anew.
     """
-    x, codes, target, *prepared = ctx.saved_tensors
     gradient, ctx.gradient = ctx.gradient, None
     if gradient is None:
+        # Not touched by the first: x or a learned codebook may have been changed in place since the forward.
+        x, codes, target, *prepared = ctx.saved_tensors
         prepared_for, temperature, impl = ctx.rest
         _, gradient = torch.ops.spae_ops.distance_cross_entropy(
             x.detach(), codes, prepared, prepared_for, target, temperature, True, impl
         )
     if type(gradient) is not Tensor:  # traced by torch.compile, which reuses memory by itself
-        return (gradient * scale).to(x.dtype)
+        return (gradient * scale).to(ctx.dtype)
     try:
-        return gradient.mul_(scale).to(x.dtype)
+        return gradient.mul_(scale).to(ctx.dtype)
     except RuntimeError:  # several gradients come of it (is_grads_batched)
-        return (gradient * scale).to(x.dtype)
+        return (gradient * scale).to(ctx.dtype)
 
 
 _distance_cross_entropy.register_autograd(_backward, setup_context=_setup_context)

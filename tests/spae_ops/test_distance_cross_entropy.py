@@ -66,8 +66,22 @@ def test_backward_twice_and_batched(impl):
     first.fill_(torch.nan)
     (second,) = torch.autograd.grad(loss, x, weights, retain_graph=True)
     assert torch.equal(second, expected)
-    (rows,) = torch.autograd.grad(loss, x, torch.diag(weights), is_grads_batched=True)
+    (rows,) = torch.autograd.grad(loss, x, torch.diag(weights), is_grads_batched=True, retain_graph=True)
     assert torch.equal(rows.sum(0), expected)
+    codes.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, x, weights)
+
+
+@every_impl
+def test_codes_may_change_before_the_first_backward(impl):
+    """As a learned codebook's do, updated by moving averages in the forward."""
+    codes, target = torch.randn(30, 5), torch.tensor([0, 3, 3, 29])
+    x = torch.randn(4, 5, requires_grad=True)
+    (expected,) = torch.autograd.grad(distance_cross_entropy(x, codes, target, impl=impl), x)
+    loss = distance_cross_entropy(x, codes, target, impl=impl)
+    codes.zero_()
+    assert torch.equal(torch.autograd.grad(loss, x)[0], expected)
 
 
 @in_float64
