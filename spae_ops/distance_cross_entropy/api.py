@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spae_ops import _checks
+from spae_ops._derivatives import once, refuse_forward_mode
 from spae_ops._dispatch import resolve
 from spae_ops.code_index import CodeIndex, as_table
 
@@ -29,8 +30,11 @@ def distance_cross_entropy(
     reduction: "mean" or "sum" over queries, or "none" for a loss of shape [..]. As in torch, the mean of no
     queries is nan.
 
-    Returns float32 (float64 if x is). Differentiable once in x; the codebook never gets a gradient. Loss and
-    gradient come from one pass over the codes and no [N, K] tensor is held.
+    Returns float32 (float64 if x is). Differentiable once in x, in reverse mode; the codebook never gets a
+    gradient. Loss and gradient come from one pass over the codes and no [N, K] tensor is held.
+
+    Raises TypeError and ValueError for arguments that do not fit, RuntimeError at a second derivative in x,
+    and its subclass NotImplementedError for an x with a forward-mode tangent (`torch.func.jvp`).
 
     >>> codes = torch.tensor([[0.0], [1.0]])
     >>> distance_cross_entropy(torch.tensor([[0.5]]), codes, torch.tensor([1]))
@@ -46,6 +50,7 @@ def distance_cross_entropy(
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature: expected a positive finite number, got {temperature!r}")
     _checks.check_choice("reduction", reduction, REDUCTIONS)
+    refuse_forward_mode("x", x, "distance_cross_entropy")
     with_gradient = x.requires_grad and torch.is_grad_enabled()
     rows = x.reshape(-1, x.shape[-1])
     loss, _ = torch.ops.spae_ops.distance_cross_entropy(
@@ -103,7 +108,8 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
     """The gradient times the incoming one.
 
     The first backward scales it where it lies and gives it away, so that there is one [N, D] in all; a second
-    backward (retain_graph) computes it anew.
+    backward (retain_graph) computes it anew. With create_graph, what it gives raises where it is
+    differentiated in x again, and so it keeps to out-of-place arithmetic.
     """
     gradient, ctx.gradient = ctx.gradient, None
     if gradient is None:
@@ -113,6 +119,8 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
         _, gradient = torch.ops.spae_ops.distance_cross_entropy(
             x.detach(), codes, prepared, prepared_for, target, temperature, True, impl
         )
+    if torch.is_grad_enabled():  # create_graph
+        return (once(gradient, ctx.saved_tensors[0], "distance_cross_entropy") * scale).to(ctx.dtype)
     if type(gradient) is not Tensor:  # traced by torch.compile, which reuses memory by itself
         return (gradient * scale).to(ctx.dtype)
     try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spae_ops import _checks
+from spae_ops._derivatives import refuse_forward_mode
 from spae_ops._dispatch import resolve
 from spae_ops.code_index import CodeIndex, Table, as_table
 from spae_ops.nearest_code.api import lookup as nearest_lookup
@@ -39,6 +40,7 @@ def dilation_subsample(z: Tensor, pyramid: Pyramid, layer: int) -> Tensor:
     _check_pyramid(pyramid)
     _check_layer(pyramid, layer)
     _checks.check_latents("z", z, pyramid.shape)
+    refuse_forward_mode("z", z, "dilation_subsample")
     return torch.ops.spae_ops.dilation_subsample(z, *_flat(pyramid), layer)
 
 
@@ -135,6 +137,7 @@ def layer_queries(
     needed = pyramid.num_tokens_upto(layer)
     if ids.ndim != 2 or ids.shape[0] != z.shape[0] or ids.shape[1] < needed:
         raise ValueError(f"ids: expected shape [{z.shape[0]}, n] with n >= {needed}, got {list(ids.shape)}")
+    refuse_forward_mode("z", z, "layer_queries")
     return torch.ops.spae_ops.layer_queries(z, ids, table.codes, *_flat(pyramid), layer, rule)
 
 

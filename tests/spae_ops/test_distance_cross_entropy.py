@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 import spae_ops
 from spae.testing import oracles, strategies
@@ -71,6 +72,74 @@ def test_backward_twice_and_batched(impl):
     codes.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, x, weights)
+
+
+SECOND = "expected at most one derivative in x"
+# What asks for a second derivative, and what torch says where it asks for it through torch.func.
+SECOND_DERIVATIVES = {
+    "create_graph": (lambda f, x: torch.autograd.grad(
+        torch.autograd.grad(f(x) + x.square().sum(), x, create_graph=True)[0].sum(), x), SECOND),
+    "backward": (lambda f, x: _backward_twice(f, x), SECOND),
+    "hessian": (torch.autograd.functional.hessian, SECOND),
+    "hessian, vectorized": (partial(torch.autograd.functional.hessian, vectorize=True), SECOND),
+    "func.hessian": (lambda f, x: torch.func.hessian(f)(x.detach()), "setup_context"),
+    "func.jacrev": (lambda f, x: torch.func.jacrev(torch.func.jacrev(f))(x.detach()), "setup_context"),
+    "vmap": (lambda f, x: torch.func.vmap(torch.func.hessian(f))(x.detach()[None]), "setup_context"),
+}  # fmt: skip
+
+
+def _backward_twice(f, x):
+    f(x).backward(create_graph=True)
+    x.grad.sum().backward()
+
+
+@every_impl
+@pytest.mark.parametrize("way", SECOND_DERIVATIVES)
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_second_derivatives_raise(impl, way):
+    codes, target = torch.randn(30, 5), torch.tensor([0, 3, 3, 29])
+    x = torch.randn(4, 5, requires_grad=True)
+    ask, message = SECOND_DERIVATIVES[way]
+    with pytest.raises(RuntimeError, match=message):
+        ask(lambda x: distance_cross_entropy(x, codes, target, impl=impl), x)
+
+
+@every_impl
+def test_a_tracked_gradient_is_the_gradient_and_linear_in_the_incoming_one(impl):
+    codes, target = torch.randn(30, 5), torch.tensor([0, 3, 3, 29])
+    x, weights = (
+        torch.randn(4, 5, requires_grad=True),
+        torch.tensor([1.0, -2.0, 0.0, 3.0], requires_grad=True),
+    )
+    loss = distance_cross_entropy(x, codes, target, reduction="none", impl=impl)
+    (expected,) = torch.autograd.grad(loss, x, weights.detach(), retain_graph=True)
+    for _ in range(2):
+        (got,) = torch.autograd.grad(loss, x, weights, create_graph=True)
+        assert torch.equal(got, expected)
+    (slope,) = torch.autograd.grad(got.sum(), weights)
+    (rows,) = torch.autograd.grad(loss, x, torch.ones(4))
+    assert torch.allclose(slope, rows.sum(1))
+
+
+@every_impl
+@pytest.mark.parametrize("tracked", [False, True])
+def test_forward_mode_raises(impl, tracked):
+    codes, target = torch.randn(30, 5), torch.tensor([0, 3, 3, 29])
+    x = torch.randn(4, 5, requires_grad=tracked)
+    call = partial(distance_cross_entropy, codes=codes, target=target, impl=impl)
+    message = "x: expected a tensor without a forward-mode tangent"
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(NotImplementedError, match=message):
+            call(dual)
+        assert torch.equal(call(x), call(x.detach()))
+    for ask in (
+        lambda: torch.func.jvp(call, (x.detach(),), (x.detach(),)),
+        lambda: torch.func.jacfwd(call)(x.detach()),
+        lambda: torch.compile(lambda x: torch.func.jvp(call, (x,), (x,)), backend="eager")(x.detach()),
+    ):
+        with pytest.raises(NotImplementedError, match=message):
+            ask()
 
 
 @every_impl

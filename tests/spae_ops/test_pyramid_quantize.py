@@ -151,6 +151,17 @@ def test_gradients_in_float32_are_those_in_float64(rule):
         assert torch.equal(grads[0].double(), grads[1])
 
 
+def test_forward_mode_raises():
+    pyramid, codes, z = Pyramid.square(4, (1, 2)), torch.randn(9, 3), torch.randn(2, 3, 4, 4)
+    ids = pyramid_quantize(z, codes, pyramid).ids
+    for call in (
+        lambda z: layer_queries(z, ids, codes, pyramid, 1),
+        lambda z: dilation_subsample(z, pyramid, 1),
+    ):
+        with pytest.raises(NotImplementedError, match="z: expected a tensor without a forward-mode tangent"):
+            torch.func.jvp(call, (z,), (z,))
+
+
 def test_half_precision_in_float32_out():
     z, codes = torch.randn(2, 8, 16, 16), torch.randn(100, 8)
     for dtype in (torch.float16, torch.bfloat16):
