@@ -35,8 +35,8 @@ struct Row {
   double norm = 0;     // N_q
   double slack = 0;    // E_q
   double own = 0;      // d_y
-  double origin = 0;   // d_0
-  double total = 0;    // Z
+  double origin = std::numeric_limits<double>::infinity();  // d_0; infinite before the first code but the target
+  double total = 0;                                         // Z
 };
 
 // The neighbouring rows of a group that a kernel takes at once.
@@ -170,9 +170,9 @@ class CrossEntropy {
     for (size_t i = 0; i < work.rows.size(); ++i) {
       Row& row = work.rows[i];
       row.total = 0;
+      row.origin = std::numeric_limits<double>::infinity();
       work.reference[i] = 0;
-      if (row.query >= 0) refer(row, work.reference[i], row.own);
-      work.best[i] = work.reference[i];
+      work.best[i] = -std::numeric_limits<float>::infinity();
     }
     std::fill(work.sums.begin(), work.sums.end(), 0.0f);
   }
@@ -238,13 +238,17 @@ class CrossEntropy {
       floor[r] = std::numeric_limits<float>::infinity();
       if (row[r].query < 0) continue;
       const int64_t own = in_.target[row[r].query] - first;
-      if (own >= 0 && own < codes) scores[own * rows + r] = -std::numeric_limits<float>::infinity();
+      if (own >= 0 && own < codes) tile_best[r] = take_out(scores + r, own, codes, rows);
       const double norm = work.largest_norm;
       const double error = slope_ * ((error_slope_ * row[r].norm + kCodeSlope * norm) * norm + row[r].slack);
+      const bool first_codes = std::isinf(row[r].origin);
       double gap = gap_, nearest = row[r].origin;
-      if (error <= kExactError) {
+      if (tile_best[r] == -std::numeric_limits<float>::infinity()) {
+        // Nothing but the target and what fills up the panel.
+        if (first_codes) continue;
+      } else if (error <= kExactError) {
         best[r] = std::max(best[r], tile_best[r]);
-        if (slope_ * (tile_best[r] - reference[r]) > kRaise)
+        if (first_codes || slope_ * (tile_best[r] - reference[r]) > kRaise)
           nearest = (row[r].squares - 2.0 * tile_best[r]) / in_.scale / in_.scale;
       } else {
         const double exact_gap = std::log(error / kLeftError) - 0.5 * std::log(static_cast<double>(width_));
@@ -254,7 +258,9 @@ class CrossEntropy {
         best[r] = std::max(best[r], score_of(row[r], nearest));
         gap = std::fmax(gap, exact_gap) + error;
       }
-      if ((row[r].origin - nearest) / in_.temperature > kRaise) {
+      if (first_codes) {
+        refer(row[r], reference[r], nearest);
+      } else if ((row[r].origin - nearest) / in_.temperature > kRaise) {
         factors[r] = raise(row[r], reference[r], nearest);
         raised = true;
       }
@@ -287,6 +293,14 @@ class CrossEntropy {
     if (gradient_ == nullptr) return;
     kernels_.add[block.vectors]({scores, work.selected.data(), count, panels, width_,
                                  work.sums.data() + block.first * width_});
+  }
+
+  // Takes the target out of a row's scores; returns the best of the others.
+  static float take_out(float* scores, int64_t own, int64_t codes, int64_t rows) {
+    scores[own * rows] = -std::numeric_limits<float>::infinity();
+    float best = scores[own * rows];
+    for (int64_t k = 0; k < codes; ++k) best = std::max(best, scores[k * rows]);
+    return best;
   }
 
   // Every block of a group fetches its share of the next tile.
@@ -324,9 +338,10 @@ class CrossEntropy {
         if (chunk == 0) {
           merged = row;
         } else {
-          before = std::exp(std::min((row.origin - merged.origin) / in_.temperature, 0.0));
-          now = std::exp(std::min((merged.origin - row.origin) / in_.temperature, 0.0));
-          merged.origin = std::min(merged.origin, row.origin);
+          const double origin = std::min(merged.origin, row.origin);
+          before = fade(origin, merged.origin);
+          now = fade(origin, row.origin);
+          merged.origin = origin;
           merged.total = before * merged.total + now * row.total;
         }
         if (gradient_ != nullptr) {
@@ -339,6 +354,11 @@ class CrossEntropy {
         if (chunk + 1 == chunks_) finish(merged, work.scratch.data());
       }
     }
+  }
+
+  // What weights relative to `before` have to be multiplied by to be relative to `origin`, which is no farther.
+  double fade(double origin, double before) const {
+    return std::isinf(before) ? 0.0 : std::exp((origin - before) / in_.temperature);
   }
 
   // The loss and, from the weighted sum of framed codes, the gradient.
@@ -364,18 +384,18 @@ class CrossEntropy {
     const auto sqdist = [&](int64_t code) {
       return definition_.sqdist(q, in_.codes.row(code, scratch.data() + width_), width_);
     };
-    row.own = row.origin = sqdist(in_.target[query]);
+    row.own = sqdist(in_.target[query]);
     for (int64_t k = 0; k < in_.codes.count(); ++k) {
       if (k == in_.target[query]) continue;
       const double distance = sqdist(k);
       const float* code = in_.codes.row(k, scratch.data() + width_);
-      const double fade = std::exp(std::min((distance - row.origin) / in_.temperature, 0.0));
-      row.origin = std::min(row.origin, distance);
-      const double weight = std::exp((row.origin - distance) / in_.temperature);
-      row.total = fade * row.total + weight;
+      const double origin = std::min(row.origin, distance), share = fade(origin, row.origin);
+      const double weight = fade(origin, distance);
+      row.origin = origin;
+      row.total = share * row.total + weight;
       for (int64_t d = 0; d < width_; ++d)
         sums[static_cast<size_t>(d)] =
-            fade * sums[static_cast<size_t>(d)] + weight * in_.scale * (code[d] - in_.shift[d]);
+            share * sums[static_cast<size_t>(d)] + weight * in_.scale * (code[d] - in_.shift[d]);
     }
     if (gradient_ != nullptr)
       for (int64_t d = 0; d < width_; ++d)

@@ -141,10 +141,13 @@ def pyramid_dequantize(
 
 def distance_cross_entropy(x: Any, codes: Any, target: Any, temperature: float = 1.0) -> np.ndarray:
     """-log softmax of -||x - c||^2 / temperature at the target, float64 [N] (eq. 7)."""
-    scores = -squared_distances(x, codes) / temperature
-    best = scores.max(axis=1)
-    partition = best + np.log(np.exp(scores - best[:, None]).sum(axis=1))
-    return partition - scores[np.arange(len(scores)), as_int64(target)]
+    distances, target = squared_distances(x, codes), as_int64(target)[:, None]
+    own = np.take_along_axis(distances, target, 1)
+    np.put_along_axis(distances, target, np.inf, 1)
+    # log(1 + sum of e^ahead over the others): as accurate where that is 1e-12 as where it is large.
+    with np.errstate(over="ignore"):
+        ahead = (own - distances) / temperature
+    return np.logaddexp.reduce(np.concatenate([np.zeros_like(own), ahead], axis=1), axis=1)
 
 
 def semantic_pools(scores: Any, thresholds: Any) -> list[list[set[int]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from spae_ops._dispatch import resolve
 from spae_ops.code_index import CodeIndex, as_table
 
 REDUCTIONS = ("mean", "sum", "none")
+LEAST_TEMPERATURE = 2.0**-1022  # normal, so that 2 / temperature is finite
 
 
 def distance_cross_entropy(
@@ -26,7 +29,8 @@ def distance_cross_entropy(
 
     x: [.., D] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. target: int64 [..], ids in
     0..K-1.
-    temperature: a positive number in the units of a squared distance.
+    temperature: a positive number in the units of a squared distance, at least 2^-1022 (2.23e-308) for the
+    gradient is divided by it.
     reduction: "mean" or "sum" over queries, or "none" for a loss of shape [..]. As in torch, the mean of no
     queries is nan.
 
@@ -47,8 +51,11 @@ def distance_cross_entropy(
         raise ValueError(
             f"target: expected shape {list(x.shape[:-1])} like x [.., D], got {list(target.shape)}"
         )
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature: expected a positive finite number, got {temperature!r}")
+    if not 0 < temperature < math.inf or temperature < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"temperature: expected a positive finite number of at least {LEAST_TEMPERATURE:.3g}, "
+            f"got {temperature!r}"
+        )
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     refuse_forward_mode("x", x, "distance_cross_entropy")
     with_gradient = x.requires_grad and torch.is_grad_enabled()

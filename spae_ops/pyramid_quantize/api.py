@@ -201,9 +201,21 @@ def _pyramid_quantize(z, codes, prepared, prepared_for, shape, grids, rule, mask
         way = reference
     elif name == "cpu" and z.dtype in cpu.DTYPES:
         way = cpu
-    return way.quantize(
-        z, codes, _pyramid(shape, grids), rule, lambda query: nearest_lookup(query, table, mask, 1, name)[0]
-    )
+
+    def look_up(query: Tensor) -> Tensor:
+        _check_queries(query, z)
+        return nearest_lookup(query, table, mask, 1, name)[0]
+
+    return way.quantize(z, codes, _pyramid(shape, grids), rule, look_up)
+
+
+def _check_queries(query: Tensor, z: Tensor) -> None:
+    """Of finite latents and codes, queries [N, D] are finite too unless they are beyond float32."""
+    if not _checks.all_finite(query):
+        raise ValueError(
+            "z: expected latents whose queries, z and what quantizing left of it, fit float32, "
+            f"got values up to {float(z.abs().max()):.3g}"
+        )
 
 
 @_pyramid_quantize.register_fake

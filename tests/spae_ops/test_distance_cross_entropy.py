@@ -43,6 +43,61 @@ def test_loss_is_the_cross_entropy(impl, problem, temperature):
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-6, atol=1e-6 + rounding)
 
 
+LOSSES = [1e-40, 1e-30, 1e-20, 1e-12, 4.6e-9, 1e-6, 1e-3, 0.1, 1.0, 30.0, 1e3, 1e6]
+
+
+@every_impl
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("num_codes", [2, 700])
+def test_a_loss_of_any_size(impl, loss, num_codes):
+    """The target lies `ahead` nearer than the next code, in units of the temperature; the rest counts for nothing."""
+    ahead = -np.log(np.expm1(loss)) if loss < 100 else -loss
+    codes = torch.full((num_codes, 3), 40.0)
+    codes[:2] = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    x = torch.tensor([[0.5 - 0.125 * np.sign(ahead), 0.25, 0.0]], dtype=torch.float32)
+    temperature = 0.25 / abs(ahead)
+    target = torch.tensor([0])
+    expected = oracles.distance_cross_entropy(x, codes, target, temperature)
+    assert np.isclose(expected[0], loss, rtol=1e-9, atol=0)
+    x.requires_grad_()
+    got = distance_cross_entropy(x, codes, target, temperature=temperature, impl=impl)
+    (gradient,) = torch.autograd.grad(got, x)
+    # One rounding to fp32, and its rounding of the exponent.
+    tolerance = 2.0**-23 * (1 + 1 / temperature)
+    smallest = 2.0**-149
+    assert abs(got.item() - loss) <= tolerance * loss + smallest
+    share = -np.expm1(-loss)
+    assert gradient[0, 1:].tolist() == [0, 0]
+    assert (
+        abs(gradient[0, 0].item() - 2 / temperature * share) <= tolerance * 2 / temperature * share + smallest
+    )
+
+
+@every_impl
+@pytest.mark.parametrize("temperature", [0.15, 0.3, 0.6, 2.0, 10.0, 1e3])
+def test_loss_and_gradient_keep_their_relative_accuracy(impl, temperature):
+    """Losses from 1e-38 on, over blocks of codes: errors relative to the loss itself are those of the exponents."""
+    generator = torch.Generator().manual_seed(1)
+    width = 16
+    codes = torch.randn(3000, width, generator=generator)
+    target = torch.randint(3000, (40,), generator=generator)
+    x = codes[target] + torch.linspace(0, 0.5, 40)[:, None] * torch.randn(40, width, generator=generator)
+    expected = oracles.distance_cross_entropy(x, codes, target, temperature)
+    weights = np.exp(-oracles.squared_distances(x, codes) / temperature)
+    weights /= np.take_along_axis(weights, target.numpy()[:, None], 1) * np.exp(expected)[:, None]
+    apart = codes.double().numpy() - codes[target].double().numpy()[:, None]
+    wanted = np.einsum("nk,nkd->nd", weights, apart) * 2 / temperature
+    x.requires_grad_()
+    loss = distance_cross_entropy(x, codes, target, temperature=temperature, reduction="none", impl=impl)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    norms = x.detach().norm(dim=1).double().numpy(), codes.norm(dim=1).amax().item()
+    unit, steps = (2.0**-53, 2 * width + 32) if impl == "reference" else (2.0**-24, width + 10)
+    tolerance = 2.0**-20 + unit * steps * (norms[0] + norms[1]) ** 2 / temperature
+    assert (abs(loss.detach().numpy() - expected) <= tolerance * expected + 2.0**-149).all()
+    reach = np.linalg.norm(apart, axis=2).max(1) * 2 / temperature * -np.expm1(-expected)
+    assert (np.linalg.norm(gradient.numpy() - wanted, axis=1) <= tolerance * reach + width * 2.0**-149).all()
+
+
 @in_float64
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 30.0])
 def test_gradcheck(impl, temperature):
@@ -53,6 +108,22 @@ def test_gradcheck(impl, temperature):
     for reduction in ("none", "mean", "sum"):
         loss = partial(distance_cross_entropy, temperature=temperature, reduction=reduction, impl=impl)
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, codes, target), x)
+
+
+@every_impl
+@pytest.mark.parametrize("temperature", [2.0**-1022, 1e-300, 1e-45, 1e-39, 1e38, 1e300, 1.7e308])
+def test_extreme_temperatures_are_never_nan(impl, temperature):
+    codes = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([codes[:2], torch.zeros(2, 3)]).requires_grad_()
+    target = torch.tensor([0, 5, 7, 7])
+    loss = distance_cross_entropy(x, codes, target, temperature=temperature, reduction="none", impl=impl)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    assert not loss.isnan().any()
+    assert not gradient.isnan().any()
+    expected = torch.from_numpy(
+        oracles.distance_cross_entropy(x.detach(), codes, target, temperature)
+    ).float()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
 @every_impl
@@ -222,6 +293,7 @@ X, CODES, TARGET = torch.zeros(2, 3), torch.randn(5, 3), torch.tensor([0, 4])
         (ValueError, r"target: expected ids in 0..4, got 1..5", lambda: distance_cross_entropy(X, CODES, TARGET + 1)),
         (TypeError, r"target: expected dtype int64", lambda: distance_cross_entropy(X, CODES, TARGET.int())),
         (ValueError, r"temperature: expected a positive", lambda: distance_cross_entropy(X, CODES, TARGET, temperature=0)),
+        (ValueError, r"temperature: expected .* at least 2.23e-308, got 1e-320", lambda: distance_cross_entropy(X, CODES, TARGET, temperature=1e-320)),
         (ValueError, r"temperature: .* got nan", lambda: distance_cross_entropy(X, CODES, TARGET, temperature=float("nan"))),
         (ValueError, r"reduction: expected one of", lambda: distance_cross_entropy(X, CODES, TARGET, reduction="avg")),
         (ValueError, r"x: expected finite values", lambda: distance_cross_entropy(X / 0, CODES, TARGET)),

@@ -153,17 +153,17 @@ def test_magnitudes_scale_with_the_temperature(isa, size):
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0, 5.0])
 def test_certain_targets_do_not_cancel(isa, temperature):
-    """A target that takes nearly all of the probability; all that may be left out is 2^-26 of the sum."""
+    """A target that takes nearly all of the probability."""
     codes = torch.cat([torch.zeros(1, 4), 3 + gaussian(50, 4).abs()])
     x, target = 0.01 * gaussian(20, 4, seed=1), torch.zeros(20, dtype=torch.int64)
     loss, gradient = ours(x, codes, target, temperature)
     distance = (x.double()[:, None] - codes.double()).square().sum(-1) / temperature
     odds = torch.exp(distance[:, :1] - distance[:, 1:])
     assert odds.sum(1).amax() < 0.1
-    assert torch.allclose(loss.double(), torch.log1p(odds.sum(1)), rtol=1e-5, atol=2**-26)
+    assert torch.allclose(loss.double(), torch.log1p(odds.sum(1)), rtol=1e-5, atol=0)
     share = odds / (1 + odds.sum(1, keepdim=True))
     wanted = 2 / temperature * share @ codes[1:].double()
-    assert torch.allclose(gradient.double(), wanted, rtol=1e-5, atol=2 / temperature * 10 * 2**-26)
+    assert torch.allclose(gradient.double(), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().min()))
 
 
 def test_single_code(isa):

@@ -144,6 +144,19 @@ class TestInterpreted:
             wanted = 2 / tau * (weights @ (codes - codes[target[row]]).double()) / (1 + weights.sum())
             np.testing.assert_allclose(gradient[0], wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
+    def test_a_loss_of_any_size(self):
+        """Two codes, one of them nearer by what makes the loss."""
+        codes, target = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0])
+        for loss in (1e-30, 1e-12, 4.6e-9, 1e-6, 1e-3, 1.0, 30.0, 1e3):
+            ahead = -np.log(np.expm1(loss)) if loss < 100 else -loss
+            x = torch.tensor([[0.5 - 0.125 * np.sign(ahead), 0.25]], dtype=torch.float32)
+            tau = 0.25 / abs(ahead)
+            assert np.isclose(oracles.distance_cross_entropy(x, codes, target, tau)[0], loss, rtol=1e-9)
+            found, gradient = implementation.loss_and_gradient(x, codes, [], target, tau, True)
+            np.testing.assert_allclose(found[0], loss, rtol=2.0**-20)
+            wanted = [[-2 / tau * np.expm1(-loss), 0]]
+            np.testing.assert_allclose(gradient, wanted, rtol=2.0**-20, atol=0)
+
     def test_scores_out_of_range_are_nan_and_never_plausible(self):
         codes = torch.tensor([[1e30, 0.0], [0.0, 1e30], [1.0, 2.0]])
         loss, gradient = implementation.loss_and_gradient(
