@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <exception>
 #include <limits>
 #include <vector>
 
@@ -50,6 +51,38 @@ struct Exact {
   int32_t row;
   int32_t code;
   double sqdist;
+};
+
+// A chunk's turn to merge into its group, passed on to the next when this ends: by an exception (no memory) too, for
+// the others would wait for ever. The group's later chunks are then not merged, and parallel_for throws in the end.
+class Turn {
+ public:
+  Turn(std::atomic<int64_t>& turn, int64_t chunk)
+      : turn_(turn), chunk_(chunk), exceptions_(std::uncaught_exceptions()) {}
+  ~Turn() {
+    if (std::uncaught_exceptions() > exceptions_) {
+      turn_.store(kFailed);
+    } else {
+      int64_t seen = chunk_;
+      turn_.compare_exchange_strong(seen, chunk_ + 1);  // a failure stays
+    }
+    turn_.notify_all();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+  // False if a chunk of the group has failed.
+  bool wait() const {
+    int64_t seen = turn_.load();
+    for (; seen != chunk_ && seen != kFailed; seen = turn_.load()) turn_.wait(seen);
+    return seen == chunk_;
+  }
+
+ private:
+  static constexpr int64_t kFailed = -1;
+  std::atomic<int64_t>& turn_;
+  const int64_t chunk_;
+  const int exceptions_;
 };
 
 // What a worker needs for one task.
@@ -101,6 +134,7 @@ class CrossEntropy {
     for_each_task(groups_ * chunks_, workers, [&](int64_t task, int64_t worker) {
       Workspace& work = workspaces[static_cast<size_t>(worker)];
       const int64_t group = task / chunks_, chunk = task % chunks_;
+      Turn turn(turns_[static_cast<size_t>(group)], chunk);
       if (work.group != group) pack_group(work, group);
       restart(work);
       const int64_t end = (chunk + 1) * tiles_ / chunks_;
@@ -108,11 +142,7 @@ class CrossEntropy {
         open_tile(work, tile);
         for (size_t b = 0; b < work.blocks.size(); ++b) add_tile(work, b, tile, tile + 1 < end);
       }
-      std::atomic<int64_t>& turn = turns_[static_cast<size_t>(group)];
-      for (int64_t seen = turn.load(); seen != chunk; seen = turn.load()) turn.wait(seen);
-      merge(work, chunk);
-      turn.store(chunk + 1);
-      turn.notify_all();
+      if (turn.wait()) merge(work, chunk);
     });
     for_each_range(count_, 1, [&](int64_t begin, int64_t) {
       if (merged_[static_cast<size_t>(begin)].query < 0) evaluate_row(begin);

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -217,6 +222,63 @@ def test_flushed_subnormals_change_nothing(isa):
     finally:
         torch.set_flush_denormal(False)
     assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+OUT_OF_MEMORY = r"""
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+static std::atomic<long> refused{0};
+static std::atomic<int> left{0};
+
+extern "C" void refuse(long size, int times) { refused = size, left = times; }
+
+void* operator new(std::size_t size) {
+  if (left > 0 && size % refused == 0 && left-- > 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+"""
+ONE_WORKER_FAILS = """
+import ctypes, sys, torch
+from spae_ops.distance_cross_entropy import cpu
+width = 1000  # four rows, or what a vector holds, take a multiple of 16,000 bytes
+codes, x, target = torch.randn(5000, width), torch.randn(4, width), torch.arange(4)
+prepared, library = cpu.prepare(codes), ctypes.CDLL(sys.argv[1])
+torch.set_num_threads(2)
+expected = cpu.loss_and_gradient(x, codes, prepared, target, 50.0, True)
+for times in (1, 2):
+    library.refuse(ctypes.c_long(16 * width), times)
+    try:
+        cpu.loss_and_gradient(x, codes, prepared, target, 50.0, True)
+    except RuntimeError:
+        pass
+    else:
+        raise AssertionError
+    library.refuse(ctypes.c_long(1), 0)
+    got = cpu.loss_and_gradient(x, codes, prepared, target, 50.0, True)
+    assert all(map(torch.equal, got, expected))
+"""
+
+
+def test_a_worker_without_memory_leaves_nobody_waiting(tmp_path):
+    source, library = tmp_path / "refuse.cpp", tmp_path / "refuse.so"
+    source.write_text(OUT_OF_MEMORY)
+    compiler = shutil.which("c++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs c++ and LD_PRELOAD")
+    subprocess.run(
+        [compiler, "-std=c++20", "-shared", "-fPIC", source, "-o", library], check=True, timeout=120
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", ONE_WORKER_FAILS, library],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
 
 
 def test_index_is_reused_and_float64_is_the_reference():
