@@ -22,6 +22,7 @@ inline constexpr float kFloor = -0x1.ep127f;          // below every score less 
 inline constexpr float kUnscreened = 0x1p127f;        // the slack of a query that cannot be screened
 inline constexpr float kColumnSlack = 0x1.2p-16f;
 inline constexpr double kInflation = 1 + 0x1p-20;
+inline constexpr double kLeast = 0x1p-14;             // fp16's least normal number; what is below is framed as 0
 
 enum class Element { kFloat, kHalf, kBFloat16 };
 
@@ -33,7 +34,8 @@ struct Matrix {
   int64_t width;
 };
 
-// Rows x [N, D] as fp16 out [R, W] in the frame (float64 [D + 1]: shift, then scale), zero beyond N and D.
+// Rows x [N, D] as fp16 out [R, W] in the frame (float64 [D + 1]: shift, then scale), zero beyond N and D and below
+// kLeast.
 struct Frame {
   Matrix x;
   const double* frame;

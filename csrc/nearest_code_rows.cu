@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(32 * kFrameWarps) frame_kernel(const __grid_co
   double squares = 0, residual_squares = 0;
   for (int64_t d = lane(); d < arguments.padded; d += 32) {
     const double t = screened && d < width ? framed(d) * unit : 0;
-    const __half rounded = __float2half_rn(static_cast<float>(t));
+    const __half rounded = __float2half_rn(fabs(t) < kLeast ? 0.0f : static_cast<float>(t));
     const double residual = t - static_cast<double>(__half2float(rounded));
     squares += t * t;
     residual_squares += residual * residual;

@@ -6,8 +6,9 @@ The distance that decides is `distance.squared_distance`, sqdist64. Screening ha
     Q = s (q - m),  C_k = s (c_k - m),  score_k = <Q, C_k> - |C_k|^2 / 2,
     so that  s^2 |q - c_k|^2 = |Q|^2 - 2 score_k.
 
-Q' = fp16(r Q) / r and C'_k = fp16(C_k) are what the tensor cores see. u = 2^-24. `frame` measures in float64,
-inflates by 1 + 2^-20 and rounds to fp32 the norms and the norms of the residuals
+Q' = fp16(r Q) / r and C'_k = fp16(C_k) are what the tensor cores see, where fp16() makes 0 of what lies below
+2^-14, so that none of its results is subnormal. u = 2^-24. `frame` measures in float64, inflates by 1 + 2^-20
+and rounds to fp32 the norms and the norms of the residuals
 
     N_q >= |Q|, |Q'|    R_q >= |Q - Q'|    N_k >= |C_k|, |C'_k|    R_k >= |C_k - C'_k|
 
@@ -28,18 +29,21 @@ With a tile t's largest N_k and R_k in place of each code's own, all six togethe
 where 2^-100 covers subnormals, flushed or not. It is evaluated in fp32: the tile's factors are inflated by
 1 + 2^-16 and the last coefficient is 9/8 2^-16, which covers that and the roundings of w - slack, w + slack.
 
-Assumption about the hardware, for (2). Products of two fp16 values enter the sum exactly (here they are
-multiples of 2^-48 and at most 2^30), and one step adds b >= 4 of them to the accumulator: the b + 1 terms
-are cut to multiples of 2^(x - F), 2^x <= the largest of them and F >= 23, added exactly, and the result is
-rounded or cut to fp32. A step is then off by at most (b + 2) 2^-23 sum |Q'_d C'_d|, and D / b steps by 0.75
-D 2^-22 N_q N_k to first order. G = W 2^-22, W the padded width, is a third more; an fp32 sum in any order,
+Assumption about the hardware, for (2). Products of two fp16 values enter the sum exactly (here they are 0 or
+lie in [2^-28, 2^30)), and one step adds b >= 4 of them to the accumulator: the b + 1 terms are cut to
+multiples of 2^(x - F), F >= 23, added exactly, and the result is rounded or cut to fp32. x is the largest
+exponent of a term that is not 0, of a product the sum of its factors'. The factors are normal numbers, hence
+2^x is at most the largest term. (A subnormal one would count with exponent -14 whatever its leading bit, and
+2^x could be 2^20 times the largest term: no multiple of sum |Q'_d C'_d| would bound the error. That is why
+fp16() makes none.) A step is then off by at most (b + 2) 2^-23 sum |Q'_d C'_d|, and D / b steps by 0.75 D
+2^-22 N_q N_k to first order. G = W 2^-22, W the padded width, is a third more; an fp32 sum in any order,
 fused or not, needs D u. The maker documents none of it. By experiment, (b, F) is (4, 23) on V100, (8, 24) on
-A100 and Ada, and (16, 25) on H100, H200, B200 and RTX Blackwell, all of which cut, for mma, wgmma and
-tcgen05 alike: Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ CS
-7:e330, 2021 (to A100); Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores", arXiv 2512.07004, and
-Xie, Wang, Yang et al., "MMA-Sim", arXiv 2511.10909 (to Blackwell: models made apart, each equal to the
-hardware on random inputs, with the same parameters). To first order A100 needs (9/16 + 1/8) D 2^-23 = 0.35 D
-2^-22, Hopper and Blackwell (17/64 + 1/16) D 2^-23 = 0.17 D 2^-22: G is about three and six times that.
+A100 and Ada, and (16, 25) on H100, H200, B200 and RTX Blackwell, all of which cut, for mma, wgmma and tcgen05
+alike: Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ CS 7:e330, 2021
+(to A100); Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores", arXiv 2512.07004, and Xie, Wang,
+Yang et al., "MMA-Sim", arXiv 2511.10909 (to Blackwell: models made apart, each equal to the hardware on
+random inputs, with the same parameters). To first order A100 needs (9/16 + 1/8) D 2^-23 = 0.35 D 2^-22,
+Hopper and Blackwell (17/64 + 1/16) D 2^-23 = 0.17 D 2^-22: G is about three and six times that.
 
 Certificate. T, the largest w - slack(w) over the tiles' largest w, is a lower bound of some code j's
 score_j less (6). A code whose w + slack(w) is below T has a strictly larger sqdist64 than j: it is not the
@@ -80,6 +84,7 @@ FLOOR = -1.875 * 2.0**127  # below every score less its slack
 UNSCREENED = 2.0**127
 COLUMN_SLACK = 1.125 * 2.0**-16
 INFLATION = 1.0 + 2.0**-20
+LEAST = 2.0**-14
 
 
 class Index(NamedTuple):

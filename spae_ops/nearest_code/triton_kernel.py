@@ -23,6 +23,7 @@ FLOOR = tl.constexpr(tensor_cores.FLOOR)
 UNSCREENED = tl.constexpr(tensor_cores.UNSCREENED)
 COLUMN_SLACK = tl.constexpr(tensor_cores.COLUMN_SLACK)
 INFLATION = tl.constexpr(tensor_cores.INFLATION)
+LEAST = tl.constexpr(tensor_cores.LEAST)
 DECIDED = tl.constexpr(float("inf"))  # the threshold of a row that `certify` has finished
 NO_ID = tl.constexpr(1 << 61)
 
@@ -32,7 +33,9 @@ def frame_rows(
     x, shift, scale, out, norms, residuals, extra, inverse, N, D, definition_error,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    """Rows x [N, D] to fp16 out [.., WIDTH] in the frame, zero beyond D and N, with their measured bounds.
+    """Rows x [N, D] to fp16 out [.., WIDTH] in the frame, with their measured bounds.
+
+    out is zero beyond D and N, and where values are below LEAST in size.
 
     shift float64 [D], scale float64 [1]. norms, residuals, extra: float32 [..], N, R, and for queries the
     slack (e/2) N^2 or UNSCREENED, for codes the bias b. inverse: float32 [..], 1 / r, of queries only.
@@ -61,7 +64,7 @@ def frame_rows(
     residual_squares = tl.zeros((ROWS, BLOCK), tl.float64)
     for start in range(0, WIDTH, BLOCK):
         t = _framed(source, shift, s, screened[:, None], start + column, D) * unit[:, None]
-        rounded = t.to(tl.float32).to(tl.float16)
+        rounded = tl.where(tl.abs(t) < LEAST, 0.0, t).to(tl.float32).to(tl.float16)
         residual = t - rounded.to(tl.float32).to(tl.float64)
         squares += t * t
         residual_squares += residual * residual

@@ -192,6 +192,45 @@ class TestEmulated:
         mask[:4] = True
         check(gpu, x, codes, mask)
 
+    def test_codes_that_would_be_subnormal_in_half_precision(self, gpu):
+        """One row 2^28 above the others puts these exactly on half precision's subnormals, the last two decide.
+
+        With large elements in every step of the query, tensor cores lose the products of its small ones, which
+        tell these two apart, and keep a medium one, which says the opposite.
+        """
+        x = torch.full((1, 64), 7 * 2.0**-18)
+        x[0, ::8] = torch.tensor([1.0, -1.0]).repeat(4)
+        x[0, 1] = 2.0**-9
+        codes = randn(130, 64).sign()  # whose median is no shift worth having
+        codes[:, ::8] = -x[0, ::8]
+        codes[128:] = 1
+        codes[128, 1] = 0
+        codes[129, (x[0] > 0) & (x[0] < 2.0**-9)] = -1
+        codes *= 2.0**-24
+        codes[0, 0] = 2.0**14
+        check(gpu, x, codes)
+
+    def test_nothing_is_framed_as_subnormal(self, gpu):
+        """Around half precision's least normal number; the residuals measured say what was dropped."""
+        gpu()
+        width, least = 40, tensor_cores.LEAST
+        steps = torch.tensor([0.0, 2.0**-24, 0.5, 0.99, 1 - 2.0**-24, 1.0, 1.001, 3.0]) * least
+        codes = steps[torch.randint(0, 8, (130, width), generator=torch.Generator().manual_seed(6))]
+        codes *= randn(130, width, seed=7).sign()
+        codes[0, 0] = 2.0**14
+        for rows, queries in ((codes, False), (codes * 2.0**-31, True)):
+            out = torch.empty(256, 64, dtype=torch.float16)
+            measured = torch.empty(3 + queries, 256)
+            frame = torch.tensor([0.0] * width + [2.0 if queries else 1.0], dtype=torch.float64)
+            cuda.KERNELS.frame(rows, frame, out, measured)
+            back = measured[3, :130].double() if queries else torch.ones(130, dtype=torch.float64)
+            seen, exact = out[:130, :width].double(), rows.double() * frame[-1] / back[:, None]
+            assert (seen[seen != 0].abs() >= least).all()
+            assert (seen[exact.abs() >= least] != 0).all()
+            residual, found = ((exact - seen).norm(dim=1) * back), measured[1, :130].double()
+            assert (residual <= found).all()
+            assert (found <= residual * (1 + 2.0**-19) + exact.norm(dim=1) * back * 2.0**-52).all()
+
     @pytest.mark.parametrize("k", [1, 3])
     def test_distances_in_float64_are_the_definitions(self, gpu, k):
         gpu()

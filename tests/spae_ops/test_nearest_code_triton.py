@@ -118,6 +118,26 @@ class TestInterpreted:
         check(torch.cat([tiny[:2], torch.full((1, 5), 3e38), torch.ones(1, 5)]), tiny)
         check(torch.full((2, 5), 1e-3), torch.zeros(140, 5))
 
+    def test_nothing_is_framed_as_subnormal(self):
+        """Around half precision's least normal number; the residuals measured say what was dropped."""
+        width, least = 40, tensor_cores.LEAST
+        steps = torch.tensor([0.0, 2.0**-24, 0.5, 0.99, 1 - 2.0**-24, 1.0, 1.001, 3.0]) * least
+        codes = steps[torch.randint(0, 8, (130, width), generator=torch.Generator().manual_seed(6))]
+        codes *= torch.randn(130, width, generator=torch.Generator().manual_seed(7)).sign()
+        codes[0, 0] = 2.0**14
+        for rows, queries in ((codes, False), (codes * 2.0**-31, True)):
+            out = torch.empty(256, 64, dtype=torch.float16)
+            measured = torch.empty(3 + queries, 256)
+            frame = torch.tensor([0.0] * width + [2.0 if queries else 1.0], dtype=torch.float64)
+            implementation.KERNELS.frame(rows, frame, out, measured)
+            back = measured[3, :130].double() if queries else torch.ones(130, dtype=torch.float64)
+            seen, exact = out[:130, :width].double(), rows.double() * frame[-1] / back[:, None]
+            assert (seen[seen != 0].abs() >= least).all()
+            assert (seen[exact.abs() >= least] != 0).all()
+            residual, found = ((exact - seen).norm(dim=1) * back), measured[1, :130].double()
+            assert (residual <= found).all()
+            assert (found <= residual * (1 + 2.0**-19) + exact.norm(dim=1) * back * 2.0**-52).all()
+
     @pytest.mark.parametrize("scale", [1.0, 2.0**-120, 2.0**100])
     def test_bisectors_to_the_last_bit(self, scale):
         """Queries in the middle of two codes, and one step of the format to either side."""

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from spae_ops.nearest_code import tensor_cores
+
 # Terms a step adds, bits below the largest exponent that it keeps, what the docstring says is needed of G.
 MODELS = {"V100": (4, 23, 0.75), "A100": (8, 24, 0.35), "H100, H200, B200": (16, 25, 0.17)}
 
@@ -21,9 +23,31 @@ def test_accumulation_bound(gpu, width):
     assert 0 < worst <= share * width * 2.0**-22 <= width * 2.0**-22
 
 
+@pytest.mark.parametrize("gpu", MODELS)
+def test_the_bound_needs_normal_factors_and_holds_for_all(gpu):
+    """Where each step has a large element of the query, its small ones are lost beside a subnormal of the code."""
+    terms, bits, _ = MODELS[gpu]
+    rng = np.random.default_rng(bits)
+
+    def worst(exponents):
+        q, c = rng.integers(1024, 2048, (2, 500, 64)) / 1024
+        q *= rng.choice([0.25, 2.0**14, -(2.0**14)], q.shape, p=[0.9, 0.05, 0.05])
+        c = (c * 2.0 ** rng.choice(exponents, c.shape)).astype(np.float16).astype(float)
+        error = np.abs(accumulate(q, c, terms, bits) - (q * c).sum(1))
+        return (error / np.sqrt((q * q).sum(1) * (c * c).sum(1))).max()
+
+    least = int(np.log2(tensor_cores.LEAST))
+    for exponents in ([least], [least, least + 1], range(least, 15)):
+        assert worst(exponents) <= 64 * 2.0**-22
+    assert worst([least - 10]) > 64 * 2.0**-22
+
+
 def accumulate(q, c, terms, bits):
-    """Rows' inner products: cut to multiples of 2^(x - bits), x the largest exponent, of a product its factors' sum."""
-    products, exponents = q * c, exponent(q) + exponent(c)
+    """Rows' inner products: cut to multiples of 2^(x - bits), x the largest exponent, of a product its factors' sum.
+
+    Subnormal factors have the exponent -14.
+    """
+    products, exponents = q * c, exponent(q, -14) + exponent(c, -14)
     total = np.zeros(len(q))
     for start in range(0, q.shape[1], terms):
         block = slice(start, start + terms)
@@ -36,6 +60,6 @@ def accumulate(q, c, terms, bits):
     return total
 
 
-def exponent(values):
-    """e of |values| in [1, 2) 2^e; very low for zero."""
-    return np.where(values == 0, -500.0, np.frexp(values)[1] - 1.0)
+def exponent(values, lowest=-126):
+    """e of |values| in [1, 2) 2^e, at least `lowest`; very low for zero."""
+    return np.where(values == 0, -500.0, np.maximum(np.frexp(values)[1] - 1.0, lowest))
