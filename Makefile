@@ -6,18 +6,20 @@ RUN := $(VENV)/bin/python
 # Where no GPU is present the small CPU build is enough. Override to bring your own: make test TORCH="torch==2.11.0"
 TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
 JOBS ?= 2
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
 .PHONY: install demo test lint bench clean
 
 install: $(VENV)/.installed
 
-# Without build isolation: the extension is built against the torch that is installed, not against another one.
+# Without build isolation: the extension is built against the torch that is installed, not against another one. pip
+# keeps to itself what a build says that comes to an end, so that the last line asks whether there is an extension.
 $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja pybind11
 	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,dev]"
+	@$(RUN) -c 'import sys; from spae_ops._extension import reason; sys.stderr.write(f"{reason()}\n" if reason() else "")'
 	touch $@
 
 demo: install

@@ -187,10 +187,14 @@ __global__ void __launch_bounds__(kThreads, 1) screen_kernel(const __grid_consta
 
 // The driver's cuTensorMapEncodeTiled, found at run time so that nothing links to it; null if it has none.
 decltype(&cuTensorMapEncodeTiled) encoder() {
+  constexpr const char* kName = "cuTensorMapEncodeTiled";
   void* function = nullptr;
   auto found = cudaDriverEntryPointSymbolNotFound;
-  const auto error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
-                                                      &found);
+#if CUDART_VERSION >= 12050
+  const auto error = cudaGetDriverEntryPointByVersion(kName, &function, 12000, cudaEnableDefault, &found);
+#else  // the one that CUDA 13 has no more
+  const auto error = cudaGetDriverEntryPoint(kName, &function, cudaEnableDefault, &found);
+#endif
   const bool usable = error == cudaSuccess && found == cudaDriverEntryPointSuccess;
   return usable ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function) : nullptr;
 }

@@ -18,8 +18,9 @@ _MODULE = "spae_ops._C"
 def _attempt() -> tuple[ModuleType | None, str | None]:
     if importlib.util.find_spec(_MODULE) is None:
         return None, (
-            f"{_MODULE} was not built: installed without a C++ compiler or without torch in sight; "
-            "build it with `SPAE_REQUIRE_EXT=1 pip install --no-build-isolation .`"
+            f"{_MODULE} was not built, without which lookups on CPUs take many times longer: a C++20 "
+            "compiler and torch must be there first; `SPAE_REQUIRE_EXT=1 pip install --no-build-isolation "
+            "-v .` builds it, or says why it cannot"
         )
     try:
         return importlib.import_module(_MODULE), None

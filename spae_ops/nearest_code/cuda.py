@@ -2,8 +2,8 @@
 
 The method, its proof and what it assumes of the tensor cores are in `tensor_cores.py`; the kernels in
 `csrc/nearest_code_*.cu`. The assumption has not been validated on a device, and nothing here has run on one:
-the kernels are tested on a CPU, by an emulator of the instructions they use, and compiled for sm_80 and
-sm_90a.
+the kernels are tested on a CPU, by an emulator of the instructions they use, and compiled for sm_80 to
+sm_120 and sm_90a.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ def unavailable(device: torch.device | None) -> str | None:
     if (reason := _extension.reason()) is not None:
         return reason
     if not getattr(_extension.load(), "with_cuda", False):
-        return "spae_ops was built without CUDA: its build needs a torch with CUDA and nvcc"
+        return (
+            "spae_ops was built without CUDA: its build needs a torch with CUDA and nvcc, and "
+            "skips them if nvcc fails; `SPAE_REQUIRE_EXT=1 pip install --no-build-isolation -v .` says why"
+        )
     if not torch.cuda.is_available():
         return "needs a CUDA device"
     capability = torch.cuda.get_device_capability(device)

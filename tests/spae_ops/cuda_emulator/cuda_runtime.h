@@ -9,6 +9,10 @@
 #include "cuda.h"
 #include "emulator.h"
 
+#ifndef CUDART_VERSION
+#define CUDART_VERSION 13000
+#endif
+
 #define __global__
 #define __device__
 #define __host__
@@ -83,8 +87,13 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return cudaSuccess;
 }
 
-inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, int,
+#if CUDART_VERSION >= 12050
+inline cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
                                                     cudaDriverEntryPointQueryResult* found) {
+#else
+inline cudaError_t cudaGetDriverEntryPoint(const char* name, void** function, unsigned long long,
+                                           cudaDriverEntryPointQueryResult* found) {
+#endif
   const bool known = std::string(name) == "cuTensorMapEncodeTiled";
   *function = known ? reinterpret_cast<void*>(&cuTensorMapEncodeTiled) : nullptr;
   *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
