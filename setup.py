@@ -29,6 +29,9 @@ CUDA_OPERATORS = "nearest_code_cuda"  # the C++ source that needs CUDA's headers
 TORCH_TARGET = "0x020a000000000000"
 CXX = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall"]
 CXX += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # its AVX-512 header trips them (GCC bug 105593)
+# A user's CFLAGS, which come before, may be meant for other packages and need not stop the build of this one.
+# Where something else compiles csrc, strict_arithmetic.h stops it.
+CXX += ["-fno-fast-math"]
 NVCC = ["-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 # A binary runs on the GPUs of its major version from its minor version on: one for each major version. The
 # newest one's PTX is for those that nvcc does not know.

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "strict_arithmetic.h"
+
 namespace spae {
 
 class Rows {

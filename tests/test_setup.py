@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +136,23 @@ def test_required_is_an_error(build, nvcc, tmp_path, monkeypatch, cuda):
     with pytest.raises(RuntimeError, match=r"nvcc fails on nearest_code" if cuda else r"c\+\+ fails"):
         build.build(compiler.extension, toolkit, tmp_path / "build", compiler)
     assert len(compiler.calls) == (0 if cuda else 1)
+
+
+@pytest.mark.parametrize(
+    "flag", ["-ffast-math", "-Ofast", "-ffinite-math-only", "-funsafe-math-optimizations"]
+)
+def test_fast_math_is_overridden_and_otherwise_refused(build, flag, tmp_path):
+    """The definition adds in an order that fast math would not keep; nothing of csrc compiles with it."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs a C++ compiler, {compiler} is not found")
+    source = tmp_path / "source.cpp"
+    source.write_text('#include "simd.h"\n')
+    command = [compiler, "-std=c++20", "-fsyntax-only", f"-I{build.SOURCES}", "-O2", flag]
+    result = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "without -ffast-math" in result.stderr
+    assert subprocess.run([*command, *build.CXX, str(source)]).returncode == 0
 
 
 def test_a_build_without_compiler_installs_and_says_so(tmp_path):

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from spae_ops.nearest_code import tensor_cores
+from spae_ops.nearest_code import frame, tensor_cores
 
 # Terms a step adds, bits below the largest exponent that it keeps, what the docstring says is needed of G.
 MODELS = {"V100": (4, 23, 0.75), "A100": (8, 24, 0.35), "H100, H200, B200": (16, 25, 0.17)}
@@ -40,6 +42,27 @@ def test_the_bound_needs_normal_factors_and_holds_for_all(gpu):
     for exponents in ([least], [least, least + 1], range(least, 15)):
         assert worst(exponents) <= 64 * 2.0**-22
     assert worst([least - 10]) > 64 * 2.0**-22
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 254, 300])
+def test_the_shift_is_the_median_without_an_operator_that_cuda_refuses(count):
+    """`use_deterministic_algorithms` makes median along a dimension an error on CUDA."""
+    codes = torch.randn(count, 5, generator=torch.Generator().manual_seed(count)) + 100
+    with Calls() as calls:
+        shift = frame.shift_of(codes)
+    sample = codes[torch.arange(min(count, 255)) * count // min(count, 255)]
+    assert torch.equal(shift, sample.double().median(0).values)
+    assert not calls.names & {"aten.median.dim", "aten.median.dim_values", "aten.kthvalue.default"}
 
 
 def accumulate(q, c, terms, bits):
