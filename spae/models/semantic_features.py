@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spae import assets
+from spae.models.batch_norm import BatchNorm
 from spae.models.blocks import convolution
 from spae.models.lite0 import CHANNELS, EMBED_DIM, Lite0
 from spae_ops import Pyramid
@@ -61,18 +62,21 @@ class SemanticFeatures(nn.Module):
         widths = [CHANNELS[stride] for stride in _STRIDES] + [EMBED_DIM]
         self.project = nn.ModuleList(
             nn.Sequential(
-                nn.BatchNorm2d(width, affine=False),
+                BatchNorm(width, affine=False),
                 nn.Dropout2d(dropout),
                 convolution(width, latent_dim, 1, ndim=2),
             )
             for width in widths
         )
 
-    def forward(self, latents: Tensor, images: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, images: Tensor, *, inference: bool = False) -> Tensor:
+        """inference: as in evaluation mode, whatever the mode: running statistics and no dropout."""
         joined = self.gain * latents.float()
         for project, features in zip(self.project, self._features(images), strict=True):
             # Projected first and resized then: the same as the other way round, on fewer cells.
-            projected = project(features).float()
+            norm, dropout, convolve = project  # pyright: ignore[reportGeneralTypeIssues]
+            features = norm(features, inference=inference)
+            projected = convolve(features if inference else dropout(features)).float()
             if tuple(projected.shape[2:]) != (1, 1):
                 projected = F.interpolate(projected, self.grid, mode="bilinear", antialias=True)
             joined = joined + self.mask * projected

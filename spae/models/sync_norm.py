@@ -6,12 +6,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from spae.models.batch_norm import BatchNorm
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-class SynchronisedBatchNorm(_BatchNorm):
+class SynchronisedBatchNorm(BatchNorm):
     """Batch norm whose training statistics are those of every process's batch together.
 
     Unlike `torch.nn.SyncBatchNorm`, which needs CUDA, it works wherever `all_reduce` does, gloo included. The
@@ -21,14 +22,10 @@ class SynchronisedBatchNorm(_BatchNorm):
     Shapes: [B, C, *shape] of any number of axes; B may differ between processes.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"input: expected [B, C, *shape], got {list(input.shape)}")
-
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *, inference: bool = False) -> Tensor:
         alone = not distributed.is_initialized() or distributed.get_world_size() == 1
-        if alone or not (self.training or self.running_mean is None):
-            return super().forward(input)
+        if alone or inference or not (self.training or self.running_mean is None):
+            return super().forward(input, inference=inference)
         self._check_input_dim(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
         own_var, own_mean = torch.var_mean(input.float(), axes, correction=0)
@@ -81,7 +78,7 @@ def synchronise(module: AnyModule) -> AnyModule:
     process must run it.
     """
     for child in module.modules():
-        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | BatchNorm):
             child.__class__ = SynchronisedBatchNorm  # pyright: ignore[reportAttributeAccessIssue]
         elif hasattr(child, "synchronised"):
             child.synchronised = True  # pyright: ignore[reportArgumentType]

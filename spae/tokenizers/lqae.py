@@ -75,19 +75,20 @@ class LQAE(SPAE):
             identity |= {"bert": type(model).__name__, "checksum": digest.hexdigest()}
         return identity
 
-    def _pixels(self, quantized: Tensor, ids: Tensor) -> Tensor:
+    def _pixels(self, quantized: Tensor, ids: Tensor, *, inference: bool) -> Tensor:
+        masks = self.training and not inference
         for model in self._bert:
-            quantized = self._read(model.to(quantized.device), quantized, ids)
-        return super()._pixels(quantized, ids)
+            quantized = self._read(model.to(quantized.device), quantized, ids, masks=masks)
+        return super()._pixels(quantized, ids, inference=inference)
 
-    def _read(self, bert: Any, quantized: Tensor, ids: Tensor) -> Tensor:
+    def _read(self, bert: Any, quantized: Tensor, ids: Tensor, *, masks: bool) -> Tensor:
         """BERT's last hidden states over the words, in their places: [B, D, *shape] -> the same."""
         table = bert.get_input_embeddings().weight
         rows = self.codebook.llm_ids.to(ids.device)[ids]
         # BERT knows its rows at their own length; the gradient passes along the unit rows.
         lengths = table[rows].norm(dim=-1, keepdim=True)
         words = quantized.flatten(2).transpose(1, 2) * lengths
-        if self.training and self.mask_rate:
+        if masks and self.mask_rate:
             masked = torch.rand(ids.shape, device=ids.device) < self.mask_rate
             words = torch.where(masked[..., None], table[self._mask_id(bert)], words)
         hidden = bert(inputs_embeds=words).last_hidden_state

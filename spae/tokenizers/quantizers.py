@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spae.codebook import Codebook
 from spae.losses import commitment_loss
+from spae.models.batch_norm import BatchNorm
 from spae_ops import Pyramid, pyramid_dequantize, pyramid_quantize
 
 
@@ -27,32 +28,45 @@ class MatchedNorm(nn.Module):
     A batch norm without affine part, then the table's own statistics. A frozen table cannot follow the
     latents as a learned codebook does: left free, they drift to another scale and a handful of words is used.
     Not in the paper.
+
+    In training the statistics are those of one call's images: of each micro-batch by itself, not of the whole
+    batch whose gradients add up. Each call also moves the running statistics, which evaluation and inference
+    use. Several processes each see their own images, unless `synchronise` joined their norms, as the trainer
+    does: then they are those of all processes' images of that call.
     """
 
     def __init__(self, codebook: Codebook, ndim: int) -> None:
         super().__init__()
         width = codebook.vectors.shape[1]
-        self.norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim](width, affine=False)
+        self.norm = BatchNorm(width, affine=False)
         std, mean = torch.std_mean(codebook.vectors.double(), dim=0, correction=0)
         shape = (1, width) + (1,) * ndim
         # Not in the state dict: they follow from the codebook, which checkpoints name.
         self.register_buffer("mean", mean.float().reshape(shape), persistent=False)
         self.register_buffer("std", std.float().reshape(shape), persistent=False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.norm(z) * self.std + self.mean
+    def forward(self, z: Tensor, *, inference: bool = False) -> Tensor:
+        """inference: by the running statistics, which stay as they are, whatever the mode."""
+        return self.norm(z, inference=inference) * self.std + self.mean
 
 
 class UnitNorm(nn.Module):
-    """Latents [B, D, *shape] scaled to unit length at every position."""
+    """Latents [B, D, *shape] scaled to unit length at every position, in training and inference alike."""
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *, inference: bool = False) -> Tensor:
         return nn.functional.normalize(z, dim=1)
+
+
+class FreeLatents(nn.Module):
+    """Latents as they are."""
+
+    def forward(self, z: Tensor, *, inference: bool = False) -> Tensor:
+        return z
 
 
 def latent_norm(kind: str, codebook: Codebook, ndim: int) -> nn.Module:
     """What brings latents to the codebook: see `SPAEConfig.latent_norm`."""
-    kinds = {"matched": lambda: MatchedNorm(codebook, ndim), "unit": UnitNorm, "none": nn.Identity}
+    kinds = {"matched": lambda: MatchedNorm(codebook, ndim), "unit": UnitNorm, "none": FreeLatents}
     return kinds[kind]()
 
 

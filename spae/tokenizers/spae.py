@@ -26,6 +26,10 @@ class SPAE(Tokenizer):
     state dict.
 
     Images are [B, C, H, W] (video [B, C, T, H, W]) in [-1, 1], of `config.image_size`.
+
+    Only `forward` knows training: in that mode it uses and moves batch statistics (see `MatchedNorm` for
+    whose) and drops features. `encode`, `decode` and `latents` do neither, whatever mode a parent module has
+    put this one into.
     """
 
     def __init__(self, config: SPAEConfig, codebook: Codebook) -> None:
@@ -44,9 +48,9 @@ class SPAE(Tokenizer):
     def forward(self, images: Tensor) -> SPAEOutput:
         """Images through words and back, with the unweighted losses "reconstruction" and "commitment" (eq.
         8)."""
-        z = self.latents(images)
+        z = self._latents(images, inference=False)
         ids, quantized, commitment = self.quantizer(z, self.codebook)
-        reconstruction = self._pixels(quantized, ids)
+        reconstruction = self._pixels(quantized, ids, inference=False)
         losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
         return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
 
@@ -60,17 +64,20 @@ class SPAE(Tokenizer):
         """Words of any number of layers to images in [-1, 1]."""
         self._check_tokens(tokens)
         features = self.quantizer.decode(tokens.ids, self.codebook)
-        return self._pixels(features, tokens.ids).float().clamp(-1, 1)
+        return self._pixels(features, tokens.ids, inference=True).float().clamp(-1, 1)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Images to latents float32 [B, D, *shape], what the quantizer looks up (also under autocast)."""
+        """Images to latents float32 [B, D, *shape], what `encode` looks up (also under autocast)."""
+        return self._latents(images, inference=True)
+
+    def _latents(self, images: Tensor, *, inference: bool) -> Tensor:
         self._check_images(images)
         z = self.encoder(images).float()
         if self.semantic is not None:
-            z = self.semantic(z, images)
-        return self.latent_norm(z).float()
+            z = self.semantic(z, images, inference=inference)
+        return self.latent_norm(z, inference=inference).float()
 
-    def _pixels(self, quantized: Tensor, ids: Tensor) -> Tensor:
+    def _pixels(self, quantized: Tensor, ids: Tensor, *, inference: bool) -> Tensor:
         """Quantized latents [B, D, *shape], of these ids, to images that are not clamped."""
         return self.decoder(quantized)
 

@@ -140,7 +140,7 @@ def test_commitment_is_the_paper_s_sum_over_layers():
 
 def test_matched_latents_have_the_table_s_statistics():
     spae = model().train()
-    z = spae.latents(images(64))
+    z = spae(images(64)).features
     flat = z.detach().transpose(0, 1).flatten(1)
     assert torch.allclose(flat.mean(1), spae.codebook.vectors.mean(0), atol=1e-3)
     assert torch.allclose(flat.std(1), spae.codebook.vectors.std(0), rtol=2e-2)
