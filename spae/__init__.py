@@ -1,7 +1,17 @@
 """SPAE, the Semantic Pyramid AutoEncoder: images as pyramids of a frozen language model's own words."""
 
 from spae.codebook import Codebook
+from spae.processing import ImageProcessor
 from spae.tokenizers import SPAE, PyramidTokens, SPAEConfig, SPAEOutput, bundled_models
 from spae_ops import Pyramid
 
-__all__ = ["SPAE", "Codebook", "Pyramid", "PyramidTokens", "SPAEConfig", "SPAEOutput", "bundled_models"]
+__all__ = [
+    "SPAE",
+    "Codebook",
+    "ImageProcessor",
+    "Pyramid",
+    "PyramidTokens",
+    "SPAEConfig",
+    "SPAEOutput",
+    "bundled_models",
+]

@@ -6,33 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from spae.data.images import to_bytes
+from spae.processing import ImageProcessor
 from spae.tokenizers import PyramidTokens, SPAEConfig, Tokenizer
+
+__all__ = ["load_images", "save_image", "to_bytes", "tokens_from_json", "tokens_to_json"]
 
 FORMAT = "spae-tokens-1"
 
 
 def load_images(paths: Sequence[Path], config: SPAEConfig) -> Tensor:
-    """Image files as float32 [B, C, H, W] in [-1, 1], resized to the model's size (bicubic, aspect not
-    kept)."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "spae[demo]"') from error
+    """Image files as a model's images, float32 [B, C, H, W] in [-1, 1], as its default processor reads them
+    (`Tokenizer.preprocess` is the model's own)."""
     if config.ndim != 2 or config.in_channels not in (1, 3):
         raise ValueError(f"config: image files are for 2D models of 1 or 3 channels, got {config}")
     height, width = config.image_size
-    arrays = []
-    for path in paths:
-        with Image.open(path) as file:
-            image = file.convert("RGB" if config.in_channels == 3 else "L")
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BICUBIC)
-            arrays.append(np.asarray(image, np.float32).reshape(height, width, -1))
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
+    return ImageProcessor((height, width), config.in_channels).preprocess(list(paths))
 
 
 def save_image(image: Tensor, path: Path) -> None:
@@ -43,11 +35,6 @@ def save_image(image: Tensor, path: Path) -> None:
         raise ImportError('writing images needs Pillow: pip install "spae[demo]"') from error
     pixels = to_bytes(image)
     Image.fromarray(pixels if len(image) == 3 else pixels[..., 0]).save(path)
-
-
-def to_bytes(image: Tensor) -> np.ndarray:
-    """[C, H, W] in [-1, 1] -> uint8 [H, W, C]."""
-    return ((image.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
 def tokens_to_json(model: Tokenizer, tokens: PyramidTokens, names: Sequence[Path | str]) -> dict[str, Any]:

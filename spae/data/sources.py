@@ -12,38 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spae.data.images import read_image
 from spae.data.packaged import check_size
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-
-
-def read_image(source: Any, size: int, name: object = "image") -> Tensor:
-    """An image file (path or stream) or Pillow image as float32 [3, size, size] in [-1, 1].
-
-    Its shorter side becomes `size` (bicubic) and the middle is kept; what is transparent becomes white.
-
-    Raises:
-        ImportError: Pillow is missing.
-        ValueError: no image, or a damaged one; the message has its name.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "spae[data]"') from error
-    try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{name} is not an image that can be read: {error}") from error
-    return torch.from_numpy(np.array(image).transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spae.codebook import NAMES, Codebook
+from spae.processing import FILE as PROCESSOR
+from spae.processing import ImageProcessor, Layout, check_images
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.tokens import PyramidTokens
 from spae_ops import Pyramid
@@ -61,6 +63,7 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
     config: SPAEConfig
     codebook: Codebook
     pyramid: Pyramid
+    _processor: ImageProcessor | None = None
 
     @abstractmethod
     def forward(self, images: Tensor) -> SPAEOutput: ...
@@ -101,14 +104,38 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    # Pictures
+
+    @property
+    def processor(self) -> ImageProcessor:
+        """How pictures become images of this model; saved beside it. Assign another one to change it.
+
+        Raises ValueError for models of video or of other than 1 or 3 channels.
+        """
+        if self._processor is None:
+            if self.config.ndim != 2:
+                raise ValueError(
+                    f"processor: expected a model of images, got one of {self.config.image_size}"
+                )
+            height, width = self.config.image_size
+            self._processor = ImageProcessor((height, width), self.config.in_channels)
+        return self._processor
+
+    @processor.setter
+    def processor(self, processor: ImageProcessor | None) -> None:
+        self._processor = processor
+
+    def preprocess(self, images: Any, *, layout: Layout | None = None) -> Tensor:
+        """Pictures of any kind and size (`ImageProcessor.preprocess`) as this model's images, on its device:
+        float32 [B, C, H, W] in [-1, 1]."""
+        return self.processor.preprocess(images, layout=layout).to(self.device)
+
+    def postprocess(self, images: Tensor, output: Literal["pil", "numpy", "tensor"] = "pil") -> Any:
+        """Images in [-1, 1] as pictures of 8 bits (`ImageProcessor.postprocess`)."""
+        return self.processor.postprocess(images, output)
+
     def _check_images(self, images: Tensor) -> None:
-        expected = (self.config.in_channels, *self.config.image_size)
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images: expected a floating-point tensor with values in [-1, 1], got {kind}")
-        if images.ndim != len(expected) + 1 or tuple(images.shape[1:]) != expected:
-            shape = ", ".join(map(str, expected))
-            raise ValueError(f"images: expected shape [B, {shape}], got {list(images.shape)}")
+        check_images(images, (self.config.in_channels, *self.config.image_size))
 
     def _check_tokens(self, tokens: PyramidTokens) -> None:
         if not isinstance(tokens, PyramidTokens):
@@ -158,6 +185,8 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
             tensors[_ROWS] = self.codebook.rows.to(torch.int32)
         save_file(tensors, save_directory / WEIGHTS)
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        if self.config.ndim == 2 and self.config.in_channels in (1, 3):
+            self.processor.save(save_directory)
         card = _CARD.format(name=type(self).__name__, book=self.codebook, pyramid=self.pyramid)
         (save_directory / "README.md").write_text(card)
 
@@ -183,6 +212,7 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
         model = cls(cls.config_class.from_dict(saved["config"]), codebook)
         model._check_codebook(saved["codebook"])
         model.load_state_dict(tensors)
+        model.processor = ImageProcessor.load(folder)
         return model.to(device).eval()
 
 
@@ -210,4 +240,4 @@ def _find(name: str | Path) -> Path:
     if Path(name).exists() or str(name).count("/") != 1 or str(name).startswith((".", "/")):
         known = ", ".join(bundled_models()) or "none"
         raise FileNotFoundError(f"name: {name} is no folder with {CONFIG} and no bundled model ({known})")
-    return Path(snapshot_download(str(name), allow_patterns=[WEIGHTS, CONFIG]))
+    return Path(snapshot_download(str(name), allow_patterns=[WEIGHTS, CONFIG, PROCESSOR]))

@@ -1,0 +1,156 @@
+"""The one way to read a picture: files, bytes and Pillow images as training, commands and processors see
+them."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+Fit = Literal["crop", "pad"]
+BACKGROUND = "white"
+
+
+def open_image(source: Any, name: object = None, *, background: str = BACKGROUND) -> PILImage:
+    """A picture as a Pillow image of mode RGB, 8 bits, turned upright.
+
+    - The camera's orientation (EXIF) is applied.
+    - What is transparent shows the background.
+    - 16 bits a channel count as 0..65535, 32-bit floats as 0..1; both are rounded to 8 bits.
+    - CMYK, palettes, grey and the like are converted; colour profiles are not looked at.
+    - Of an animation the first frame is taken; of a Pillow image the frame that it is at.
+
+    Args:
+        source: path, bytes, binary stream or Pillow image, which is left as it is.
+        name: what errors call it; None: the path, or "image".
+        background: a colour as Pillow names them.
+
+    Raises:
+        ImportError: Pillow is missing.
+        OSError: the file is missing or may not be read.
+        ValueError: no image, a damaged one, one without a known range of values, or one of more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS` (None there lifts the limit); the message has the name.
+    """
+    Image = _pillow()
+    if name is None:
+        name = source if isinstance(source, str | os.PathLike) else "image"
+    try:
+        if isinstance(source, Image.Image):
+            return _on_background(_upright(source), background, name)  # pyright: ignore
+        with Image.open(_readable(source)) as image:
+            _check_pixels(image, name)
+            return _on_background(_upright(image), background, name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name}: {error} (PIL.Image.MAX_IMAGE_PIXELS is the limit)") from error
+    except _Refused:
+        raise
+    except OSError as error:
+        if error.errno is not None:  # of the file system, which has its own words for it
+            raise
+        raise ValueError(f"{name} is not an image that can be read: {error}") from error
+    except Exception as error:  # decoders raise anything for damaged files: struct.error, IndexError, ..
+        raise ValueError(f"{name} is not an image that can be read: {error}") from error
+
+
+def fit_image(
+    image: PILImage, size: tuple[int, int], fit: Fit = "crop", *, background: str = BACKGROUND
+) -> PILImage:
+    """An RGB image brought to (height, width), bicubic and with its proportions kept.
+
+    fit: "crop" fills the frame and keeps the middle, "pad" shows everything on the background.
+    """
+    from PIL import Image, ImageOps
+
+    height, width = size
+    if fit == "pad":
+        return ImageOps.pad(image, (width, height), Image.Resampling.BICUBIC, color=background)
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+def to_tensor(image: PILImage) -> Tensor:
+    """An RGB or grey (L) Pillow image as float32 [C, H, W] in [-1, 1]."""
+    pixels = np.array(image).reshape(image.height, image.width, -1)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
+
+
+def to_bytes(image: Tensor) -> NDArray[np.uint8]:
+    """Float [.., C, H, W] in [-1, 1], clamped there -> uint8 [.., H, W, C]."""
+    values = ((image.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return values.movedim(-3, -1).numpy()
+
+
+def read_image(source: Any, size: int, name: object = None) -> Tensor:
+    """`open_image`, `fit_image` and `to_tensor`: float32 [3, size, size] in [-1, 1], the middle kept."""
+    return to_tensor(fit_image(open_image(source, name), (size, size)))
+
+
+class _Refused(ValueError):
+    """A sound file that is refused, with the reason."""
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('reading images needs Pillow: pip install "spae[data]"') from error
+    return Image
+
+
+def _readable(source: Any) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+
+
+def _check_pixels(image: PILImage, name: object) -> None:
+    """Pillow only warns up to twice its limit; a data set's odd giant had better have a name."""
+    limit = _pillow().MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise _Refused(
+            f"{name}: expected at most {limit:,} pixels (PIL.Image.MAX_IMAGE_PIXELS), "
+            f"got {image.width} x {image.height}"
+        )
+
+
+def _upright(image: PILImage) -> PILImage:
+    from PIL import ImageOps
+
+    image.load()  # what is truncated raises here, not inside the next line
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF beside a sound picture says nothing about its orientation
+        return image.copy()
+
+
+def _on_background(image: PILImage, background: str, name: object) -> PILImage:
+    Image = _pillow()
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image, name)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        if image.mode == "La":  # Pillow has no way from here to RGBA but this
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: PILImage, name: object) -> PILImage:
+    """Grey of 16-bit integers or 32-bit floats, with its one transparent value if it has one."""
+    Image = _pillow()
+    values = np.asarray(image)
+    top = 1.0 if image.mode == "F" else 65535.0
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= top):  # nan too
+        kind = "floats from 0 to 1" if image.mode == "F" else "integers from 0 to 65535"
+        raise _Refused(f"{name}: expected {kind} in an image of mode {image.mode}, got {low} to {high}")
+    grey = Image.fromarray((values.astype(np.float64) * (255 / top)).round().astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
