@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spae.data.captions import read_captions
 from spae.data.images import read_image
 from spae.data.packaged import check_size
 
@@ -30,11 +31,13 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         files: N paths.
         classes: names of the classes, in order.
         labels: int64 [N], indices into `classes`.
-        captions: N class names with spaces for underscores.
+        captions: N captions from beside the images (`read_captions`), where there are none the classes' names
+            with spaces for underscores; "" where there is neither.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: no image is in it, or the size is out of range. Damaged files raise when they are read.
+        ValueError: no image is in it, a table of captions is damaged, or the size is out of range. Damaged
+            images raise when they are read.
     """
 
     def __init__(self, root: str | Path, size: int = 128):
@@ -42,14 +45,18 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         self.root, self.size = Path(root), size
         if not self.root.is_dir():
             raise FileNotFoundError(f"root: expected a folder of images, got {str(root)!r}")
-        self.files = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        listed = sorted(self.root.rglob("*"))
+        self.files = [path for path in listed if path.suffix.lower() in EXTENSIONS]
         if not self.files:
             raise ValueError(f"root: no file under {root} ends in {', '.join(EXTENSIONS)}")
         parts = [path.relative_to(self.root).parts for path in self.files]
         names = [path[0] if len(path) > 1 else "" for path in parts]
         self.classes = sorted(set(names))
         self.labels = np.array([self.classes.index(name) for name in names])
-        self.captions = [name.replace("_", " ") for name in names]
+        captions = read_captions(self.files, listed)
+        self.captions = [
+            captions.get(file) or name.replace("_", " ") for file, name in zip(self.files, names, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.files)

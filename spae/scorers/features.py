@@ -94,15 +94,10 @@ def dataset_features(
         batch_size, num_workers: for the images' `DataLoader`.
 
     Raises:
-        ValueError: the scorer reads captions and the data set has none.
+        ValueError: the scorer reads captions and the data set, or an item of it, has none.
     """
     if hasattr(scorer, "caption_features"):
-        captions = getattr(dataset, "captions", None)
-        if captions is None or len(captions) != len(dataset):
-            raise ValueError(
-                f"dataset: {scorer.name} reads captions, and {type(dataset).__name__} has no `captions`, "
-                "one per item"
-            )
+        captions = _captions_of(dataset, scorer.name)
         distinct = list(dict.fromkeys(captions))
         place = {caption: i for i, caption in enumerate(distinct)}
         return scorer.caption_features(distinct).cpu()[[place[caption] for caption in captions]]
@@ -122,6 +117,27 @@ def dataset_features(
                 flush=True,
             )
     return torch.cat(done)
+
+
+_HOW_TO_NAME = (
+    "In a folder, images get theirs from the folders of their classes (cat/1.png), from a text file beside "
+    "each (1.txt for 1.png), or from a metadata.csv or metadata.jsonl with file_name and caption; in tar "
+    "shards from a .txt for each image; in a Hugging Face data set from the column of captions or the names "
+    "of the classes. A scorer that looks at pixels needs none."
+)
+
+
+def _captions_of(dataset: Any, reader: str) -> list[str]:
+    captions: list[str] = list(getattr(dataset, "captions", None) or [])
+    total = len(dataset)
+    count = sum(map(bool, captions))
+    if len(captions) != total or count < total:
+        first = next((i for i, caption in enumerate(captions) if not caption), 0)
+        raise ValueError(
+            f"dataset: {reader} reads names, expected one for each of the {total} images, got {count} "
+            f"(the first without one is item {first}). {_HOW_TO_NAME}"
+        )
+    return captions
 
 
 def _images_of(items: list[Any]) -> Tensor:

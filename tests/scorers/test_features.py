@@ -124,7 +124,10 @@ def test_every_image_of_a_dataset(scorer, capsys):
     images = torch.stack([dataset[i][0] for i in range(5)])
     torch.testing.assert_close(features, Pixels().image_features(images))
     assert "images 5 of 5" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"dataset: .* reads captions, and Captioned has no `captions`"):
+    with pytest.raises(
+        ValueError,
+        match=r"dataset: .* reads names, expected one for each of the 5 images, got 0 .* In a folder",
+    ):
         dataset_features(scorer, Captioned(None))
 
 
