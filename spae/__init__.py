@@ -4,6 +4,7 @@ from spae.codebook import Codebook
 from spae.processing import ImageProcessor
 from spae.tokenizers import SPAE, PyramidTokens, SPAEConfig, SPAEOutput, bundled_models
 from spae_ops import Pyramid
+from spae_ops._version import __version__
 
 __all__ = [
     "SPAE",
@@ -13,5 +14,6 @@ __all__ = [
     "PyramidTokens",
     "SPAEConfig",
     "SPAEOutput",
+    "__version__",
     "bundled_models",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spae.data.images import to_bytes
+from spae.optional import needs
 from spae.processing import ImageProcessor
 from spae.tokenizers import PyramidTokens, SPAEConfig, Tokenizer
 
@@ -32,7 +33,7 @@ def save_image(image: Tensor, path: Path) -> None:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('writing images needs Pillow: pip install "spae[demo]"') from error
+        raise ImportError(needs("writing images", "pillow")) from error
     pixels = to_bytes(image)
     Image.fromarray(pixels if len(image) == 3 else pixels[..., 0]).save(path)
 

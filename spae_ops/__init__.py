@@ -7,6 +7,7 @@ not the others.
 """
 
 from spae_ops._dispatch import implementations
+from spae_ops._version import __version__
 from spae_ops.code_index import CodeIndex
 from spae_ops.distance_cross_entropy import distance_cross_entropy
 from spae_ops.nearest_code import NearestCode, nearest_code, squared_distance, topk_codes
@@ -25,6 +26,7 @@ __all__ = [
     "Pyramid",
     "PyramidCodes",
     "Round",
+    "__version__",
     "dilation_subsample",
     "distance_cross_entropy",
     "implementations",

@@ -94,7 +94,7 @@ def test_the_demo_says_what_its_last_part_needs(monkeypatch, capsys):
     demo._in_context(None, None, None)
     out = capsys.readouterr().out
     assert out.count("\n") == 2
-    assert 'pip install "spae[llm]"' in out
+    assert "pip install transformers" in out
 
 
 def test_encode_then_decode(toy, capsys):

@@ -17,6 +17,7 @@ from spae import assets
 from spae.codebook import storage, vocabulary
 from spae.codebook.storage import prepared
 from spae.codebook.table import Codebook
+from spae.optional import needs
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -144,7 +145,7 @@ def _open_gguf(file: Path) -> GGUFReader:
     try:
         from gguf import GGUFReader
     except ImportError as error:
-        raise ImportError("reading a GGUF file needs the package gguf: pip install gguf") from error
+        raise ImportError(needs("reading a GGUF file", "gguf")) from error
     return GGUFReader(file)
 
 

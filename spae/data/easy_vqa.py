@@ -12,6 +12,7 @@ import numpy as np
 
 from spae.assets.archives import contents
 from spae.data.packaged import PackagedDataset, check_choice, check_size, open_pixels, prepare, square
+from spae.optional import needs
 
 _NUM = {"train": 4000, "test": 1000}
 
@@ -51,7 +52,7 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('preparing easy-vqa needs Pillow: pip install "spae[data]"') from error
+        raise ImportError(needs("preparing easy-vqa", "pillow")) from error
     pattern = re.compile(r"easy_vqa/data/(train|test)/(?:images/(\d+)\.png|questions\.json)")
     answers_file = "easy_vqa/data/answers.txt"
     table: dict[str, Any] = {split: [[] for _ in range(count)] for split, count in _NUM.items()}

@@ -22,6 +22,7 @@ from spae.data.packaged import (
     prepare,
     square,
 )
+from spae.optional import needs
 
 VENDORS = ("noto", "twemoji", "openmoji", "fluent")
 HELD_OUT_CONCEPTS = 100
@@ -157,7 +158,7 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
         from PIL import Image
         from resvg_py import svg_to_bytes
     except ImportError as error:
-        raise ImportError('drawing emoji needs resvg-py and Pillow: pip install "spae[data]"') from error
+        raise ImportError(needs("drawing emoji", "resvg-py", "pillow")) from error
 
     def draw(svg: str) -> NDArray[np.uint8]:
         drawn = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=size, height=size))))

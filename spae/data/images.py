@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spae.optional import needs
+
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
@@ -100,7 +102,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "spae[data]"') from error
+        raise ImportError(needs("reading images", "pillow")) from error
     return Image
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from spae.data.captions import read_captions
 from spae.data.images import read_image
 from spae.data.packaged import check_size
+from spae.optional import needs
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
@@ -208,9 +209,7 @@ class HuggingFaceImages(Dataset[tuple[Tensor, int]]):
         try:
             from datasets import load_dataset
         except ImportError as error:
-            raise ImportError(
-                "HuggingFaceImages.load needs the package datasets: pip install datasets"
-            ) from error
+            raise ImportError(needs("HuggingFaceImages.load", "datasets")) from error
         return cls(load_dataset(name, split=split), size, **options)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from spae.assets.archives import contents
 from spae.data.packaged import PackagedDataset, check_choice, check_size, prepare, square, write_pixels
+from spae.optional import needs
 
 _FOLDER = "usr/share/tuxpaint/stamps/"
 _TEST_SHARE = 0.1
@@ -93,7 +94,7 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('preparing stamps needs Pillow: pip install "spae[data]"') from error
+        raise ImportError(needs("preparing stamps", "pillow")) from error
     (archive,) = folder.glob("*.deb")
     pictures: dict[str, np.ndarray] = {}
     captions: dict[str, dict[str, str]] = {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from spae.assets.archives import contents
 from spae.data.packaged import PackagedDataset, check_choice, check_size, prepare, write_pixels
+from spae.optional import needs
 
 _MATE = ("Aqua", "Blinds", "Dune", "FreshFlower", "Garden", "GreenMeadow", "LadyBird", "RainDrops", "Storm")
 _MATE += ("TwoWings", "Wood", "YellowFlower")
@@ -66,7 +67,7 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('preparing wallpapers needs Pillow: pip install "spae[data]"') from error
+        raise ImportError(needs("preparing wallpapers", "pillow")) from error
     places = {f"usr/share/backgrounds/{file}": number for number, file in enumerate(FILES)}
     tiles: dict[int, np.ndarray] = {}
     for archive in sorted(folder.glob("*.deb")):

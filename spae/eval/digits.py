@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spae.data.mnist import MNISTDigits
 from spae.eval.reconstruction import decode_all, encode_all, evaluate_reconstruction
+from spae.optional import needs
 from spae.tokenizers import Tokenizer
 
 
@@ -22,7 +23,7 @@ class DigitClassifier:
         try:
             from sklearn.svm import SVC
         except ImportError as error:
-            raise ImportError('the digit classifier needs scikit-learn: pip install "spae[demo]"') from error
+            raise ImportError(needs("the digit classifier", "scikit-learn")) from error
         train = MNISTDigits("train")
         machine = SVC(C=10.0, gamma=0.03)  # pyright: ignore[reportArgumentType]  # unannotated there
         self._machine = machine.fit(_rows(train.images), train.labels.numpy())

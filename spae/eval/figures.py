@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spae.eval.metrics import psnr
 from spae.files import to_bytes
+from spae.optional import needs
 from spae.tokenizers import PyramidTokens, Tokenizer
 from spae_ops import Pyramid
 
@@ -109,7 +110,7 @@ def _figure(width: float, height: float):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('drawing needs matplotlib: pip install "spae[demo]"') from error
+        raise ImportError(needs("drawing", "matplotlib")) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -14,6 +14,7 @@ from typing import Any
 
 from spae.llm.journal import Journal
 from spae.llm.protocol import LLMError
+from spae.optional import needs
 
 _RETRIED = {408, 409, 425, 429}
 _LARGEST_REPLY = 1 << 26
@@ -48,7 +49,7 @@ class Client:
         try:
             import httpx
         except ImportError as error:
-            raise ImportError('HTTP servers need httpx: pip install "spae[http]"') from error
+            raise ImportError(needs("asking a server", "httpx")) from error
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._httpx = httpx
         self._url = url.rstrip("/")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from spae import assets
+from spae.optional import needs
 
 NAMES = ("smollm2", "gemma3")
 _VERSION = 2  # of what a converted folder holds
@@ -67,7 +68,7 @@ def convert(file: Path, target: Path) -> None:
     try:
         import gguf  # noqa: F401  # transformers' own message does not name the package
     except ImportError as error:
-        raise ImportError("reading a GGUF file needs the package gguf: pip install gguf") from error
+        raise ImportError(needs("reading a GGUF file", "gguf")) from error
     options: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
     model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
@@ -89,8 +90,6 @@ def require_transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(
-            'language models on this machine need transformers: pip install "spae[llm]"'
-        ) from error
+        raise ImportError(needs("a language model on this machine", "transformers")) from error
     transformers.utils.logging.disable_progress_bar()
     return transformers

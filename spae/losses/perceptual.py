@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spae.optional import needs
+
 Maps = Sequence[Tensor] | Mapping[Any, Tensor]
 
 
@@ -66,8 +68,8 @@ class LPIPS(nn.Module):
             from lpips import LPIPS as Network
         except ImportError as error:
             raise ImportError(
-                'LPIPS needs the lpips package and torchvision: pip install "spae[lpips]"; without its '
-                "weights there is the Lite0 feature distance"
+                f"{needs('LPIPS', 'lpips', 'torchvision')}; without its weights there is the Lite0 feature "
+                "distance"
             ) from error
         self.network = Network(net=net, verbose=False).eval().requires_grad_(False)
 

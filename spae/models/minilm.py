@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spae import assets
+from spae.optional import needs
 
 EMBED_DIM = 384
 _BATCH = 256
@@ -28,7 +29,7 @@ class MiniLM:
         try:
             from transformers import AutoTokenizer, BertModel
         except ImportError as error:
-            raise ImportError('MiniLM needs transformers: pip install "spae[demo]"') from error
+            raise ImportError(needs("MiniLM", "transformers")) from error
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = BertModel.from_pretrained(folder, local_files_only=True)
         self.model = model.eval().requires_grad_(False).to(device)  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spae.optional import needs
 from spae.scorers.protocol import check_images, checksum_of, unit
 
 Template = Callable[[str], str]
@@ -145,9 +146,7 @@ def import_open_clip() -> ModuleType:
 
             return open_clip
         except ImportError as error:
-            raise ImportError(
-                f'OpenCLIPScorer needs open_clip: pip install "spae[clip]" ({error})'
-            ) from error
+            raise ImportError(f"{needs('OpenCLIPScorer', 'open_clip_torch')} ({error})") from error
         except RuntimeError as error:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if missing is None:

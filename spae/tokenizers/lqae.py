@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spae import assets
 from spae.codebook import Codebook
+from spae.optional import needs
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.spae import SPAE
 
@@ -127,7 +128,7 @@ def load_bert(folder: str | Path | None = None) -> Any:
     try:
         from transformers import BertModel
     except ImportError as error:
-        raise ImportError('BERT needs transformers: pip install "spae[demo]"') from error
+        raise ImportError(needs("BERT", "transformers")) from error
     root = assets.require("minilm") if folder is None else folder
     model = BertModel.from_pretrained(root, local_files_only=True)
     return model.eval().requires_grad_(False)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from spae.optional import needs
 from spae.training.config import TrainConfig
 
 
@@ -56,7 +57,7 @@ def _summary_writer(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError('tensorboard=True needs it: pip install "spae[tensorboard]"') from error
+        raise ImportError(needs("tensorboard=True", "tensorboard")) from error
     return SummaryWriter(str(folder), purge_step=step)
 
 
@@ -93,7 +94,7 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('plot_log needs matplotlib: pip install "spae[train]"') from error
+        raise ImportError(needs("plot_log", "matplotlib")) from error
     records = read_log(jsonl)
     if not records:
         raise ValueError(f"{jsonl} holds no complete line")

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spae.losses import Objective
 from spae.models.sync_norm import synchronise
+from spae.optional import needs
 from spae.training.config import TrainConfig
 from spae.training.ema import ParameterEMA
 from spae.training.learner import Learner
@@ -28,7 +29,7 @@ try:
     from accelerate.utils import send_to_device, set_seed
     from tqdm.auto import tqdm
 except ImportError as error:
-    raise ImportError(f'spae.training needs {error.name}: pip install "spae[train]"') from error
+    raise ImportError(needs("spae.training", (error.name or "accelerate").partition(".")[0])) from error
 
 
 class NonFiniteLossError(RuntimeError):

@@ -34,9 +34,7 @@ try:
     from spae_ops.distance_cross_entropy import triton_kernel as kernels
     from spae_ops.nearest_code.triton import OPTIONS, capability, processors, unavailable
 except ImportError as error:
-    raise ImportError(
-        f"needs triton 3.6 or later, for instance pip install 'spae[triton]': {error}"
-    ) from error
+    raise ImportError(f"needs triton 3.6 or later, pip install 'triton>=3.6': {error}") from error
 
 __all__ = ["loss_and_gradient", "prepare", "unavailable"]
 

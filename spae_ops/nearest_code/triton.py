@@ -26,9 +26,7 @@ try:
 
     from spae_ops.nearest_code import triton_kernel as kernels
 except ImportError as error:
-    raise ImportError(
-        f"needs triton 3.6 or later, for instance pip install 'spae[triton]': {error}"
-    ) from error
+    raise ImportError(f"needs triton 3.6 or later, pip install 'triton>=3.6': {error}") from error
 
 ROWS_PER_FRAME = 4
 OPTIONS = {"enable_fp_fusion": True}  # it changes no answer; unset, some versions of triton warn about it

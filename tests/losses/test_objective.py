@@ -196,7 +196,7 @@ def test_lpips_is_the_package_s(monkeypatch):
     assert "lpips" in appearance_loss(IMAGES, IMAGES, perceptual=measure)[1]
     assert not any(p.requires_grad for p in measure.parameters())
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ImportError, match="lpips package"):
+    with pytest.raises(ImportError, match="LPIPS needs lpips and torchvision: pip install lpips torchvision"):
         LPIPS()
 
 
