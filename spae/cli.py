@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_train,
         add_eval,
         _add_bench,
+        _add_doctor,
     ):
         add(commands)
     arguments = parser.parse_args(argv)
@@ -178,6 +179,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     if not Path("benchmarks/__main__.py").is_file():
         raise FileNotFoundError("the benchmarks are in the repository: run this in a checkout of it")
     return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.arguments])
+
+
+def _add_doctor(commands: Any) -> None:
+    from spae.commands import doctor
+
+    doctor.add(command(commands, "doctor", doctor.run, doctor.ABOUT))
 
 
 if __name__ == "__main__":

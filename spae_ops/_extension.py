@@ -2,6 +2,7 @@
 
 Importing `spae_ops` never needs them. `load()` imports the extension, which registers its operators under
 `torch.ops.spae_ops`; `reason()` says why that is not possible, for messages and for `implementations()`.
+Where plain torch runs in their place, `warn_fallback()` says so, once.
 """
 
 from __future__ import annotations
@@ -9,9 +10,19 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import threading
+import warnings
 from types import ModuleType
 
 _MODULE = "spae_ops._C"
+# Multiply-adds from which the fall-back is noticed: a few tenths of a second on one core.
+_NOTICED = 1 << 30
+_warn_lock = threading.Lock()
+_warned = False
+
+
+class FallbackWarning(RuntimeWarning):
+    """Plain torch runs what compiled operators would do several times faster."""
 
 
 @functools.cache
@@ -46,3 +57,30 @@ def load() -> ModuleType:
 def reason() -> str | None:
     """Why the extension cannot be used, or None where it can."""
     return _attempt()[1]
+
+
+def warn_fallback(reason: str | None, work: int = _NOTICED) -> bool:
+    """Warn (FallbackWarning) that plain torch runs an op because the extension is missing; whether it did.
+
+    Call it where a dispatch of "auto" has picked the fall-back on a CPU.
+
+    Args:
+        reason: `reason()`, why the extension cannot be used; None, where it can, warns of nothing.
+        work: multiply-adds of the call, N K D for a lookup. Small ones are not worth a word.
+
+    It is said once in a process, whichever thread comes first and whatever the filters of `warnings` are.
+    """
+    global _warned
+    if reason is None or work < _NOTICED:
+        return False
+    with _warn_lock:
+        if _warned:
+            return False
+        _warned = True
+    warnings.warn(
+        f"spae_ops runs on plain torch, several times slower than its compiled operators: {reason}. "
+        "`spae doctor` shows what this machine can run.",
+        FallbackWarning,
+        stacklevel=2,
+    )
+    return True
