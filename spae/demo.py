@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -12,26 +13,35 @@ from spae import assets
 from spae.data.mnist import HELD_OUT_PER_CLASS, WORDS, MNISTDigits
 from spae.eval.episodes import FewShotSetting, sample_episodes
 from spae.eval.figures import picture_grid, pyramid_text, reconstruction_page, shown
-from spae.eval.reconstruction import encode_all, evaluate_reconstruction
-from spae.eval.report import layer_table
+from spae.eval.reconstruction import encode_all, evaluate_reconstruction, layer_table
 from spae.incontext import Lexicon, Options, decode, seen_masks
 from spae.incontext.tasks import classification_task, classify
 from spae.incontext.tasks.generation import captioned_images_task, image_query
 from spae.llm import FrozenLLM, Sampling, load
 from spae.llm.folders import require_transformers
-from spae.tokenizers import SPAE, Tokenizer
+from spae.optional import needs
+from spae.tokenizers import Tokenizer
 from spae_ops import implementations
 
 _SETTING, _SHOWN_LAYERS = FewShotSetting(2, 3), 3
 _EXAMPLES, _ASKED = 20, "1+7"
 
 
-def run(model_name: str, num_images: int, out: Path) -> None:
-    """Encode held-out digits with a bundled model, print their words, measure all 500, and draw a page; then
-    have SmolLM2 read one digit's words and write those of another."""
+def check(num_images: int) -> None:
+    """Raise what would stop the demo later on: a wrong number, a missing package, an asset that cannot be
+    had."""
+    total = len(WORDS) * HELD_OUT_PER_CLASS
+    if not 1 <= num_images <= total:
+        raise ValueError(f"images: expected 1 to {total}, got {num_images}")
+    if find_spec("matplotlib") is None:
+        raise ImportError(needs("spae demo", "matplotlib"))
     assets.require("smollm2")
+
+
+def run(model: Tokenizer, model_name: str, num_images: int, out: Path) -> None:
+    """Encode held-out digits, print their words, measure all 500, and draw a page; then have SmolLM2 read one
+    digit's words and write those of another."""
     started = time.perf_counter()
-    model = SPAE.from_pretrained(model_name)
     lookup = next(i.name for i in implementations("nearest_code") if i.available)
     print(f"{model_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {model.codebook}")
     print(f"lookup: {lookup}, {torch.get_num_threads()} threads\n")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from spae import SPAE, Codebook, SPAEConfig
+from spae import SPAE, Codebook, SPAEConfig, __version__, commands
 from spae.cli import main
 from spae.tokenizers import base
 
-COMMANDS = ["fetch", "demo", "encode", "decode", "tokenize", "train", "eval", "bench"]
+COMMANDS = ["bench", "decode", "demo", "doctor", "encode", "eval", "fetch", "tokenize", "train"]
 
 
 @pytest.fixture
@@ -29,72 +29,45 @@ def toy(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_new_command_is_a_new_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "greet.py").write_text(
+        "ABOUT = 'Greet.'\n"
+        "def add(parser):\n    parser.add_argument('name')\n"
+        "def run(arguments):\n    print('hello', arguments.name)\n    return 3\n"
+    )
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    assert main(["greet", "you"]) == 3
+    assert capsys.readouterr().out == "hello you\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "greet     Greet." in capsys.readouterr().out
+
+
+def test_these_are_the_commands():
+    assert list(commands.commands()) == COMMANDS
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"spae {__version__}\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    code = "import sys; from spae.cli import main; sys.exit(main(['fetch']))"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait() == 141
+        assert process.stderr.read() == b""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
     assert command in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "what", ["digits", "semantics", "fewshot", "caption", "vqa", "generate", "denoise", "outpaint"]
-)
-def test_help_of_eval(what, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["eval", what, "--help"])
-    assert end.value.code == 0
-    assert f"spae eval {what}" in capsys.readouterr().out
-
-
-def test_a_server_chooses_its_own_precision(capsys):
-    arguments = ["eval", "fewshot", "--llm", "http://127.0.0.1:1/v1", "--dtype", "bfloat16"]
-    assert main(arguments) == 1
-    assert "dtype: expected none for a server" in capsys.readouterr().err
-
-
-def test_few_shot_settings_follow_ways_and_shots(toy, monkeypatch, capsys):
-    from spae import llm
-    from spae.eval import fewshot_run
-
-    asked = []
-
-    def run(model, llm, runs, out, *, command):
-        asked.extend(runs)
-        return {"rows": [], "llm": "none", "command": command}
-
-    monkeypatch.setattr(llm, "load", lambda source, **options: None)
-    monkeypatch.setattr(fewshot_run, "run_fewshot", run)
-    arguments = [
-        "--data",
-        "emoji",
-        "--layers",
-        "1",
-        "2",
-        "--ways",
-        "5",
-        "--shots",
-        "1",
-        "3",
-        "--episodes",
-        "7",
-    ]
-    assert main(["eval", "fewshot", "--model", str(toy / "model"), *arguments]) == 0
-    (only,) = asked
-    assert (only.data, only.layers, only.episodes) == ("emoji", (1, 2), 7)
-    assert {setting.inner_shots for setting in only.settings} == {1, 3}
-    assert len(only.settings) == 6
-    assert "| data | words |" in capsys.readouterr().out
-
-
-def test_the_demo_says_what_its_last_part_needs(monkeypatch, capsys):
-    from spae import demo
-
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    demo._in_context(None, None, None)
-    out = capsys.readouterr().out
-    assert out.count("\n") == 2
-    assert "pip install transformers" in out
 
 
 def test_encode_then_decode(toy, capsys):

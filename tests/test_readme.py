@@ -9,10 +9,10 @@ import torch
 
 from benchmarks.report import ratio
 from spae import SPAE, assets
-from spae.eval.digits import evaluate_digits
-from spae.eval.fewshot_run import fewshot_table
-from spae.eval.report import layer_table
-from spae.eval.semantics import evaluate_semantics
+from spae.eval.reconstruction import layer_table
+from spae.eval.tasks import fewshot
+from spae.eval.tasks.digits import evaluate_digits
+from spae.eval.tasks.semantics import evaluate_semantics
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ def test_fewshot_table_is_that_of_the_report():
     folder = "results/fewshot-emoji-5-way"
     report = json.loads((ROOT / folder / "fewshot.json").read_text())
     shown = re.search(rf"<!-- begin: {folder} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    assert fewshot_table(report).startswith(shown[1] + "\n\n")
+    assert fewshot.table(report).startswith(shown[1] + "\n\n")
     assert all(row["episodes"] == 200 for row in report["rows"])
 
 

@@ -1,25 +1,56 @@
-"""The command line's verbs, and what they share. Each imports its floor only when it runs."""
+"""The command line's verbs, a module each (`Command`): a new one is a new file.
+
+Each imports its floor only when it runs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
+
+from spae import modules
+
+if TYPE_CHECKING:
+    from spae.tokenizers import Tokenizer
 
 
-def command(commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], about: str):
-    """Add a verb that calls `run` with its arguments."""
-    parser = commands.add_parser(name, help=about, description=about)
-    parser.set_defaults(run=run)
-    return parser
+class Command(Protocol):
+    """A module of `spae.commands`. ABOUT: one sentence for --help."""
+
+    ABOUT: str
+
+    def add(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's arguments."""
+        ...
+
+    def run(self, arguments: argparse.Namespace) -> int | None:
+        """Do it; the exit status, None for 0. ValueError, OSError, ImportError and RuntimeError become one
+        line and status 1."""
+        ...
+
+
+def commands() -> dict[str, Command]:
+    """All verbs by name."""
+    package = sys.modules[__name__]
+    return {name: cast(Command, modules.find(package, name)) for name in modules.names(package)}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
+    """The option `--model`, for `load_tokenizer`."""
     parser.add_argument(
-        "--model", default="mnist", help="a bundled model's name or a folder (default: mnist)"
+        "--model",
+        default="mnist",
+        help="any tokenizer: a bundled one's name, a folder or a hub repository (default: mnist)",
     )
+
+
+def load_tokenizer(name: str, device: str = "cpu") -> Tokenizer:
+    """The tokenizer that `--model` names, in evaluation mode."""
+    from spae.tokenizers import SPAE
+
+    return SPAE.from_pretrained(name, device=device)
 
 
 def own_command() -> str:

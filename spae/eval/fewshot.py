@@ -7,12 +7,14 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from spae.eval.episodes import Episode, FewShotSetting, Shot
+from spae.eval.run import recall
 from spae.eval.statistics import proportion
 from spae.incontext.tasks import classification_task, classify
 from spae.incontext.tasks.text import question_about, vqa_task
@@ -69,12 +71,9 @@ def evaluate_fewshot(
     records = []
     for number, episode in enumerate(tqdm(episodes, desc=setting.name, disable=None)):
         digest = hashlib.sha256(repr(episode).encode()).hexdigest()[:16]
-        record = journal.get(f"{key}:{number}:{digest}") if journal is not None else None
-        if record is None:
-            record = _play(llm, images, setting, episode, random.Random(f"{seed} {number}"))
-            if journal is not None:
-                journal.put(f"{key}:{number}:{digest}", record)
-        records.append(record)
+        generator = random.Random(f"{seed} {number}")
+        play = partial(_play, llm, images, setting, episode, generator)
+        records.append(recall(journal, f"{key}:{number}:{digest}", play))
     rows = {name: proportion(sum(r[name] for r in records), len(records)) for name in MEASURES}
     return {
         "setting": setting.name,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spae.eval.metrics import codebook_usage, psnr
+from spae.eval.table import markdown
 from spae.tokenizers import PyramidTokens, Tokenizer
 
 
@@ -57,3 +58,26 @@ def evaluate_reconstruction(
         "distinct_words": whole.distinct,
         "perplexity": whole.perplexity,
     }
+
+
+def layer_table(report: dict[str, Any]) -> str:
+    """A report of `evaluate_reconstruction` as a Markdown table, one row per number of layers; with the
+    digit classifier's accuracy where it was measured."""
+    with_accuracy = "accuracy_originals" in report
+    header = ["layers", "words", "PSNR (dB)", "distinct words", "perplexity"]
+    header += ["SVM accuracy"] * with_accuracy
+    rows, words = [], 0
+    for row in report["layers"]:
+        words += row["words_per_image"]
+        cells = [
+            str(row["layer"]),
+            str(words),
+            f"{row['psnr']:.2f} ± {row['psnr_standard_error']:.2f}",
+            str(row["distinct_words"]),
+            f"{row['perplexity']:.0f}",
+        ]
+        rows.append([*cells, f"{row['accuracy']:.1%}"] if with_accuracy else cells)
+    note = f"{report['images']} images; {report['distinct_words']} of {report['codebook']} words in use"
+    if with_accuracy:
+        note += f"; SVM accuracy on the originals {report['accuracy_originals']:.1%}"
+    return markdown(header, rows, note)

@@ -6,8 +6,7 @@ import torch
 from spae import SPAE, Codebook, SPAEConfig
 from spae.eval.figures import pyramid_text, reconstruction_page, shown
 from spae.eval.metrics import codebook_usage, psnr
-from spae.eval.reconstruction import evaluate_reconstruction
-from spae.eval.report import layer_table
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table
 from spae_ops import Pyramid
 
 

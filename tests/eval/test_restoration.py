@@ -3,38 +3,44 @@ import json
 import pytest
 import torch
 
-from spae.eval import restoration
-from spae.eval.restoration import RestorationRun, restoration_table, run_denoising, run_outpainting
+from spae.eval.restoration import Lab
+from spae.eval.run import Run, evaluate, find
+from spae.eval.tasks.denoise import Denoising
+from spae.eval.tasks.outpaint import Outpainting
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
 pytestmark = pytest.mark.usefixtures("toy_data")
-DENOISE = RestorationRun(images=2, layers=2, condition_layers=1, stride=3, tasks=("inpainting", "rotation"))
-OUTPAINT = RestorationRun(
+DENOISE = Denoising(images=2, layers=2, condition_layers=1, stride=3, tasks=("inpainting", "rotation"))
+OUTPAINT = Outpainting(
     data="emoji", images=4, condition_layers=2, stride=3, layout="segments", examples=5, contexts=2
 )
-RUNS = {"denoise": (run_denoising, DENOISE, 5), "outpaint": (run_outpainting, OUTPAINT, 7)}
+RUNS = {"denoise": (DENOISE, 5), "outpaint": (OUTPAINT, 7)}
+
+
+def restore(name, model, llm, out, settings=None):
+    return evaluate(find(name), Run(name, settings or RUNS[name][0], model, llm, out))
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted, name):
-    run, options, calls_left = RUNS[name]
+    calls_left = RUNS[name][1]
     counted = interrupted(tiny)
-    whole = run(spae, counted, options, tmp_path / "whole")
+    whole = restore(name, spae, counted, tmp_path / "whole")
     with pytest.raises(interrupted.Stopped):
-        run(spae, interrupted(tiny, calls_left=calls_left), options, tmp_path / "parts")
+        restore(name, spae, interrupted(tiny, calls_left=calls_left), tmp_path / "parts")
     resumed = interrupted(tiny)
-    assert run(spae, resumed, options, tmp_path / "parts") == whole
+    assert restore(name, spae, resumed, tmp_path / "parts") == whole
     assert resumed.calls == counted.calls - calls_left
     for suffix in ("json", "md", "png"):
         file = f"{name}.{suffix}"
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
     # Nothing in it but numbers that JSON knows.
     json.loads((tmp_path / "whole" / f"{name}.json").read_text(), parse_constant=pytest.fail)
-    assert restoration_table(whole) + "\n" == (tmp_path / "whole" / f"{name}.md").read_text()
+    assert find(name).table(whole) + "\n" == (tmp_path / "whole" / f"{name}.md").read_text()
 
 
 def test_baselines_of_denoising(tmp_path, spae, tiny):
-    report = run_denoising(spae, tiny, DENOISE, tmp_path)
+    report = restore("denoise", spae, tiny, tmp_path)
     assert [row["task"] for row in report["rows"]] == ["inpainting"] * 7 + ["rotation"] * 7
     rows = {row["method"]: row for row in report["rows"][:7]}
     assert rows["own words"]["words"]["value"] == 1
@@ -44,10 +50,10 @@ def test_baselines_of_denoising(tmp_path, spae, tiny):
 
 
 def test_outpainting_keeps_the_upper_half(tmp_path, spae, tiny, monkeypatch):
-    pages = []
-    monkeypatch.setattr(restoration._Bench, "finish", lambda self, *page: pages.append((self, page)))
-    run_outpainting(spae, tiny, OUTPAINT, tmp_path)
-    ((bench, (_, rows, [(_, methods)], _)),) = pages
+    pages, measured = [], Lab.measured
+    monkeypatch.setattr(Lab, "measured", lambda *page: pages.append(page) or measured(*page))
+    restore("outpaint", spae, tiny, tmp_path)
+    ((bench, rows, [(_, methods)]),) = pages
     for name, (images, _) in methods.items():
         assert torch.equal(images[..., :4, :], bench.originals[..., :4, :]), name
     assert (methods["degraded"].images[..., 4:, :] == 0).all()
@@ -62,19 +68,40 @@ def test_outpainting_keeps_the_upper_half(tmp_path, spae, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("settings", "options", "message"),
     [
-        ({"data": "cats"}, r"data: expected one of \['digits', 'emoji'\], got 'cats'"),
-        ({"tasks": ("inpainting", "magic")}, "tasks: expected some of .*, got 'magic'"),
-        ({"images": 5, "contexts": 2}, "images: expected at least 2, as many in each of 2 contexts, got 5"),
-        ({"images": 1, "contexts": 1}, "images: expected at least 2"),
+        (Denoising, {"data": "cats"}, r"data: expected one of \['digits', 'emoji'\], got 'cats'"),
+        (Denoising, {"tasks": ("inpainting", "magic")}, "tasks: expected some of .*, got 'magic'"),
+        (Denoising, {"images": 1}, "images: expected at least 2"),
+        (Denoising, {"stride": 0}, "stride: expected 1 or more, got 0"),
+        (Denoising, {"mode": "par2"}, "mode: expected one of par, pnar, got 'par2'"),
+        (Denoising, {"layout": "rows"}, "layout: expected one of examples, segments, got 'rows'"),
+        (Outpainting, {"mode": "pnar", "par_layers": 2}, "par_layers: .* got 2 with mode .pnar."),
+        (Outpainting, {"images": 5, "contexts": 2}, "images: expected as many in each of 2 contexts, got 5"),
     ],
 )
-def test_bad_input_is_named(options, message):
+def test_bad_input_is_named(settings, options, message):
     with pytest.raises(ValueError, match=message):
-        RestorationRun(**options)
+        settings(**options)
 
 
 def test_more_images_than_there_are(tmp_path, spae, tiny):
     with pytest.raises(ValueError, match="images: expected at most 22, got 24"):
-        run_outpainting(spae, tiny, RestorationRun(data="emoji", images=24), tmp_path)
+        restore("outpaint", spae, tiny, tmp_path, Outpainting(data="emoji", images=24))
+
+
+def test_modes_of_decoding_differ_and_are_named(tmp_path, spae, tiny):
+    """Every mode is another run: other segments, other records, and the table says which."""
+    notes = []
+    for options in ({}, {"mode": "pnar"}, {"par_layers": 1}):
+        chosen = Outpainting(data="emoji", images=2, contexts=1, examples=4, stride=4, **options)
+        report = restore("outpaint", spae, tiny, tmp_path, chosen)
+        assert report["run"]["mode"] == options.get("mode", "par")
+        notes.append(find("outpaint").table(report).splitlines()[-1])
+    assert "stride 4, layout examples, seed 0" in notes[0]
+    assert "layout examples, mode pnar, seed" in notes[1]
+    assert "layout examples, PAR in 1 layers, seed" in notes[2]
+    kept = [json.loads(line)["key"] for line in (tmp_path / "segments.jsonl").read_text().splitlines()]
+    # Nine words: three segments of PAR through the layers; one, one and one of PNAR, ending with their layer.
+    assert len(kept) == 2 * 3 * 3
+    assert len(set(kept)) == len(kept)

@@ -4,8 +4,7 @@ import torch
 
 from spae import SPAE, Codebook, SPAEConfig
 from spae.eval.figures import semantics_page
-from spae.eval.report import semantics_table
-from spae.eval.semantics import evaluate_semantics
+from spae.eval.tasks.semantics import evaluate_semantics, table
 
 
 def model():
@@ -61,7 +60,7 @@ def test_table_and_page(tmp_path):
     spae = model()
     images, guidance, text = inputs()
     report = {"scorer": "toy", "splits": {"train": evaluate_semantics(spae, images, guidance, text)}}
-    lines = semantics_table(report).splitlines()
+    lines = table(report).splitlines()
     assert len(lines) == 2 + 3 + 2
     assert lines[2].startswith("| train | 7 | 1 | 1 | 0.")
     page = tmp_path / "page.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,25 +10,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from spae.data.mnist import MNISTDigits
-from spae.eval.digits import DigitClassifier
+from spae.eval.classifier import DigitClassifier
+from spae.eval.drawing import Drawing, add_drawing, described, drawing_options
 from spae.eval.figures import picture_grid
 from spae.eval.reconstruction import decode_all, encode_all
-from spae.eval.runs import markdown, shown, write_report
+from spae.eval.run import Measured, Run
 from spae.eval.statistics import mean, proportion
-from spae.incontext import Lexicon, Options, decode
+from spae.eval.table import markdown, shown
+from spae.incontext import Lexicon
+from spae.incontext.decoding import Layout
 from spae.incontext.lexicon import seen_masks
 from spae.incontext.tasks.generation import captioned_images_task, image_query
 from spae.llm import FrozenLLM, Sampling
 from spae.tokenizers import PyramidTokens, Tokenizer
 
+ABOUT = "Digits drawn from captions by a frozen language model."
+USES_LLM = True
 NUM_CLASSES = 10
 
 
-@dataclass(frozen=True)
-class DigitPrompts:
-    """What `evaluate_generation` asks.
+@dataclass(frozen=True, kw_only=True)
+class DigitPrompts(Drawing):
+    """What is asked.
 
     contexts: how often other examples are drawn. examples: digits a context shows, as many of each class.
     sums: queries a context answers, such as "1+7", of sums up to 9; plain: queries such as "3".
@@ -37,11 +44,15 @@ class DigitPrompts:
     examples: int = 50
     sums: int = 10
     plain: int = 10
-    stride: int = 4
     temperature: float = 0.0
     seed: int = 0
+    layout: Layout = "segments"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("contexts", "sums", "plain"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if self.examples < NUM_CLASSES or self.examples % NUM_CLASSES:
             raise ValueError(f"examples: expected a multiple of {NUM_CLASSES}, got {self.examples}")
 
@@ -71,7 +82,7 @@ def generate_digits(
     """Draw digits by progressive autoregressive decoding.
 
     shuffle_captions: deal the captions of the examples out at random, the control in which nothing links
-    captions to images. log: keeps finished segments (`spae.incontext.Options`).
+    captions to images. log: keeps finished segments.
     """
     train = MNISTDigits("train")
     tokens = encode_all(model, train.images)
@@ -79,7 +90,7 @@ def generate_digits(
     words = lexicon.llm_ids(tokens)
     generator = random.Random(prompts.seed)
     ids, captions, labels, contexts = [], [], [], []
-    for number in range(prompts.contexts):
+    for number in tqdm(range(prompts.contexts), desc="contexts", disable=None):
         chosen = _examples(train.labels, prompts.examples, generator)
         named = [str(int(train.labels[i])) for i in chosen]
         if shuffle_captions:
@@ -87,14 +98,8 @@ def generate_digits(
         queries = _queries(prompts, generator)
         task = captioned_images_task([words[i] for i in chosen], named)
         sampling = Sampling(temperature=prompts.temperature, seed=prompts.seed + number)
-        drawn = decode(
-            llm,
-            task,
-            [image_query(caption) for caption, _ in queries],
-            lexicon,
-            stride=prompts.stride,
-            options=Options(sampling=sampling, layout="segments", log=log, progress=True),
-        )
+        asked = [image_query(caption) for caption, _ in queries]
+        drawn = prompts.decode(llm, task, asked, lexicon, log=log, sampling=sampling)
         ids.append(drawn.ids)
         captions += [caption for caption, _ in queries]
         labels += [label for _, label in queries]
@@ -148,31 +153,42 @@ def evaluate_generation(generated: Generated) -> dict[str, Any]:
     }
 
 
-def run_generation(
-    model: Tokenizer, llm: FrozenLLM, prompts: DigitPrompts, out: Path, *, command: str = ""
-) -> dict[str, Any]:
-    """Generate with captions and with shuffled captions, and write `generate.json`, `generate.md` and the
-    page `generate.png` of the first two contexts into `out`. Finished segments are kept in `segments.jsonl`:
-    the same call goes on where it stopped."""
-    log = out / "segments.jsonl"
-    generated = generate_digits(model, llm, prompts, log=log)
-    control = generate_digits(model, llm, prompts, shuffle_captions=True, log=log)
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
+    parser.add_argument("--examples", type=int, default=50, help="digits a context shows (default: 50)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    add_drawing(parser, DigitPrompts())
+
+
+def settings(arguments: argparse.Namespace) -> DigitPrompts:
+    return DigitPrompts(
+        contexts=arguments.contexts,
+        examples=arguments.examples,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+        **drawing_options(arguments),
+    )
+
+
+def measure(run: Run) -> Measured:
+    """Generate with captions and with shuffled captions; the page shows the first two contexts. Finished
+    segments are kept in `segments.jsonl`."""
+    prompts: DigitPrompts = run.settings
+    log = run.folder / "segments.jsonl"
+    generated = generate_digits(run.model, run.asked, prompts, log=log)
+    control = generate_digits(run.model, run.asked, prompts, shuffle_captions=True, log=log)
     report = {
-        "command": command,
-        "llm": llm.name,
         "prompts": asdict(prompts),
         "captions": evaluate_generation(generated),
         "shuffled captions": evaluate_generation(control),
     }
-    write_report(out, "generate", report, generation_table(report))
-    per_context = prompts.sums + prompts.plain
-    pictures = generated.images[: 2 * per_context]
-    picture_grid(pictures, generated.captions[: len(pictures)], out / "generate.png", columns=10)
-    return report
+    pictures = generated.images[: 2 * (prompts.sums + prompts.plain)]
+    titles = generated.captions[: len(pictures)]
+    return Measured(report, lambda path: picture_grid(pictures, titles, path, columns=10))
 
 
-def generation_table(report: dict[str, Any]) -> str:
-    """A report of `run_generation` as a Markdown table: each figure with its 95% interval."""
+def table(report: dict[str, Any]) -> str:
+    """Each figure with its 95% interval."""
     rows = [
         [kind, asked, str(row["trials"]), shown(row), f"{report[kind]['chance']:.2f}"]
         for kind in ("captions", "shuffled captions")
@@ -181,12 +197,12 @@ def generation_table(report: dict[str, Any]) -> str:
     own = report["captions"]
     near, real = own["nearest example"], own["nearest example of held-out digits"]
     note = (
-        f"{report['llm']}, {report['prompts']['examples']} examples a context; {own['distinct images']} "
-        f"different images among {own['digits']}, {own['copies']} of them copies of an example word by word. "
-        f"Root mean square distance to the nearest example: {shown(near)}; of held-out digits "
-        f"{shown(real)}."
+        f"{report['llm']}, {report['prompts']['examples']} examples a context, "
+        f"{described(report['prompts'])}; {own['distinct images']} different images among {own['digits']}, "
+        f"{own['copies']} of them copies of an example word by word. Root mean square distance to the "
+        f"nearest example: {shown(near)}; of held-out digits {shown(real)}."
     )
-    return markdown(["captions", "asked", "digits", "right", "chance"], rows, note, report["command"])
+    return markdown(["captions", "asked", "digits", "right", "chance"], rows, note)
 
 
 def _nearest(generated: Generated, images: Tensor, context: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,57 @@ from torch import Tensor
 
 from spae.eval.metrics import psnr
 from spae.eval.reconstruction import decode_all, encode_all
+from spae.eval.run import Measured, Run
+from spae.eval.table import markdown
 from spae.losses.semantic import relative_scores
 from spae.tokenizers import Tokenizer
 
+ABOUT = "How well each layer's words fit the emoji, for the four splits."
+USES_LLM = False
 NORMAL_95 = 1.96
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Nothing can be chosen."""
+
+
+def settings(arguments: argparse.Namespace) -> None:
+    """There are none."""
+
+
+def measure(run: Run) -> Measured:
+    return Measured(evaluate_emoji(run.model), partial(draw_emoji, run.model))
+
+
+def table(report: dict[str, Any]) -> str:
+    """A report of `evaluate_emoji` as a Markdown table, one row per split and layer."""
+    header = [
+        "split",
+        "images",
+        "layer",
+        "words",
+        "relative score",
+        "random",
+        "best",
+        "distinct",
+        "PSNR (dB)",
+    ]
+    rows = [
+        [
+            split,
+            str(result["images"]),
+            str(row["layer"]),
+            str(row["words_per_image"]),
+            f"{row['score']:.3f} ± {row['interval']:.3f}",
+            f"{row['random']:.3f}",
+            f"{row['best']:.3f}",
+            f"{row['distinct']:.1f}",
+            f"{row['psnr']:.2f}",
+        ]
+        for split, result in report["splits"].items()
+        for row in result["layers"]
+    ]
+    return markdown(header, rows, f"scores by {report['scorer']}; 95% intervals over concepts")
 
 
 @torch.no_grad()

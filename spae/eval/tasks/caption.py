@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from spae.data.emoji import content_words
 from spae.eval.figures import picture_grid, printable
+from spae.eval.images import encode_items, stack, words_of
 from spae.eval.labelled import LabelledSet, emoji
-from spae.eval.runs import encode_items, fingerprint, markdown, shown, stack, words_of, write_report
+from spae.eval.run import Measured, Run, recall
 from spae.eval.statistics import proportion
+from spae.eval.table import markdown, shown
 from spae.incontext.tasks import classify
 from spae.incontext.tasks.text import captioning_task
 from spae.llm import FrozenLLM
-from spae.llm.journal import Journal
-from spae.tokenizers import Tokenizer
 
+ABOUT = "Names of held-out emoji, from ten examples of captioned pictures."
+USES_LLM = True
 KINDS = ("", "shuffled ")
 _PICTURES, _LETTERS = 20, 20  # on the page, and in a caption there
 
 
 @dataclass(frozen=True)
-class CaptionRun:
-    """What `run_captioning` asks: names of held-out emoji by the held-out vendor.
+class Captions:
+    """What is asked: names of held-out emoji by the held-out vendor.
 
     layers: how many layers' words an image is shown as. queries: how many images are asked about; each once
     before any comes again. examples: captioned pictures of other concepts in a prompt. candidates: how many
@@ -57,7 +60,7 @@ class CaptionEpisode:
     candidates: tuple[int, ...]
 
 
-def sample_captions(labelled: LabelledSet, run: CaptionRun) -> list[CaptionEpisode]:
+def sample_captions(labelled: LabelledSet, run: Captions) -> list[CaptionEpisode]:
     """The seeded prompts of a run, the same for every tokenizer and language model."""
     classes, asked = labelled.labels.shown, labelled.labels.asked
     assert asked is not None
@@ -82,57 +85,59 @@ def sample_captions(labelled: LabelledSet, run: CaptionRun) -> list[CaptionEpiso
     return episodes
 
 
-def run_captioning(
-    model: Tokenizer, llm: FrozenLLM, run: CaptionRun, out: Path, *, command: str = ""
-) -> dict[str, Any]:
-    """Caption and write `caption.json`, `caption.md` and the page `caption.png` into `out`.
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
+    parser.add_argument("--queries", type=int, default=100, help="pictures asked about (default: 100)")
+    parser.add_argument("--examples", type=int, default=10, help="in a prompt (default: 10)")
+
+
+def settings(arguments: argparse.Namespace) -> Captions:
+    return Captions(tuple(arguments.layers), arguments.queries, arguments.examples, seed=arguments.seed)
+
+
+def measure(run: Run) -> Measured:
+    """Caption every query.
 
     "exact" is the share of captions that are the image's name, "word" of those that share a word with it, and
     "ranked" of images whose name is the likeliest of the candidates. "shuffled ..." is the same with the
     images of each prompt, the query's included, dealt out so that none keeps its text. "commonest word" and
     "commonest exact" take the image's most frequent word as its caption, without a language model.
 
-    `episodes.jsonl` lists what is asked; `records.jsonl` keeps every answer, so that the same call goes on
-    where it stopped.
+    `episodes.jsonl` lists what is asked. The page shows the first queries with the last layers' captions.
     """
-    labelled = emoji(model.config.image_size[0])
-    assert labelled.asked is not None
-    episodes = sample_captions(labelled, run)
-    journal = Journal(out / "records.jsonl")
+    model, llm = run.model, run.asked
+    labelled = emoji(run.size)
+    asked = labelled.asked
+    assert asked is not None
+    episodes = sample_captions(labelled, run.settings)
     lines = [json.dumps(asdict(episode)) + "\n" for episode in episodes]
-    (out / "episodes.jsonl").write_text("".join(lines), encoding="utf-8")
+    (run.folder / "episodes.jsonl").write_text("".join(lines), encoding="utf-8")
     examples = encode_items(model, labelled.shown, [item for e in episodes for item in e.shots])
-    queries = encode_items(model, labelled.asked, [e.query for e in episodes])
-    key = f"{fingerprint(model)}:{llm.identity}"
+    queries = encode_items(model, asked, [e.query for e in episodes])
     rows, records = [], []
-    for layers in run.layers:
+    for layers in run.settings.layers:
         words = words_of(model, llm, examples, layers), words_of(model, llm, queries, layers)
         records = []
         for episode in tqdm(episodes, desc=f"{layers} layers", disable=None):
-            own = f"{key}:{layers}:{episode!r}"
-            record = journal.get(own)
-            if record is None:
-                record = _caption(llm, labelled, episode, *words)
-                journal.put(own, record)
-            records.append(record)
+            ask = partial(_caption, llm, labelled, episode, *words)
+            records.append(recall(run.journal, f"{run.key}:{layers}:{episode!r}", ask))
         shares = {name: proportion(sum(r[name] for r in records), len(records)) for name in _measures()}
         of_words = {"layers": layers, "words": model.pyramid.num_tokens_upto(layers)}
         rows.append({**of_words, **{name: share._asdict() for name, share in shares.items()}})
-    report = {"command": command, "llm": llm.name, "run": asdict(run), "rows": rows}
-    write_report(out, "caption", report, caption_table(report))
     first = list(zip(episodes, records, strict=True))[:_PICTURES]
     titles = [
         f"{labelled.names[e.candidates[0]]}\n→ {printable(r['generated'], _LETTERS) or '(nothing)'}"
         for e, r in first
     ]
-    picture_grid(
-        stack(labelled.asked, [e.query for e, _ in first]), titles, out / "caption.png", columns=5, width=1.7
+    pictures = stack(asked, [e.query for e, _ in first])
+    return Measured(
+        {"run": asdict(run.settings), "rows": rows},
+        lambda path: picture_grid(pictures, titles, path, columns=5, width=1.7),
     )
-    return report
 
 
-def caption_table(report: dict[str, Any]) -> str:
-    """A report of `run_captioning` as a Markdown table: each share with its 95% interval."""
+def table(report: dict[str, Any]) -> str:
+    """Each share with its 95% interval."""
     run = report["run"]
     rows = [[str(row["words"]), *(shown(row[name]) for name in _measures())] for row in report["rows"]]
     note = (
@@ -140,7 +145,7 @@ def caption_table(report: dict[str, Any]) -> str:
         f"{run['examples']} examples, seed {run['seed']}; shares with 95% intervals. Ranked among "
         f"{run['candidates']} names: chance {1 / run['candidates']:.2f}."
     )
-    return markdown(["words", *_measures()], rows, note, report["command"])
+    return markdown(["words", *_measures()], rows, note)
 
 
 def _measures() -> list[str]:

@@ -7,25 +7,32 @@ import pytest
 from spae.eval import fewshot
 from spae.eval.episodes import FewShotSetting, load_episodes, sample_episodes
 from spae.eval.fewshot import WordImages, evaluate_fewshot
-from spae.eval.fewshot_run import FewShotRun, run_fewshot
 from spae.eval.labelled import easy_vqa, emoji_groups
+from spae.eval.run import Run, evaluate
+from spae.eval.tasks import fewshot as task
+from spae.eval.tasks import vqa
+from spae.eval.tasks.fewshot import FewShot
 from spae.incontext.tasks import Verdict
 
 pytestmark = pytest.mark.usefixtures("toy_data")
-RUNS = [
-    FewShotRun("digits", (1, 2), (FewShotSetting(2, induction=False), FewShotSetting(3, repeats=1)), 3, 5),
-    FewShotRun("emoji", (2,), (FewShotSetting(2, 3),), 3, 5),
-]
+ASKED = (
+    FewShot("digits", (1, 2), (FewShotSetting(2, induction=False), FewShotSetting(3, repeats=1)), 3, 5),
+    FewShot("emoji", (2,), (FewShotSetting(2, 3),), 3, 5),
+)
+
+
+def run_fewshot(model, llm, asked, out):
+    return evaluate(task, Run("fewshot", tuple(asked), model, llm, out))
 
 
 def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted):
-    whole = run_fewshot(spae, tiny, RUNS, tmp_path / "whole")
+    whole = run_fewshot(spae, tiny, ASKED, tmp_path / "whole")
     stopping = interrupted(tiny, calls_left=9)
     with pytest.raises(interrupted.Stopped):
-        run_fewshot(spae, stopping, RUNS, tmp_path / "parts")
+        run_fewshot(spae, stopping, ASKED, tmp_path / "parts")
     assert not (tmp_path / "parts" / "fewshot.json").exists()
     resumed = interrupted(tiny)
-    assert run_fewshot(spae, resumed, RUNS, tmp_path / "parts") == whole
+    assert run_fewshot(spae, resumed, ASKED, tmp_path / "parts") == whole
     # Two prompts an episode, 15 episodes; four of them were finished.
     assert resumed.calls == 2 * (15 - 4)
     files = [(tmp_path / part / "fewshot.json").read_text() for part in ("whole", "parts")]
@@ -37,7 +44,7 @@ def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted):
 
 def test_episodes_do_not_depend_on_the_tokenizer(tmp_path, spae, other_spae, tiny):
     for name, model in (("one", spae), ("other", other_spae)):
-        run_fewshot(model, tiny, RUNS[1:], tmp_path / name)
+        run_fewshot(model, tiny, ASKED[1:], tmp_path / name)
     files = [sorted((tmp_path / name / "episodes").iterdir()) for name in ("one", "other")]
     assert [file.name for file in files[0]] == ["emoji-2-way-3-shot.jsonl"]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
@@ -50,14 +57,14 @@ def test_episodes_do_not_depend_on_the_tokenizer(tmp_path, spae, other_spae, tin
 
 def test_an_impossible_setting_is_refused_before_anything_is_asked(tmp_path, spae, tiny, interrupted):
     llm = interrupted(tiny)
-    run = FewShotRun("emoji", (1,), (FewShotSetting(2), FewShotSetting(2, 5)))
+    run = FewShot("emoji", (1,), (FewShotSetting(2), FewShotSetting(2, 5)))
     with pytest.raises(ValueError, match=r"labels: 2-way 5-shot needs .*; the largest class has 3"):
         run_fewshot(spae, llm, [run], tmp_path)
     assert llm.calls == 0
     with pytest.raises(ValueError, match=r"data: expected one of \['digits', .*\], got 'birds'"):
-        FewShotRun("birds", (1,), (FewShotSetting(2),))
+        FewShot("birds", (1,), (FewShotSetting(2),))
     with pytest.raises(ValueError, match="settings: expected at least one, got none"):
-        FewShotRun("digits", (1,), ())
+        FewShot("digits", (1,), ())
 
 
 def test_groups_ask_about_concepts_that_are_not_shown():
@@ -73,11 +80,11 @@ def test_groups_ask_about_concepts_that_are_not_shown():
 
 
 def test_questions_keep_their_answers_when_images_are_dealt_out(monkeypatch):
-    vqa = easy_vqa(8)
-    of_item = {item: (1000 + image,) for item, image in enumerate(vqa.items)}
-    images = WordImages(of_item, of_item, vqa.names, vqa.questions, vqa.kinds)
+    pictures = easy_vqa(8)
+    of_item = {item: (1000 + image,) for item, image in enumerate(pictures.items)}
+    images = WordImages(of_item, of_item, pictures.names, pictures.questions, pictures.kinds)
     setting = FewShotSetting(5)
-    episodes = sample_episodes(vqa.labels, setting, 8)
+    episodes = sample_episodes(pictures.labels, setting, 8)
     asked = []
 
     def classify(llm, task, names, condition):
@@ -87,13 +94,13 @@ def test_questions_keep_their_answers_when_images_are_dealt_out(monkeypatch):
     monkeypatch.setattr(fewshot, "classify", classify)
     report = evaluate_fewshot(None, images, setting, episodes)
     # Five ways: three colours, yes and no.
-    answers = [vqa.names[e.classes[e.query.way]] for e in episodes]
+    answers = [pictures.names[e.classes[e.query.way]] for e in episodes]
     expected = [1 / 2 if answer in ("yes", "no") else 1 / 3 for answer in answers]
     assert report["chance"] == pytest.approx(sum(expected) / 8)
     for episode, own, dealt in zip(episodes, asked[::2], asked[1::2], strict=True):
         assert own[1] == dealt[1]
         (words, question) = own[1]
-        assert question == f" Question: {vqa.questions[episode.query.item]}"
+        assert question == f" Question: {pictures.questions[episode.query.item]}"
         rows = [
             [(e.condition[0], e.condition[1], e.answer) for e in task.examples] for task, _ in (own, dealt)
         ]
@@ -104,8 +111,8 @@ def test_questions_keep_their_answers_when_images_are_dealt_out(monkeypatch):
 
 
 def test_vqa_run(tmp_path, spae, tiny):
-    run = FewShotRun("easy-vqa-colors", (2,), (FewShotSetting(2, 2),), 2)
-    report = run_fewshot(spae, tiny, [run], tmp_path, name="vqa", command="spae eval vqa")
+    run = FewShot("easy-vqa-colors", (2,), (FewShotSetting(2, 2),), 2)
+    report = evaluate(vqa, Run("vqa", (run,), spae, tiny, tmp_path, "spae eval vqa"))
     assert json.loads((tmp_path / "vqa.json").read_text()) == report
     assert report["rows"][0]["chance"] == 0.5
     assert (tmp_path / "vqa.md").read_text().endswith("    spae eval vqa\n")

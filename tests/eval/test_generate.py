@@ -1,13 +1,19 @@
 import pytest
 import torch
 
-from spae.eval import generation
-from spae.eval.generation import DigitPrompts, Generated, evaluate_generation, run_generation
+from spae.eval import drawing
+from spae.eval.run import Run, evaluate
+from spae.eval.tasks import generate
+from spae.eval.tasks.generate import DigitPrompts, Generated, evaluate_generation
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
 PROMPTS = DigitPrompts(contexts=2, examples=10, sums=3, plain=2, temperature=0.7, seed=3)
+
+
+def run_generation(model, llm, out):
+    return evaluate(generate, Run("generate", PROMPTS, model, llm, out))
 
 
 class Reader:
@@ -21,17 +27,17 @@ class Reader:
 def toy(monkeypatch, toy_data):
     from spae import data
 
-    monkeypatch.setattr(generation, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
-    monkeypatch.setattr(generation, "DigitClassifier", Reader)
+    monkeypatch.setattr(generate, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
+    monkeypatch.setattr(generate, "DigitClassifier", Reader)
 
 
 def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted):
     counted = interrupted(tiny)
-    whole = run_generation(spae, counted, PROMPTS, tmp_path / "whole")
+    whole = run_generation(spae, counted, tmp_path / "whole")
     with pytest.raises(interrupted.Stopped):
-        run_generation(spae, interrupted(tiny, calls_left=4), PROMPTS, tmp_path / "parts")
+        run_generation(spae, interrupted(tiny, calls_left=4), tmp_path / "parts")
     resumed = interrupted(tiny)
-    assert run_generation(spae, resumed, PROMPTS, tmp_path / "parts") == whole
+    assert run_generation(spae, resumed, tmp_path / "parts") == whole
     assert resumed.calls == counted.calls - 4
     for name in ("generate.json", "generate.md", "generate.png"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
@@ -45,18 +51,18 @@ def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted):
 
 def test_sums_mean_what_they_say_and_shuffling_moves_captions(spae, tiny, monkeypatch):
     asked = []
-    decode = generation.decode
+    decode = drawing.decode
 
     def spy(llm, task, queries, *arguments, **options):
         asked.append((task, queries))
         return decode(llm, task, queries, *arguments, **options)
 
-    monkeypatch.setattr(generation, "decode", spy)
+    monkeypatch.setattr(drawing, "decode", spy)
     prompts = DigitPrompts(contexts=1, examples=20, sums=10, plain=10, stride=9)
-    generated = generation.generate_digits(spae, tiny, prompts)
+    generated = generate.generate_digits(spae, tiny, prompts)
     for caption, label in zip(generated.captions, generated.labels.tolist(), strict=True):
         assert sum(map(int, caption.split("+"))) == label
-    generation.generate_digits(spae, tiny, prompts, shuffle_captions=True)
+    generate.generate_digits(spae, tiny, prompts, shuffle_captions=True)
     (task, queries), (dealt, others) = asked
     assert len(queries) == len(others) == 20
     assert [e.answer for e in task.examples] == [e.answer for e in dealt.examples]

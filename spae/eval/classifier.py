@@ -1,16 +1,12 @@
-"""Do reconstructed digits still read as the digits they were?"""
+"""What a picture of a digit reads as."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from spae.data.mnist import MNISTDigits
-from spae.eval.reconstruction import decode_all, encode_all, evaluate_reconstruction
 from spae.optional import needs
-from spae.tokenizers import Tokenizer
 
 
 class DigitClassifier:
@@ -35,20 +31,6 @@ class DigitClassifier:
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of images [N, 3, 32, 32] in [-1, 1] read as their label."""
         return (self.predict(images) == labels).double().mean().item()
-
-
-def evaluate_digits(model: Tokenizer) -> dict[str, Any]:
-    """`evaluate_reconstruction` on the 500 held-out digits, and the classifier's accuracy on originals and on
-    reconstructions from 1..L layers."""
-    held_out = MNISTDigits("test")
-    tokens = encode_all(model, held_out.images)
-    report = evaluate_reconstruction(model, held_out.images, tokens=tokens)
-    classifier = DigitClassifier()
-    report["accuracy_originals"] = classifier.accuracy(held_out.images, held_out.labels)
-    for row in report["layers"]:
-        images = decode_all(model, tokens.upto(row["layer"]))
-        row["accuracy"] = classifier.accuracy(images, held_out.labels)
-    return report
 
 
 def _rows(images: Tensor):

@@ -1,0 +1,20 @@
+"""`spae bench`: the kernels against their peers."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ABOUT = "Time our kernels against their peers (from a checkout)."
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to python -m benchmarks")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if not Path("benchmarks/__main__.py").is_file():
+        raise FileNotFoundError("the benchmarks are in the repository: run this in a checkout of it")
+    return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.arguments])

@@ -1,0 +1,25 @@
+"""`spae demo`: the first thing a user runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from spae.commands import add_model, load_tokenizer
+
+ABOUT = "Held-out digits to words and back, on one page."
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--images", type=int, default=6, help="how many digits (default: 6)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo.png"), help="the page (default: out/demo.png)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from spae import demo
+
+    demo.check(arguments.images)
+    demo.run(load_tokenizer(arguments.model), arguments.model, arguments.images, arguments.out)

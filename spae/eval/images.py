@@ -1,0 +1,35 @@
+"""Images of a data set as a tokenizer's tokens, and as the words that a language model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spae.eval.reconstruction import encode_all
+from spae.incontext import Lexicon
+from spae.llm import FrozenLLM
+from spae.tokenizers import PyramidTokens, Tokenizer
+
+
+def stack(dataset: Dataset[Any], items: Sequence[int]) -> Tensor:
+    """The images of some items, float32 [N, C, H, W]."""
+    return torch.stack([dataset[item][0] for item in items])
+
+
+def encode_items(model: Tokenizer, dataset: Dataset[Any], items: Iterable[int]) -> dict[int, PyramidTokens]:
+    """The tokens of those items of a data set that an evaluation shows, each one image's."""
+    wanted = sorted(set(items))
+    tokens = encode_all(model, stack(dataset, wanted))
+    return {item: tokens[i : i + 1] for i, item in enumerate(wanted)}
+
+
+def words_of(
+    model: Tokenizer, llm: FrozenLLM, tokens: dict[int, PyramidTokens], num_layers: int
+) -> dict[int, tuple[int, ...]]:
+    """Each item's words of the first layers, as ids of the language model."""
+    lexicon = Lexicon(model.codebook, model.pyramid, llm)
+    return {item: lexicon.llm_ids(one.upto(num_layers))[0] for item, one in tokens.items()}

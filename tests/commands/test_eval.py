@@ -1,0 +1,99 @@
+"""`spae eval`: what its options mean, and what is refused before anything is loaded."""
+
+import argparse
+
+import pytest
+
+from spae import llm
+from spae.cli import main
+from spae.commands import eval as command
+from spae.eval.run import find, tasks
+
+TASKS = ["caption", "denoise", "digits", "fewshot", "generate", "outpaint", "semantics", "vqa"]
+
+
+def settings(name, *options):
+    """What a task makes of its options."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    find(name).add(parser)
+    return find(name).settings(parser.parse_args(options))
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """What `llm.load` is asked for; nothing is loaded."""
+    asked = []
+    monkeypatch.setattr(llm, "load", lambda source, **options: asked.append((source, options)))
+    monkeypatch.setattr(command, "load_tokenizer", lambda name: None)
+    return asked
+
+
+def test_these_are_the_tasks():
+    assert tasks() == TASKS
+
+
+@pytest.mark.parametrize("what", TASKS)
+def test_help(what, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["eval", what, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert f"spae eval {what}" in out
+    assert ("--llm-model" in out) == (what not in ("digits", "semantics"))
+
+
+def test_few_shot_settings_follow_ways_and_shots():
+    options = ["--data", "emoji", "--layers", "1", "2", "--ways", "5", "--shots", "1", "3", "--episodes", "7"]
+    (only,) = settings("fewshot", *options)
+    assert (only.data, only.layers, only.episodes) == ("emoji", (1, 2), 7)
+    assert {setting.inner_shots for setting in only.settings} == {1, 3}
+    assert len(only.settings) == 6
+
+
+@pytest.mark.parametrize("what", ["generate", "denoise", "outpaint"])
+def test_modes_of_decoding_are_reached(what):
+    chosen = settings(what, "--mode", "par", "--par-layers", "2", "--stride", "1", "--layout", "segments")
+    assert (chosen.mode, chosen.par_layers, chosen.stride, chosen.layout) == ("par", 2, 1, "segments")
+    assert settings(what, "--mode", "pnar").mode == "pnar"
+    assert settings(what).layout == ("segments" if what == "generate" else "examples")
+    with pytest.raises(ValueError, match="par_layers: expected 1 or more with mode"):
+        settings(what, "--mode", "pnar", "--par-layers", "2")
+
+
+def test_a_servers_options(loaded, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("MY_KEY", "secret")
+    monkeypatch.setattr("spae.eval.run.evaluate", lambda task, run: {"rows": [], "llm": "none"})
+    url = "http://127.0.0.1:1/v1"
+    options = [
+        "--llm-model",
+        "m",
+        "--llm-tokenizer",
+        "gemma3",
+        "--context-window",
+        "4096",
+        "--llm-key",
+        "MY_KEY",
+    ]
+    assert main(["eval", "vqa", "--llm", url, *options, "--out", str(tmp_path)]) == 0
+    expected = {"model": "m", "tokenizer": "gemma3", "context_window": 4096, "api_key": "secret"}
+    assert loaded == [(url, expected)]
+    assert main(["eval", "vqa", "--dtype", "bfloat16", "--out", str(tmp_path)]) == 0
+    assert loaded[1] == ("smollm2", {"dtype": "bfloat16"})
+    assert capsys.readouterr().out.startswith("| data | words |")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--llm", "http://127.0.0.1:1/v1", "--dtype", "bfloat16"], "dtype: expected none for a server"),
+        (["--llm-model", "m"], "llm: expected a base URL beside a server's options, got 'smollm2'"),
+        (["--llm", "http://127.0.0.1:1/v1", "--llm-key", "NO_SUCH"], "llm-key: expected a variable of the"),
+        (["--data", "birds"], "data: expected one of ["),
+        (["--shots", "9"], "settings: expected at least one, got none"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_loaded(loaded, capsys, options, message):
+    assert main(["eval", "fewshot", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert loaded == []
