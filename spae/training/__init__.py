@@ -1,12 +1,13 @@
 """Training: the loop, the schedule of the learning rate, checkpoints and the log. Needs the extra `train`."""
 
+from spae.training.checkpoints import CheckpointError, latest
 from spae.training.config import TrainConfig
 from spae.training.log import plot_log, read_log
 from spae.training.loop import NonFiniteLossError, Trainer
 from spae.training.schedule import lr_scheduler, schedule_factor
-from spae.training.state import latest
 
 __all__ = [
+    "CheckpointError",
     "NonFiniteLossError",
     "TrainConfig",
     "Trainer",

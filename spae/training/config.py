@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from spae.training.schedule import Schedule
 
-_MAY_CHANGE = {"steps", "output_dir", "log_every", "eval_every", "checkpoint_steps", "checkpoint_minutes"}
-_MAY_CHANGE |= {"keep_checkpoints", "num_workers", "progress", "tensorboard"}
-
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run does. All fields but those marked * must stay the same when a run resumes.
+    """What a run does. All fields but those marked * (`settings.MAY_CHANGE`) must stay the same
+    when a run resumes.
 
     Args:
         steps: * updates in all.
@@ -82,15 +80,3 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON gives them back: lists for tuples."""
         return json.loads(json.dumps(asdict(self)))
-
-    def conflicts(self, earlier: dict[str, Any]) -> list[str]:
-        """What forbids going on with a run of the `earlier` configuration (`to_json`), in words."""
-        # A field that the earlier run did not know had its default, for that is what runs without it do.
-        defaults = {field.name: field.default for field in fields(self) if field.default is not MISSING}
-        was = {**defaults, **earlier}
-        fixed = {name: value for name, value in self.to_json().items() if name not in _MAY_CHANGE}
-        return [
-            f"{name} was {was.get(name)}, is {value}"
-            for name, value in fixed.items()
-            if was.get(name) != value
-        ]

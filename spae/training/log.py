@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from spae.optional import needs
 from spae.training.config import TrainConfig
+from spae.training.disk import replace_text
 
 
 class RunLog:
@@ -79,9 +79,7 @@ def truncate_log(file: str | Path, step: int) -> None:
     if not file.exists():
         return
     kept = [record for record in read_log(file) if record["step"] <= step]
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(partial, file)
+    replace_text(file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def plot_log(jsonl: str | Path, png: str | Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -16,13 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 from spae.losses import Objective
 from spae.models.sync_norm import synchronise
 from spae.optional import needs
+from spae.training.checkpoints import Found, load_checkpoint, newest_whole, save_checkpoint, set_aside
 from spae.training.config import TrainConfig
 from spae.training.ema import ParameterEMA
 from spae.training.learner import Learner
+from spae.training.lock import RunLock
 from spae.training.log import RunLog
 from spae.training.order import StepBatches
+from spae.training.processes import on_main
+from spae.training.settings import differences, flatten
 from spae.training.signals import StopSignals, ignore_in_worker
-from spae.training.state import latest, load_checkpoint, read_manifest, save_checkpoint
 
 try:
     from accelerate import Accelerator
@@ -56,6 +60,8 @@ class Trainer:
             without gradients, with the averaged weights if there are any, on every process; returns held-out
             figures by name for the log.
         accelerator: to bring your own, which then also decides the precision.
+        settings: what made model and data, as JSON: a run resumes only with the same, apart from
+            `settings.MAY_CHANGE`.
 
     Raises ValueError for `loss_weights` beside an objective.
     """
@@ -69,6 +75,7 @@ class Trainer:
         objective: Objective | None = None,
         evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
         accelerator: Accelerator | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
         shares = self.accelerator.num_processes * config.accumulation
@@ -81,24 +88,24 @@ class Trainer:
         self.step = 0
         self.log_file = Path(config.output_dir) / "log.jsonl"
         self.checkpoint_dir = Path(config.output_dir) / "checkpoints"
+        self.settings = settings or {}
+        self.lock = RunLock(self.accelerator, Path(config.output_dir))
+        self._resumed = False
+        self.checkpoint: Path | None = None  # the last one, saved or resumed from
         if self.accelerator.num_processes > 1:
             synchronise(model)
         rate = config.learning_rate
         self.learner = Learner(self.accelerator, model, config, learning_rate=rate, steps=config.steps)
         self.model, self.optimizer = self.learner.module, self.learner.optimizer
         self.ema = None if config.ema_decay is None else ParameterEMA(self.model, config.ema_decay)
-        if self.ema is not None:
-            self.accelerator.register_for_checkpointing(self.ema)
         self.opponent = None if objective is None else self._opponent(objective)
         self._earlier_seconds = 0.0  # of the runs that this one resumes
         self._started = self._window_start = self._saved_at = time.monotonic()
         self._window_step = self._saved_step = 0
 
     def _opponent(self, objective: Objective) -> Learner | None:
-        """The discriminator as a learner, if any. What the objective remembers joins the checkpoint."""
+        """The discriminator as a learner, if any."""
         objective.to(self.accelerator.device).train()
-        for memory in objective.memory():
-            self.accelerator.register_for_checkpointing(memory)
         if objective.discriminator is None:
             return None
         cfg = self.config
@@ -116,13 +123,19 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: the loss or its gradient is not finite; the last checkpoint is untouched.
-            ValueError: `loss_weights` names a term that the model has not, or the newest checkpoint in
-                `output_dir` belongs to a run with another configuration or another number of samples.
+            ValueError: `loss_weights` names a term that the model has not, or the checkpoints in `output_dir`
+                are of a run with other settings, which the message names.
+            CheckpointError: there are checkpoints but none is whole, or one could not be written.
+            RunInUseError: another run is at work in `output_dir`.
         """
+        with self.lock:
+            if not self._resumed:
+                self.resume()
+            self._resumed = False
+            return self._run()
+
+    def _run(self) -> bool:
         cfg, main = self.config, self.accelerator.is_main_process
-        # Processes draw different numbers, the first one those of a run of its own.
-        set_seed(cfg.seed, device_specific=True)
-        self._resume()
         self.model.train()
         self._started = self._window_start = self._saved_at = time.monotonic()
         self._window_step = self._saved_step = self.step
@@ -209,7 +222,7 @@ class Trainer:
         if not finite or not (math.isfinite(norm) or self.accelerator.scaler is not None):
             raise NonFiniteLossError(
                 f"step {self.step + 1} is not finite: {record}; the last checkpoint is "
-                f"{latest(self.checkpoint_dir) or 'none, as none was saved yet'}"
+                f"{self.checkpoint or 'none, as none was saved yet'}"
             )
         record[f"{prefix}lr"] = learner.learning_rate
         learner.step()
@@ -262,22 +275,60 @@ class Trainer:
             generator=torch.Generator().manual_seed(cfg.seed),
         )
 
-    def _resume(self) -> None:
-        folder = latest(self.checkpoint_dir)
-        manifest = folder and read_manifest(folder)
-        if folder and manifest:
-            self._check_same_run(folder, manifest)
-            load_checkpoint(self.accelerator, folder)
-            self.step, self._earlier_seconds = manifest["step"], manifest["seconds"]
+    def resume(self) -> int:
+        """Take up the newest whole checkpoint, if there is one, and return its step; `train` then goes on.
 
-    def _check_same_run(self, folder: Path, manifest: dict[str, Any]) -> None:
-        conflicts = self.config.conflicts(manifest["config"])
-        if (was := manifest.get("objective")) != (now := self._objective_config()):
-            conflicts.append(f"objective was {was}, is {now}")
-        if manifest["num_samples"] != self.num_samples:
-            conflicts.append(f"the dataset had {manifest['num_samples']} samples, has {self.num_samples}")
-        if conflicts:
-            raise ValueError(f"{folder} is of another run ({'; '.join(conflicts)}): use another output_dir")
+        Writes nothing unless the checkpoint is of this run. Warns of newer checkpoints that are damaged, and
+        sets them aside as `NAME.damaged`. Call it inside `lock`; raises what `train` says.
+        """
+        # Processes draw different numbers, the first one those of a run of its own.
+        set_seed(self.config.seed, device_specific=True)
+        self._resumed = True
+        found = on_main(self.accelerator, lambda: newest_whole(self.checkpoint_dir))
+        if found is None:
+            return self.step
+        self._check_same_run(found)
+        on_main(self.accelerator, lambda: set_aside(found.damaged))
+        state = load_checkpoint(self.accelerator, found.folder)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.checkpoint, self.step = found.folder, found.manifest["step"]
+        self._earlier_seconds = found.manifest["seconds"]
+        return self.step
+
+    def _parts(self) -> dict[str, Any]:
+        """All that has a state, by name."""
+        parts = {
+            "model": self.learner,
+            "average": self.ema,
+            "discriminator": self.opponent,
+            "scaler": self.accelerator.scaler,
+        }
+        memory = () if self.objective is None else self.objective.memory()
+        parts |= {f"memory{i}": part for i, part in enumerate(memory)}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _check_same_run(self, found: Found) -> None:
+        # A setting that the earlier run did not know had its default, for that is what runs without it do.
+        defaults = flatten({"train": TrainConfig(1, 1, "").to_json()})
+        if conflicts := differences(defaults | found.manifest["settings"], self._settings()):
+            raise ValueError(
+                f"{found.folder} is of another run ({'; '.join(conflicts)}): use another output_dir"
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        """What made this run what it is, flat and as JSON gives it back."""
+        acc = self.accelerator
+        own = {
+            "train": self.config.to_json(),
+            "objective": {} if self.objective is None else self.objective.config.to_dict(),
+            "data": {"samples": self.num_samples},
+            "processes": acc.num_processes,
+            "device": acc.device.type,
+            # Of the CPU: they decide the order of sums.
+            "threads": torch.get_num_threads() if acc.device.type == "cpu" else None,
+        }
+        return json.loads(json.dumps(flatten(own) | flatten(self.settings)))
 
     def _checkpoint_due(self) -> bool:
         every, minutes = self.config.checkpoint_steps, self.config.checkpoint_minutes
@@ -287,15 +338,18 @@ class Trainer:
     def _save(self) -> None:
         cfg = self.config
         epoch, batch = divmod(self.step, self.num_samples // cfg.batch_size)
-        info = {"config": cfg.to_json(), "num_samples": self.num_samples, "seconds": self._seconds()}
-        info["objective"] = self._objective_config()
-        position = {"epoch": epoch, "batch": batch}  # for the reader: it follows from the step
-        info |= position
-        save_checkpoint(self.accelerator, self.checkpoint_dir, self.step, info, keep=cfg.keep_checkpoints)
+        info = {
+            "step": self.step,
+            "epoch": epoch,  # for the reader: it follows from the step, as does the batch
+            "batch": batch,
+            "seconds": self._seconds(),
+            "settings": self._settings(),
+        }
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        self.checkpoint = save_checkpoint(
+            self.accelerator, self.checkpoint_dir, state, info, keep=cfg.keep_checkpoints
+        )
         self._saved_step, self._saved_at = self.step, time.monotonic()
-
-    def _objective_config(self) -> dict[str, Any] | None:
-        return None if self.objective is None else self.objective.config.to_dict()
 
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._started

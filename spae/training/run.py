@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -16,10 +17,12 @@ from spae.eval.metrics import psnr
 from spae.eval.reconstruction import decode_all, encode_all
 from spae.tokenizers import Tokenizer
 from spae.training.config import TrainConfig
+from spae.training.disk import replace_text
 from spae.training.loop import Trainer
 from spae.training.presets import Preset
 
 PROGRESS_IMAGES = 128
+SAMPLED_IMAGES = 64
 PAGE_IMAGES = 4
 
 
@@ -28,14 +31,15 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
 
     As it trains, `progress/` gets a page of held-out images with their reconstructions and words.
     Returns False if a signal ended the run before its last step: the same call goes on with it.
+    Raises what `Trainer.train` says; a preset other than the folder's is refused before anything is written.
     """
     output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     config = TrainConfig.from_dict({**preset.train, "output_dir": str(output_dir)})
     # The weights are drawn from the run's seed too, so that preset and seed make the model.
     torch.manual_seed(config.seed)
     model = preset.build()
     dataset, held_out = (preset.dataset(split, model.config.image_size) for split in ("train", "test"))
+    settings = _settings(preset, model, dataset)
     objective, dataset = preset.build_objective(model, dataset)
     trainer = Trainer(
         model,
@@ -43,15 +47,41 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
         config,
         objective=objective,
         evaluate=_Progress(held_out, output_dir / "progress"),
+        settings=settings,
     )
-    if trainer.accelerator.is_main_process:
-        (output_dir / "preset.json").write_text(json.dumps(preset.to_dict(), indent=2) + "\n")
-    if not trainer.train():
-        return False
-    if trainer.accelerator.is_main_process:
-        with trainer.averaged():
-            model.save_pretrained(output_dir / "model")
-    return True
+    main = trainer.accelerator.is_main_process
+    with trainer.lock:
+        trainer.resume()
+        if main:
+            replace_text(output_dir / "preset.json", json.dumps(preset.to_dict(), indent=2) + "\n")
+        finished = trainer.train()
+        if finished and main:
+            with trainer.averaged():
+                model.save_pretrained(output_dir / "model")
+    return finished
+
+
+def _settings(preset: Preset, model: Tokenizer, dataset: Dataset[Any]) -> dict[str, Any]:
+    """All of a preset but `train`, which the trainer knows, with defaults filled in and data and codebook as
+    what they hold."""
+    data = {"name": preset.data} if isinstance(preset.data, str) else dict(preset.data)
+    book = model.codebook_identity()
+    return {
+        "tokenizer": preset.tokenizer,
+        "model": model.config.to_dict(),
+        "codebook": {"name": book["name"], "sha256": book["checksum"]},
+        "objective": {key: part for key, part in (preset.objective or {}).items() if part is not None},
+        "data": {**data, "sha256": _sample_checksum(dataset)},
+    }
+
+
+def _sample_checksum(dataset: Dataset[Any]) -> str:
+    """Of evenly spread images, in their order."""
+    total = len(dataset)  # pyright: ignore[reportArgumentType]
+    digest = hashlib.sha256()
+    for index in range(0, total, max(1, total // SAMPLED_IMAGES)):
+        digest.update(_image(dataset[index]).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _Progress:

@@ -43,12 +43,16 @@ def lr_scheduler(
     schedule: Schedule = "inverse_sqrt",
     warmup_steps: int = 0,
     cooldown_steps: int = 0,
+    done: int = 0,
 ) -> LambdaLR:
-    """`schedule_factor` as a PyTorch scheduler: call its `step()` after every update."""
+    """`schedule_factor` as a PyTorch scheduler: call its `step()` after every update.
+
+    done: updates that the optimizer, if it goes on from a saved state, has behind it.
+    """
 
     def factor(step: int) -> float:
         return schedule_factor(
             step, steps=steps, schedule=schedule, warmup_steps=warmup_steps, cooldown_steps=cooldown_steps
         )
 
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor, last_epoch=done - 1)

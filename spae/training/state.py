@@ -1,90 +1,103 @@
-"""Checkpoints that appear whole or not at all.
-
-A checkpoint is a folder `step-00000500` with everything that accelerate saves (model, optimizer, registered
-objects, the states of the Python, NumPy and torch random number generators) and a manifest, written last: the
-step, the size of every file, and what the trainer adds. It is renamed to its name when it is complete.
-"""
+"""The state of a run as tensors (safetensors) and JSON, so that reading it back never runs what it holds."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
+import random
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-_MANIFEST = "checkpoint.json"
-_NAME = re.compile(r"step-(\d{8,})")
+_TENSORS, _TREE = "state.safetensors", "state.json"
 
 
-def save_checkpoint(
-    accelerator: Accelerator, root: str | Path, step: int, info: dict[str, Any], *, keep: int = 2
-) -> Path:
-    """Write the checkpoint of `step` under `root`, then delete all but the newest `keep`; returns its folder.
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a state dict of any depth: dicts, lists and tuples of tensors, numbers, strings, bools and None.
 
-    `info` (JSON) goes into the manifest. Every process must call this; nodes must share the file system.
+    Raises TypeError, which names the place, for a value of any other kind.
     """
-    root = Path(root)
-    final = root / f"step-{step:08d}"
-    partial = root / f"{final.name}.partial"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    # Not safetensors, which cannot hold a module's extra state: a codebook's name and checksum, not a tensor.
-    accelerator.save_state(str(partial), safe_serialization=False)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        sizes = {str(f.relative_to(partial)): f.stat().st_size for f in _files(partial)}
-        manifest = {**info, "step": step, "files": sizes}
-        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for file in _files(partial):
-            _flush(file)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        for old in checkpoints(root)[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return final
+    tensors: dict[str, Tensor] = {}
+    tree = _encode(state, "", tensors)
+    save_file(_apart(tensors), folder / _TENSORS)
+    (folder / _TREE).write_text(json.dumps(tree), encoding="utf-8")
 
 
-def load_checkpoint(accelerator: Accelerator, folder: str | Path) -> None:
-    """Restore what `save_checkpoint` wrote into the objects that `accelerator` knows, generators included."""
-    accelerator.load_state(str(folder))
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `write_state` wrote, tensors on the CPU."""
+    # Copies: the loaded tensors are views of the mapped file, and optimizers keep what they are given.
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / _TENSORS).items()}
+    return _decode(json.loads((folder / _TREE).read_text(encoding="utf-8")), tensors)
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, with its "step"; None if the checkpoint is missing or incomplete."""
-    folder = Path(folder)
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        complete = all((folder / name).stat().st_size == size for name, size in manifest["files"].items())
-    except (OSError, ValueError):
-        return None
-    return manifest if complete else None
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Of this process's generators, as JSON: Python's, NumPy's, torch's and, if it has one, the device's."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+        "torch": _hex(torch.get_rng_state()),
+        "device": None if device.type == "cpu" else _hex(torch.get_device_module(device).get_rng_state()),
+    }
 
 
-def checkpoints(root: str | Path) -> list[Path]:
-    """The complete checkpoints under `root`, oldest first."""
-    steps = {int(m[1]): f for f in Path(root).glob("step-*") if (m := _NAME.fullmatch(f.name))}
-    return [steps[step] for step in sorted(steps) if read_manifest(steps[step])]
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Restore what `random_state` gave."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(_bytes(state["torch"]))
+    if state["device"] is not None:
+        torch.get_device_module(device).set_rng_state(_bytes(state["device"]))
 
 
-def latest(root: str | Path) -> Path | None:
-    """The newest complete checkpoint under `root`, or None."""
-    return next(reversed(checkpoints(root)), None)
+def _hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.rglob("*") if f.is_file())
+def _bytes(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
-def _flush(file: Path) -> None:
-    """Force the bytes out before the rename that makes them count, so a power cut leaves no hollow file."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON, where an object has one entry, its kind; tensors go into `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach()
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_encode(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"state{path}: expected tensors and plain values, got {type(value).__name__}")
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in content}
+    items = [_decode(item, tensors) for item in content]
+    return items if kind == "list" else tuple(items)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and no two in the same memory (tied weights), as safetensors wants them."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart

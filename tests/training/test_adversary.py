@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -25,7 +24,7 @@ from torch.amp.grad_scaler import GradScaler
 import spae
 from spae.losses import Objective, ObjectiveConfig
 from spae.training import NonFiniteLossError, TrainConfig, Trainer, latest, plot_log, read_log
-from spae.training.state import checkpoints
+from spae.training.checkpoints import checkpoints, read_manifest, sealed
 
 TIMINGS = ("seconds", "images_per_second")
 
@@ -222,7 +221,7 @@ def test_a_non_finite_discriminator_stops_the_run(tmp_path):
 
 def test_another_objective_in_the_same_folder_is_an_error(straight):
     folder = straight.log_file.parent
-    with pytest.raises(ValueError, match=r"objective was .*'eta': 0.1.* is .*'eta': 0.2.*another output_dir"):
+    with pytest.raises(ValueError, match=r"objective.eta was 0.1, is 0.2.*another output_dir"):
         trainer(folder, objective={"eta": 0.2}).train()
     with pytest.raises(ValueError, match="accumulation was 2, is 1"):
         trainer(folder, accumulation=1).train()
@@ -230,10 +229,10 @@ def test_another_objective_in_the_same_folder_is_an_error(straight):
 
 def test_a_checkpoint_from_before_a_setting_existed_still_resumes(tmp_path):
     assert trainer(tmp_path, accumulation=1, steps=2).train()
-    manifest = tmp_path / "checkpoints/step-00000002/checkpoint.json"
-    content = json.loads(manifest.read_text())
-    del content["config"]["accumulation"]
-    manifest.write_text(json.dumps(content))
+    folder = tmp_path / "checkpoints/step-00000002"
+    manifest = read_manifest(folder)
+    del manifest["settings"]["train.accumulation"]
+    (folder / "checkpoint.json").write_text(sealed(manifest))
     assert trainer(tmp_path, accumulation=1, steps=3).train()
 
 
