@@ -2,6 +2,7 @@
 
 from spae.training.checkpoints import CheckpointError, latest
 from spae.training.config import TrainConfig
+from spae.training.lock import RunInUseError
 from spae.training.log import plot_log, read_log
 from spae.training.loop import NonFiniteLossError, Trainer
 from spae.training.schedule import lr_scheduler, schedule_factor
@@ -9,6 +10,7 @@ from spae.training.schedule import lr_scheduler, schedule_factor
 __all__ = [
     "CheckpointError",
     "NonFiniteLossError",
+    "RunInUseError",
     "TrainConfig",
     "Trainer",
     "latest",
