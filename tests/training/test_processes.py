@@ -18,7 +18,7 @@ from spae import SPAE, Codebook, SPAEConfig
 from spae.losses import FeatureDistance, Objective, ObjectiveConfig
 from spae.models import PatchDiscriminator
 from spae.models.sync_norm import SynchronisedBatchNorm, synchronise
-from spae.training import TrainConfig, Trainer, read_log
+from spae.training import RunInUseError, TrainConfig, Trainer, read_log
 
 MODEL = SPAEConfig(image_size=(16, 16), grids=(1, 2, 4), channels=8, multipliers=(1, 2, 2), num_res_blocks=1)
 
@@ -35,7 +35,13 @@ def objective() -> Objective:
     )
 
 
-def train(folder: Path) -> Trainer:
+def train(folder: Path, steps: int = 4, **changes) -> Trainer:
+    trainer = make(folder, steps, **changes)
+    assert trainer.train()
+    return trainer
+
+
+def make(folder: Path, steps: int = 4, **changes) -> Trainer:
     torch.manual_seed(0)
     vectors = torch.randn(50, 12) * 0.3
     model = SPAE(MODEL, Codebook.from_arrays([f" w{i}" for i in range(50)], vectors, name="toy"))
@@ -44,7 +50,7 @@ def train(folder: Path) -> Trainer:
         torch.rand(24, 3, 16, 16, generator=generator) * 2 - 1, torch.rand(24, generator=generator)
     )
     config = TrainConfig(
-        steps=4,
+        steps=steps,
         batch_size=8,
         accumulation=2,
         output_dir=str(folder),
@@ -52,10 +58,9 @@ def train(folder: Path) -> Trainer:
         log_every=1,
         ema_decay=0.5,
         progress=False,
+        **changes,
     )
-    trainer = Trainer(model, data, config, objective=objective())
-    assert trainer.train()
-    return trainer
+    return Trainer(model, data, config, objective=objective())
 
 
 def state(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -73,9 +78,32 @@ def _work(rank: int, port: int, folder: str) -> None:
     os.environ |= address | processes
     trainer = train(Path(folder))
     assert trainer.accelerator.num_processes == 2
-    result = {"training": state(trainer), "norm": normalise(rank)}
+    result = {"training": state(trainer), "norm": normalise(rank), "resumed": resume(folder, rank)}
     torch.save(result, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def resume(parent: str, rank: int) -> dict:
+    """Three steps, then the fourth from the checkpoint before a damaged one; and two runs at once."""
+    folder = Path(parent) / "parts"
+    train(folder, 3, checkpoint_steps=1)
+    if rank == 0:
+        (folder / "checkpoints/step-00000003/random-1.json").unlink()
+    torch.distributed.barrier()
+    again, errors = make(folder), []
+    with again.lock:
+        for other in (make(folder), make(folder, clip_norm=0.5)):
+            try:
+                other.train()
+            except RunInUseError as error:
+                errors.append(str(error))
+        assert again.resume() == 2
+        assert again.train()
+    try:
+        make(folder, clip_norm=0.5).train()
+    except ValueError as error:
+        errors.append(str(error))
+    return {"state": state(again), "errors": errors}
 
 
 def normalise(rank: int) -> dict[str, torch.Tensor]:
@@ -152,3 +180,18 @@ def test_two_processes_train_what_one_with_their_batch_does(shared, tmp_path):
         for name, value in own.items():
             if name not in ("seconds", "images_per_second"):
                 assert both[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+def test_two_processes_resume_bit_for_bit_and_share_one_lock(shared):
+    folder, parts = shared
+    for part in parts:
+        for name, value in part["training"].items():
+            assert torch.equal(part["resumed"]["state"][name], value), name
+        *in_use, other = part["resumed"]["errors"]
+        assert len(in_use) == 2
+        assert all("another run is at work" in text for text in in_use)
+        assert "train.clip_norm was 1.0, is 0.5" in other
+    with pytest.raises(ValueError, match="processes was 2, is 1"):
+        train(folder)
+    names = {file.name for file in (folder / "checkpoints/step-00000004").iterdir()}
+    assert {"random-0.json", "random-1.json"} <= names
