@@ -1,12 +1,18 @@
-"""Where the tokens of a pyramid lie: pure data, no learned parts and no users."""
+"""Where the tokens of a pyramid lie: pure data, no learned parts and no users.
+
+What is kept between calls is kept in Python's own numbers. Tensors are made from them on the CPU at each
+call: whatever mode that runs in (a default device, inference, fake tensors), later calls see nothing of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, product
 from math import prod
 from numbers import Integral
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,20 +121,17 @@ class Pyramid:
         order."""
         if not 0 <= layer < self.num_layers:
             raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer}")
-        axes = []
-        for size, cells in zip(self.shape, self.grids[layer], strict=True):
-            ratio = size // cells
-            # Eq. 1 is 1-based: h*s - ceil(s/2) + 1 for h = 1..; that is (h*s + floor(s/2)) for h = 0.. .
-            axes.append(torch.arange(cells) * ratio + ratio // 2)
-        return torch.cartesian_prod(*axes).reshape(-1, self.ndim)
+        return int64(positions(self.shape, self.grids[layer])).reshape(-1, self.ndim)
 
     def flat_positions(self, layer: int) -> Tensor:
         """The same positions as indices into the flattened latent grid, int64 [n_l]."""
-        return ravel(self.positions(layer), self.shape)
+        if not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer}")
+        return int64(chains(self).places[layer])
 
     def depth(self) -> Tensor:
         """Number of lookups at each position of the latent grid, int64 [*shape]."""
-        return _chains(self)[1].clone()
+        return int64(chains(self).depth).reshape(self.shape)
 
     def rounds(self) -> tuple[Round, ...]:
         """The lookups in dependency order: round j holds every position's j-th lookup.
@@ -136,30 +139,71 @@ class Pyramid:
         By eqs. 1 and 2 a lookup depends only on earlier lookups at the same position, so all lookups of a
         round are independent. The paper's 6 layers are 3 rounds of 256, 256 and 85.
         """
-        order = _chains(self)[0]
-        layers = torch.repeat_interleave(torch.arange(self.num_layers), torch.tensor(self.tokens_per_layer))
-        positions = torch.cat([self.positions(layer) for layer in range(self.num_layers)])
-        tokens = [torch.nonzero(order == j).flatten() for j in range(int(order.max()) + 1)]
-        return tuple(Round(t, layers[t], positions[t]) for t in tokens)
+        layers = [layer for layer, count in enumerate(self.tokens_per_layer) for _ in range(count)]
+        where = [place for grid in self.grids for place in positions(self.shape, grid)]
+        return tuple(
+            Round(
+                int64(tokens),
+                int64([layers[token] for token in tokens]),
+                int64([where[token] for token in tokens]).reshape(-1, self.ndim),
+            )
+            for tokens in chains(self).rounds
+        )
 
 
-def ravel(positions: Tensor, shape: Sequence[int]) -> Tensor:
-    """Positions int64 [n, ndim] in a grid as indices into the flattened grid, int64 [n]."""
-    strides = torch.tensor([prod(shape[axis + 1 :]) for axis in range(len(shape))])
-    return (positions * strides).sum(-1)
+class Chains(NamedTuple):
+    """The chain of lookups at each position. Positions are indices into the flattened latent grid.
+
+    places: for each layer the positions of its tokens. order: for each token its place in its position's
+    chain (m_l in eq. 2). depth: lookups at each position. rounds: the tokens of each place in a chain,
+    ascending.
+    """
+
+    places: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+    depth: tuple[int, ...]
+    rounds: tuple[tuple[int, ...], ...]
 
 
 @lru_cache(maxsize=256)
-def _chains(pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-    """For each token its place in its position's chain of lookups (m_l in eq. 2), and lookups per
-    position."""
-    depth = torch.zeros(prod(pyramid.shape), dtype=torch.int64)
+def chains(pyramid: Pyramid) -> Chains:
+    places = tuple(
+        tuple(ravel(place, pyramid.shape) for place in positions(pyramid.shape, grid))
+        for grid in pyramid.grids
+    )
+    depth = [0] * prod(pyramid.shape)
     order = []
-    for layer in range(pyramid.num_layers):
-        flat = pyramid.flat_positions(layer)
-        order.append(depth[flat])
-        depth[flat] += 1
-    return torch.cat(order), depth.reshape(pyramid.shape)
+    for position in chain.from_iterable(places):
+        order.append(depth[position])
+        depth[position] += 1
+    rounds: list[list[int]] = [[] for _ in range(max(depth))]
+    for token, number in enumerate(order):
+        rounds[number].append(token)
+    return Chains(places, tuple(order), tuple(depth), tuple(map(tuple, rounds)))
+
+
+@lru_cache(maxsize=1024)
+def positions(shape: tuple[int, ...], grid: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The positions of a grid's tokens in the latent grid, in raster order."""
+    axes = []
+    for size, cells in zip(shape, grid, strict=True):
+        ratio = size // cells
+        # Eq. 1 is 1-based: h*s - ceil(s/2) + 1 for h = 1..; that is (h*s + floor(s/2)) for h = 0.. .
+        axes.append([cell * ratio + ratio // 2 for cell in range(cells)])
+    return tuple(product(*axes))
+
+
+def ravel(position: Sequence[int], shape: Sequence[int]) -> int:
+    """A position in a grid as an index into the flattened grid."""
+    index = 0
+    for place, size in zip(position, shape, strict=True):
+        index = index * size + place
+    return index
+
+
+def int64(values: Sequence) -> Tensor:
+    """On the CPU, whatever the default device."""
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
 
 
 def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
@@ -170,4 +214,4 @@ def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(size) for size in value)
 
 
-__all__ = ["Pyramid", "Round", "ravel"]
+__all__ = ["Chains", "Pyramid", "Round", "chains", "int64", "positions", "ravel"]

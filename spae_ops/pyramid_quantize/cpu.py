@@ -23,7 +23,7 @@ DTYPES = QUERY_DTYPES
 def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Lookup) -> tuple[Tensor, Tensor]:
     """z [B, D, *shape], codes [K, D] -> ids int64 [B, num_tokens], quantized float32 [B, D, *shape]."""
     table = layout(pyramid, z.device)
-    ids = torch.empty(len(z), pyramid.num_tokens, dtype=torch.int64)
+    ids = torch.empty(len(z), pyramid.num_tokens, dtype=torch.int64, device=z.device)
     for number, (tokens, at) in enumerate(table.rounds):
         query = _queries(z, ids, codes, at, table.chains[at, :number], rule)
         ids[:, tokens] = lookup(query.flatten(0, 1)).reshape(query.shape[:2])

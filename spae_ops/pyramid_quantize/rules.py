@@ -3,13 +3,14 @@ RQ."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from spae_ops.pyramid import Pyramid, ravel
+from spae_ops.pyramid import Pyramid, chains, int64, ravel
 
 RULES = ("saq", "rq")
 FILLS = ("nearest", "zero")
@@ -62,31 +63,50 @@ def features(total: Tensor, pyramid: Pyramid, rule: str, fill: str) -> Tensor:
     return total.float().transpose(1, 2).unflatten(2, pyramid.shape).contiguous()
 
 
-@lru_cache(maxsize=256)
 def layout(pyramid: Pyramid, device: torch.device) -> Layout:
     """A pyramid's tables (cut it with `upto` for fewer layers), made once per device; they must not be
     changed."""
-    depth = pyramid.depth().flatten()
-    covered = depth > 0
+    kept = _LAYOUTS.get((pyramid, device))
+    if kept is not None:
+        return kept
+    with torch.inference_mode(False):
+        made = _make_layout(pyramid, device)
+    if type(made.depth) is Tensor:  # not one that only lives in some mode
+        if len(_LAYOUTS) >= MAX_LAYOUTS:
+            _LAYOUTS.clear()
+        _LAYOUTS[pyramid, device] = made
+    return made
+
+
+MAX_LAYOUTS = 256
+_LAYOUTS: dict[tuple[Pyramid, torch.device], Layout] = {}
+
+
+def _make_layout(pyramid: Pyramid, device: torch.device) -> Layout:
+    table = chains(pyramid)
     # The finest cell around a position is its nearest ancestor; among equal grids the deepest layer's.
     finest = max(range(pyramid.num_layers), key=lambda layer: (pyramid.tokens_per_layer[layer], layer))
-    everywhere = torch.cartesian_prod(*(torch.arange(size) for size in pyramid.shape)).reshape(
-        -1, pyramid.ndim
-    )
-    ratio = torch.tensor([s // g for s, g in zip(pyramid.shape, pyramid.grids[finest], strict=True)])
-    ancestor = ravel(everywhere // ratio * ratio + ratio // 2, pyramid.shape)
-    source = torch.where(covered, torch.arange(len(covered)), ancestor)
+    ratio = [s // g for s, g in zip(pyramid.shape, pyramid.grids[finest], strict=True)]
+    source = []
+    for index, place in enumerate(product(*map(range, pyramid.shape))):
+        cell = [p // r * r + r // 2 for p, r in zip(place, ratio, strict=True)]
+        source.append(index if table.depth[index] else ravel(cell, pyramid.shape))
 
-    places = torch.cat([pyramid.flat_positions(layer) for layer in range(pyramid.num_layers)])
-    rounds = [(step.tokens, places[step.tokens]) for step in pyramid.rounds()]
-    chains = torch.full((len(covered), len(rounds)), -1)
-    for number, (tokens, at) in enumerate(rounds):
-        chains[at, number] = tokens
+    places = [position for layer in table.places for position in layer]
+    tokens_at = [[-1] * len(table.rounds) for _ in table.depth]
+    for number, tokens in enumerate(table.rounds):
+        for token in tokens:
+            tokens_at[places[token]][number] = token
+
+    def there(values: Sequence) -> Tensor:
+        return int64(values).to(device)
+
+    depth = there(table.depth)
     return Layout(
-        covered.to(device),
-        depth.to(device),
-        source.to(device),
-        places.to(device),
-        chains.to(device),
-        tuple((tokens.to(device), at.to(device)) for tokens, at in rounds),
+        depth > 0,
+        depth,
+        there(source),
+        there(places),
+        there(tokens_at),
+        tuple((there(tokens), there([places[t] for t in tokens])) for tokens in table.rounds),
     )

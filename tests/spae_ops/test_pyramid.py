@@ -1,12 +1,16 @@
+import contextlib
 import copy
 import pickle
 
 import pytest
 import torch
 from hypothesis import given
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import spae_ops
 from spae.testing import oracles, strategies
 from spae_ops import Pyramid
+from spae_ops.pyramid_quantize.rules import layout
 
 PAPER = Pyramid.square(16, (1, 2, 4, 8, 16, 16))
 
@@ -52,6 +56,64 @@ def test_pyramid_is_a_value(pyramid):
     for layers in range(1, pyramid.num_layers + 1):
         assert pyramid.num_layers_of(pyramid.num_tokens_upto(layers)) == layers
         assert pyramid.upto(layers).num_tokens == pyramid.num_tokens_upto(layers)
+
+
+@contextlib.contextmanager
+def default_dtype():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+MODES = {
+    "meta device": lambda: torch.device("meta"),
+    "fake tensors": FakeTensorMode,
+    "inference": torch.inference_mode,
+    "default dtype": default_dtype,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_mode_leaves_traces(mode):
+    """A pyramid first used in some mode: its tensors lie on the CPU there, and are the usual ones afterwards."""
+    pyramid = Pyramid((4, 6 * (1 + list(MODES).index(mode))), ((1, 1), (2, 3), (4, 6), (4, 6)))
+    codes = torch.randn(9, 3)
+    z = torch.randn(2, 3, *pyramid.shape)
+    with MODES[mode]() as entered:
+        tensors = [
+            pyramid.depth(),
+            pyramid.positions(2),
+            pyramid.flat_positions(1),
+            pyramid.rounds()[0].tokens,
+        ]
+        layout(pyramid, torch.device("cpu"))
+        fake = isinstance(entered, FakeTensorMode)
+        given = [entered.from_tensor(t) if fake else t for t in (z, codes)]
+        found = spae_ops.pyramid_quantize(*given, pyramid)
+        back = spae_ops.pyramid_dequantize(found.ids, given[1], pyramid)
+        tensors += [*found, back.quantized, spae_ops.layer_queries(given[0], found.ids, given[1], pyramid, 3)]
+        tensors.append(spae_ops.dilation_subsample(given[0], pyramid, 1))
+    assert all(t.device.type == "cpu" for t in tensors)
+
+    expected = oracles.pyramid_quantize(z, codes, pyramid.shape, pyramid.grids, "saq")
+    for layer, grid in enumerate(pyramid.grids):
+        assert [tuple(p) for p in pyramid.positions(layer).tolist()] == oracles.positions(pyramid.shape, grid)
+    assert int(pyramid.depth().sum()) == pyramid.num_tokens == sum(map(len, pyramid.rounds()))
+    for impl in ("auto", "reference"):
+        assert (spae_ops.pyramid_quantize(z, codes, pyramid, impl=impl).ids.numpy() == expected).all()
+    ids = torch.from_numpy(expected)
+    z.requires_grad_()
+    query = spae_ops.layer_queries(z, ids, codes, pyramid, 3)
+    assert torch.equal(spae_ops.nearest_code(query, codes).ids, ids[:, -len(pyramid.positions(3)) :])
+    (grad,) = torch.autograd.grad(query.sum(), z)
+    assert set(grad.unique().tolist()) <= {0.0, 1.0, 2.0, 3.0}
+    for kept in (pyramid.depth(), layout(pyramid, torch.device("cpu")).depth):
+        assert type(kept) is torch.Tensor
+        assert not kept.is_inference()
+        assert kept.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
