@@ -45,7 +45,7 @@ class PyramidQuestion(Question):
             rows = inputs.make_queries(kind, batch * side * side, codes, arguments.codebook)
             z = rows.reshape(batch, side, side, -1).transpose(0, 3, 1, 2).copy()
             latents = torch.from_numpy(z)
-            expected = pyramid_quantize(latents, table, pyramid, rule=rule, impl="reference").ids
+            expected = pyramid_quantize(latents, table, pyramid, rule=rule, impl="torch").ids
             layers = [
                 layer_queries(latents, expected, table, pyramid, layer, rule=rule)
                 for layer in range(pyramid.num_layers)

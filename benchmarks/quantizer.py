@@ -20,7 +20,7 @@ WORKS = {
     "semantic": f"training step with a cross-entropy on up to {SEMANTIC_LAYERS} layers",
 }
 AXES = {"queries": "N", "codes": "K", "width": "D", "layers": "full layers"}
-OURS, BEFORE = "spae_ops auto", "spae_ops reference"
+OURS, BEFORE = "spae_ops auto", "spae_ops torch"
 _STYLE = {OURS: "#1b6ca8", BEFORE: "#8a9299", "spae_ops triton": "#c2701c", "spae_ops cuda": "#3f8f4f"}
 _TOLERANCE = 1e-3  # of losses and gradients of a whole model, which no two libraries round alike
 
@@ -108,14 +108,14 @@ class QuantizerQuestion(Question):
         return f"pyramid_quantize, {AXES[labels['axis']]} = {labels['value']:,}"
 
     def ratio(self, rows: list[dict[str, Any]]) -> float | None:
-        """The reference's median over that of what "auto" picks."""
+        """torch's median over that of what "auto" picks."""
         medians = {row["contestant"]: row["median_ms"] for row in rows}
         return medians[BEFORE] / medians[OURS] if OURS in medians and BEFORE in medians else None
 
     def table(self, rows: list[dict[str, Any]], results: dict[str, Any]) -> list[str]:
         before = next((row["median_ms"] for row in rows if row["contestant"] == BEFORE), None)
         lines = [
-            "| | median ms | p20 to p80 | reference / this | quantizer's share |",
+            "| | median ms | p20 to p80 | torch / this | quantizer's share |",
             "|---|--:|--:|--:|--:|",
         ]
         for row in rows:
@@ -165,7 +165,7 @@ def _wrong_ids(found: list[np.ndarray], case: Case, codes: np.ndarray) -> int:
     grids = case.parameters.get("grids") or model_config(case.parameters["image_size"], 1, 1)["grids"]
     table = torch.from_numpy(codes[: case.parameters.get("num_codes", len(codes)), : z.shape[1]])
     pyramid = Pyramid.square(z.shape[-1], tuple(grids))
-    expected = pyramid_quantize(torch.from_numpy(z), table, pyramid, impl="reference").ids
+    expected = pyramid_quantize(torch.from_numpy(z), table, pyramid, impl="torch").ids
     return int((ids != expected.numpy()).sum())
 
 

@@ -62,18 +62,25 @@ def find(question: str, name: str, device: str, also: Path | None = None) -> Con
     raise ValueError(f"contestant: no {name!r} for {device}")
 
 
+def our_names(op: str) -> list[str]:
+    """Our implementations of an op that are worth timing: all but the definition."""
+    import spae_ops
+
+    return [row.name for row in spae_ops.implementations(op) if row.name != "reference"]
+
+
 def our_unavailable(op: str, name: str, device: str) -> Callable[[], str | None]:
     """Why an implementation of an op of ours cannot run on `device`."""
 
     def unavailable() -> str | None:
         import torch
 
-        from spae_ops._dispatch import resolve
+        from spae_ops._dispatch import FAMILIES
 
         if reason := no_device(device):
             return reason
         try:
-            resolve(op, name, torch.device(device))
+            FAMILIES[op].resolve(op, name, torch.device(device))
         except RuntimeError as error:
             return str(error)
         return None

@@ -1,51 +1,24 @@
 """The one dispatch: which implementation of an op runs.
 
-An implementation is a module with `unavailable(device) -> str | None` (why it cannot run there, or on this
-machine when `device` is None), the op's functions and, where it does not take every dtype that the op does,
-`DTYPES`. It is imported only when asked for, so that importing
-`spae_ops` needs no compiler, no GPU and no Triton; a module whose import fails with ImportError is
-unavailable for that reason.
+A family of ops has a table of implementations in order of preference; `_implementation` says what one must
+have. It is imported only when asked for, so that importing `spae_ops` needs no compiler, GPU or Triton; one
+whose import fails with ImportError is unavailable for that reason.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 
 from spae_ops import _checks
+from spae_ops._implementation import CrossEntropy, Implementation, PyramidOps, Search
 
-# In order of preference for impl="auto".
-_SEARCH = {
-    "cuda": "spae_ops.nearest_code.cuda",
-    "triton": "spae_ops.nearest_code.triton",
-    "cpu": "spae_ops.nearest_code.cpu",
-    "reference": "spae_ops.nearest_code.reference",
-}
-_CROSS_ENTROPY = {
-    "triton": "spae_ops.distance_cross_entropy.triton",
-    "cpu": "spae_ops.distance_cross_entropy.cpu",
-    "reference": "spae_ops.distance_cross_entropy.reference",
-}
-_PYRAMID = {
-    "cpu": "spae_ops.pyramid_quantize.cpu",
-    "reference": "spae_ops.pyramid_quantize.reference",
-}
+T = TypeVar("T", bound=Implementation)
 # Devices on which "auto" considers an implementation, where that is not every device; elsewhere it is not
-# even imported. The CUDA kernels have passed in an emulator and Triton's in its interpreter, but neither have
-# run on a GPU: until they have (benchmarks/gpu.sh), they run by name only.
+# even imported.
 _AUTO_DEVICES: dict[str, tuple[str, ...]] = {"cuda": (), "triton": ()}
-_MODULES: dict[str, dict[str, str]] = {
-    "nearest_code": _SEARCH,
-    "topk_codes": _SEARCH,
-    "pyramid_quantize": _SEARCH,  # rounds of lookups: it runs wherever the lookup runs
-    "distance_cross_entropy": _CROSS_ENTROPY,
-    "dilation_subsample": {"reference": "spae_ops.pyramid_quantize.reference"},
-    "pyramid_dequantize": _PYRAMID,
-    "layer_queries": _PYRAMID,
-}
 
 
 class ImplementationInfo(NamedTuple):
@@ -56,6 +29,103 @@ class ImplementationInfo(NamedTuple):
     reason: str
 
 
+class Family(Generic[T]):
+    """The implementations of a family of ops, by name, the most preferred first.
+
+    Each is the name of its module, or an object.
+    """
+
+    def __init__(self, implementations: dict[str, str | T]) -> None:
+        self._implementations = implementations
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._implementations)
+
+    def register(self, name: str, implementation: str | T) -> None:
+        """Adds an implementation, preferred to all others; one of the same name is replaced."""
+        others = {key: value for key, value in self._implementations.items() if key != name}
+        self._implementations = {name: implementation, **others}
+
+    def unregister(self, name: str) -> None:
+        del self._implementations[name]
+
+    def load(self, name: str, device: torch.device | None) -> tuple[T | None, str | None]:
+        """The implementation, or None if its import fails, and why it cannot run on `device`, if so."""
+        found: Any = self._implementations[name]
+        if isinstance(found, str):
+            try:
+                found = import_module(found)
+            except ImportError as error:
+                return None, str(error)
+        return cast(T, found), found.unavailable(device)
+
+    def resolve(
+        self,
+        op: str,
+        impl: str,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        preferred: str = "",
+    ) -> tuple[str, T]:
+        """Name and implementation that run `op` on `device` (for values of `dtype`, if given).
+
+        "auto" takes the preferred one (that the codes were prepared for, say) if it is here and can run, else
+        the first that can; naming one that cannot run raises RuntimeError with the reason.
+        """
+        if impl != "auto" and impl not in self._implementations:
+            raise ValueError(f"impl: expected 'auto' or one of {self.names} for {op}, got {impl!r}")
+        for name in self._automatic(device, preferred) if impl == "auto" else [impl]:
+            implementation, reason = self.load(name, device)
+            dtypes: tuple[torch.dtype, ...] = getattr(implementation, "DTYPES", _checks.DIFFERENTIABLE_DTYPES)
+            if reason is None and dtype is not None and dtype not in dtypes:
+                reason = f"takes {_checks.dtype_names(dtypes)}, got {_checks.dtype_names([dtype])}"
+            if implementation is not None and reason is None:
+                return name, implementation
+            if impl != "auto":
+                raise RuntimeError(f"impl: {impl!r} cannot run {op} on {device}: {reason}")
+        raise RuntimeError(f"impl: no implementation of {op} runs on {device}")
+
+    def _automatic(self, device: torch.device, preferred: str) -> list[str]:
+        names = [name for name in self.names if device.type in _AUTO_DEVICES.get(name, (device.type,))]
+        return [preferred, *names] if preferred in self._implementations else names
+
+
+SEARCH = Family[Search](
+    {
+        "cuda": "spae_ops.nearest_code.cuda",
+        "triton": "spae_ops.nearest_code.triton",
+        "cpu": "spae_ops.nearest_code.cpu",
+        "torch": "spae_ops.nearest_code.torch",
+        "reference": "spae_ops.nearest_code.reference",
+    }
+)
+CROSS_ENTROPY = Family[CrossEntropy](
+    {
+        "triton": "spae_ops.distance_cross_entropy.triton",
+        "cpu": "spae_ops.distance_cross_entropy.cpu",
+        "torch": "spae_ops.distance_cross_entropy.torch",
+        "reference": "spae_ops.distance_cross_entropy.reference",
+    }
+)
+PYRAMID = Family[PyramidOps](
+    {
+        "cpu": "spae_ops.pyramid_quantize.cpu",
+        "torch": "spae_ops.pyramid_quantize.torch",
+        "reference": "spae_ops.pyramid_quantize.reference",
+    }
+)
+FAMILIES: dict[str, Family[Any]] = {
+    "nearest_code": SEARCH,
+    "topk_codes": SEARCH,
+    "pyramid_quantize": SEARCH,  # rounds of lookups: it runs wherever the lookup runs
+    "pyramid_dequantize": PYRAMID,
+    "layer_queries": PYRAMID,
+    "dilation_subsample": PYRAMID,
+    "distance_cross_entropy": CROSS_ENTROPY,
+}
+
+
 def implementations(op: str) -> list[ImplementationInfo]:
     """The implementations of an op in order of preference, and which of them can run on this machine.
 
@@ -63,42 +133,10 @@ def implementations(op: str) -> list[ImplementationInfo]:
     >>> [(i.name, i.available) for i in spae_ops.implementations("nearest_code")][-1]
     ('reference', True)
     """
+    if op not in FAMILIES:
+        raise ValueError(f"op: expected one of {', '.join(FAMILIES)}, got {op!r}")
     rows = []
-    for name in _modules(op):
-        reason = _load(op, name, None)[1]
+    for name in FAMILIES[op].names:
+        reason = FAMILIES[op].load(name, None)[1]
         rows.append(ImplementationInfo(name, reason is None, reason or ""))
     return rows
-
-
-def resolve(op: str, impl: str, device: torch.device, dtype: torch.dtype | None = None) -> tuple[str, Any]:
-    """Name and module of the implementation that runs `op` on `device` (for values of `dtype`, if given).
-
-    "auto" takes the first that can; naming one that cannot run raises RuntimeError with the reason.
-    """
-    names = list(_modules(op))
-    if impl != "auto" and impl not in names:
-        raise ValueError(f"impl: expected 'auto' or one of {names} for {op}, got {impl!r}")
-    automatic = [name for name in names if device.type in _AUTO_DEVICES.get(name, (device.type,))]
-    for name in automatic if impl == "auto" else [impl]:
-        module, reason = _load(op, name, device)
-        if module is not None and dtype not in (None, *getattr(module, "DTYPES", (dtype,))):
-            reason = f"takes {_checks.dtype_names(module.DTYPES)}, got {_checks.dtype_names([dtype])}"
-        if module is not None and reason is None:
-            return name, module
-        if impl != "auto":
-            raise RuntimeError(f"impl: {impl!r} cannot run {op} on {device}: {reason}")
-    raise RuntimeError(f"impl: no implementation of {op} runs on {device}")
-
-
-def _modules(op: str) -> dict[str, str]:
-    if op not in _MODULES:
-        raise ValueError(f"op: expected one of {', '.join(_MODULES)}, got {op!r}")
-    return _MODULES[op]
-
-
-def _load(op: str, name: str, device: torch.device | None) -> tuple[ModuleType | None, str | None]:
-    try:
-        module = import_module(_MODULES[op][name])
-    except ImportError as error:
-        return None, str(error)
-    return module, module.unavailable(device)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spae_ops import _checks
-from spae_ops._dispatch import resolve
+from spae_ops._dispatch import SEARCH, Family
+from spae_ops._implementation import Impl
 
 
 class CodeIndex:
     """A frozen codebook with what an implementation computes from it once: packed copies, norms, error
     bounds.
 
-    codebook: [K, D] fp32|fp16|bf16, finite, K >= 1, D >= 1. It must not change while the index lives.
+    codebook: [K, D] fp32|fp16|bf16, finite, K >= 1, D >= 1. A contiguous one is not copied, and must not
+        change while the index lives: after a change in place, lookups raise ValueError. (A change by way of
+        `.data`, or of memory shared with NumPy or another process, cannot be seen: make a new index.)
     impl: the implementation it is prepared for; "auto" is the one that lookups on the codebook's device take.
+        Lookups with impl="auto" take the implementation that the index is prepared for. One that names
+        another prepares the codebook for that one too, once, and the index keeps both.
 
     Every op that takes `codes` takes a tensor or a CodeIndex; with a tensor the preparation is repeated at
-    each call.
+    each call. Pickles hold the codebook and are prepared anew where they are loaded.
 
     >>> import spae_ops
     >>> index = CodeIndex(torch.eye(3))
@@ -27,13 +32,17 @@ class CodeIndex:
     tensor([1])
     """
 
-    def __init__(self, codebook: Tensor, *, impl: str = "auto") -> None:
+    def __init__(self, codebook: Tensor, *, impl: Impl = "auto") -> None:
         _checks.check_codes("codebook", codebook)
-        codes = codebook.detach().contiguous()
-        _checks.check_finite("codebook", codes)
-        self.codes = codes
-        self.impl, implementation = resolve("nearest_code", impl, codes.device)
-        self.prepared: list[Tensor] = implementation.prepare(codes)
+        with torch.inference_mode(False):  # what inference mode makes cannot be saved for a backward
+            codes = codebook.detach()
+            codes = codes.clone() if codes.is_inference() else codes.contiguous()
+            _checks.check_finite("codebook", codes)
+            self.codes = codes
+            self.impl, implementation = SEARCH.resolve("nearest_code", impl, codes.device)
+            self._prepared = {implementation.LAYOUT: list(implementation.prepare(codes))}
+        self._layout = implementation.LAYOUT
+        self._origin = [codes.data_ptr(), codes._version]
 
     @property
     def num_codes(self) -> int:
@@ -52,6 +61,21 @@ class CodeIndex:
         moved = self.codes.to(device)
         return self if moved.device == self.device else CodeIndex(moved)
 
+    def table(self, family: Family[Any], impl: str) -> Table:
+        """The codebook as the registered ops of a family take it, for `impl`."""
+        layout = self._layout
+        if impl in family.names and not torch.compiler.is_compiling():
+            implementation, reason = family.load(impl, self.device)
+            if implementation is not None and reason is None:  # else the op says why it cannot run
+                layout = implementation.LAYOUT or layout
+                if layout not in self._prepared:
+                    with torch.inference_mode(False):
+                        self._prepared[layout] = list(implementation.prepare(self.codes))
+        return Table(self.codes, self._prepared[layout], layout, self._origin)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _index, (self.codes, self.impl)
+
     def __len__(self) -> int:
         return self.num_codes
 
@@ -62,19 +86,44 @@ class CodeIndex:
         )
 
 
+def _index(codes: Tensor, impl: Impl) -> CodeIndex:
+    return CodeIndex(codes, impl=impl)
+
+
 class Table(NamedTuple):
-    """A codebook as the registered ops take it: codes [K, D], the prepared tensors, and for which
-    implementation."""
+    """A codebook as the registered ops take it.
+
+    codes: [K, D]. prepared: the tensors prepared from it, of this layout ([] and "" if none are). origin: the
+    address and the version of the codes that they were prepared from.
+    """
 
     codes: Tensor
     prepared: list[Tensor]
-    prepared_for: str
+    layout: str
+    origin: list[int]
+
+    @property
+    def owner(self) -> str:
+        """The implementation that it was prepared for, or ""."""
+        return self.layout.partition("/")[0]
+
+    def check(self) -> None:
+        """The checks that read values: a bare tensor is finite, an index's has not changed."""
+        if not self.origin:
+            _checks.check_finite("codes", self.codes)
+            return
+        address, version = self.origin
+        # Compilers may hand over a copy, whose versions are its own.
+        if self.codes.data_ptr() == address and self.codes._version != version:
+            raise ValueError(
+                f"codes: expected a codebook as it was when its CodeIndex was made, got one that has changed "
+                f"in place since (version {version}, now {self.codes._version}); make a new CodeIndex"
+            )
 
 
-def as_table(codes: Tensor | CodeIndex) -> Table:
-    """`codes` of any op; a bare tensor is checked for nan inside the op, where torch.compile does not
-    break."""
+def as_table(codes: Tensor | CodeIndex, family: Family[Any] = SEARCH, impl: str = "auto") -> Table:
+    """`codes` of any op; values are checked inside the op, where torch.compile does not break."""
     if isinstance(codes, CodeIndex):
-        return Table(codes.codes, codes.prepared, codes.impl)
+        return codes.table(family, impl)
     _checks.check_codes("codes", codes)
-    return Table(codes.detach(), [], "")
+    return Table(codes.detach(), [], "", [])

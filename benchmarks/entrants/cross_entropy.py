@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.registry import Call, Contestant, needs, our_unavailable
+from benchmarks.registry import Call, Contestant, needs, our_names, our_unavailable
 
 LIMIT = (
     4 << 30
@@ -14,9 +14,7 @@ _OP = "distance_cross_entropy"
 
 
 def ours(device: str) -> list[Contestant]:
-    import spae_ops
-
-    names = [row.name for row in spae_ops.implementations(_OP)]
+    names = our_names(_OP)
     return [
         Contestant(f"spae_ops {name}", "ours", device, _prepare(name), our_unavailable(_OP, name, device))
         for name in names

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.entrants import lookup_peers as peers_of
-from benchmarks.registry import Call, Contestant, needs, our_unavailable
+from benchmarks.registry import Call, Contestant, needs, our_names, our_unavailable
 
 GEMM = "gemm"
 
 
 def ours(device: str) -> list[Contestant]:
-    import spae_ops
-
-    names = [row.name for row in spae_ops.implementations("nearest_code")]
+    names = our_names("nearest_code")
     return [
         Contestant(
             f"spae_ops {name}", "ours", device, _prepare(name), our_unavailable("nearest_code", name, device)

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.registry import Call, Contestant, our_unavailable
+from benchmarks.registry import Call, Contestant, our_names, our_unavailable
 
 _OP = "pyramid_quantize"
 
 
 def ours(device: str) -> list[Contestant]:
-    import spae_ops
-
     rows = []
-    for name in (row.name for row in spae_ops.implementations(_OP)):
+    for name in our_names(_OP):
         flat = f"{name}, one flat lookup"
         here = our_unavailable(_OP, name, device)
         pyramid = Contestant(f"spae_ops {name}", "ours", device, _pyramid(name), here, yardstick=flat)

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.registry import Call, Contestant, needs, no_device, our_unavailable
+from benchmarks.registry import Call, Contestant, needs, no_device, our_names, our_unavailable
 
 NOTHING = "without quantizer"
 COMMITMENT = 0.33
@@ -19,11 +19,9 @@ TEMPERATURE = 1.0
 
 
 def ours(device: str) -> list[Contestant]:
-    import spae_ops
-
     rows = [Contestant("spae_ops auto", "ours", device, _prepare("auto"), lambda: no_device(device))]
-    for name in (row.name for row in spae_ops.implementations("pyramid_quantize")):
-        if name == "reference" or device == "cuda":  # on a CPU, auto is the other
+    for name in our_names("pyramid_quantize"):
+        if name == "torch" or device == "cuda":  # on a CPU, auto is the other
             here = our_unavailable("pyramid_quantize", name, device)
             rows.append(Contestant(f"spae_ops {name}", "ours", device, _prepare(name), here))
     return rows

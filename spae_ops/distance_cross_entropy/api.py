@@ -9,8 +9,9 @@ from torch import Tensor
 
 from spae_ops import _checks
 from spae_ops._derivatives import once, refuse_forward_mode
-from spae_ops._dispatch import resolve
-from spae_ops.code_index import CodeIndex, as_table
+from spae_ops._dispatch import CROSS_ENTROPY
+from spae_ops._implementation import Impl, prepared_by
+from spae_ops.code_index import CodeIndex, Table, as_table
 
 REDUCTIONS = ("mean", "sum", "none")
 LEAST_TEMPERATURE = 2.0**-1022  # normal, so that 2 / temperature is finite
@@ -23,7 +24,7 @@ def distance_cross_entropy(
     *,
     temperature: float = 1.0,
     reduction: str = "mean",
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """-log softmax over all codes of -||x - c||^2 / temperature, at the target (the loss of SPAE eq. 7).
 
@@ -44,7 +45,7 @@ def distance_cross_entropy(
     >>> distance_cross_entropy(torch.tensor([[0.5]]), codes, torch.tensor([1]))
     tensor(0.6931)
     """
-    table = as_table(codes)
+    table = as_table(codes, CROSS_ENTROPY, impl)
     _checks.check_queries("x", x, table.codes, _checks.DIFFERENTIABLE_DTYPES)
     _checks.check_ids("target", target, table.codes)
     if target.shape != x.shape[:-1]:
@@ -71,44 +72,48 @@ def distance_cross_entropy(
 @torch.library.custom_op(
     "spae_ops::distance_cross_entropy",
     mutates_args=(),
-    schema="(Tensor x, Tensor codes, Tensor[] prepared, str prepared_for, Tensor target, float temperature,"
-    " bool with_gradient, str impl) -> (Tensor, Tensor)",
+    tags=(torch.Tag.cudagraph_unsafe,),  # values are checked on the host
+    schema="(Tensor x, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, Tensor target,"
+    " float temperature, bool with_gradient, str impl) -> (Tensor, Tensor)",
 )
-def _distance_cross_entropy(x, codes, prepared, prepared_for, target, temperature, with_gradient, impl):
-    name, implementation = resolve("distance_cross_entropy", impl, x.device, x.dtype)
+def _distance_cross_entropy(x, codes, prepared, layout, origin, target, temperature, with_gradient, impl):
+    table = Table(codes, prepared, layout, origin)
+    _, implementation = CROSS_ENTROPY.resolve(
+        "distance_cross_entropy", impl, x.device, x.dtype, preferred=table.owner
+    )
+    table.check()
     _checks.check_finite("x", x)
     _checks.check_range("target", target, len(codes))
-    if not prepared_for:
-        _checks.check_finite("codes", codes)
-    if name != prepared_for:
-        prepared = implementation.prepare(codes)
+    prepared = prepared_by(implementation, codes, prepared, layout)
     loss, gradient = implementation.loss_and_gradient(x, codes, prepared, target, temperature, with_gradient)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return loss.to(dtype), gradient.to(dtype)
 
 
 @_distance_cross_entropy.register_fake
-def _(x, codes, prepared, prepared_for, target, temperature, with_gradient, impl):
+def _(x, codes, prepared, layout, origin, target, temperature, with_gradient, impl):
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows = x.shape[0] if with_gradient else 0
     return x.new_empty(x.shape[0], dtype=dtype), x.new_empty(rows, x.shape[1], dtype=dtype)
 
 
 def _setup_context(ctx, inputs, output):
-    x, codes, prepared, prepared_for, target, temperature, _, impl = inputs
+    x, codes, prepared, layout, origin, target, temperature, _, impl = inputs
     _, gradient = output
     ctx.mark_non_differentiable(gradient)
     ctx.set_materialize_grads(False)  # or backward would begin with zeros of the gradient's size
     ctx.save_for_backward(x, codes, target, *prepared)
     ctx.dtype = x.dtype
     ctx.num_prepared = len(prepared)
-    ctx.rest = prepared_for, temperature, impl
+    ctx.rest = layout, origin, temperature, impl
     ctx.gradient = gradient
 
 
 def _backward(ctx, grad_loss, _):
     to_x = None if grad_loss is None else _take_gradient(ctx, grad_loss[:, None])
-    return to_x, None, [None] * ctx.num_prepared, *[None] * 5
+    # torch takes an empty list for one of tensors.
+    to_origin = None if ctx.rest[1] else []
+    return to_x, None, [None] * ctx.num_prepared, None, to_origin, *[None] * 4
 
 
 def _take_gradient(ctx, scale: Tensor) -> Tensor:
@@ -122,9 +127,9 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
     if gradient is None:
         # Not touched by the first: x or a learned codebook may have been changed in place since the forward.
         x, codes, target, *prepared = ctx.saved_tensors
-        prepared_for, temperature, impl = ctx.rest
+        layout, origin, temperature, impl = ctx.rest
         _, gradient = torch.ops.spae_ops.distance_cross_entropy(
-            x.detach(), codes, prepared, prepared_for, target, temperature, True, impl
+            x.detach(), codes, prepared, layout, origin, target, temperature, True, impl
         )
     if torch.is_grad_enabled():  # create_graph
         return (once(gradient, ctx.saved_tensors[0], "distance_cross_entropy") * scale).to(ctx.dtype)

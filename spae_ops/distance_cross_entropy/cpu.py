@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spae_ops import _extension
 from spae_ops._checks import QUERY_DTYPES
-from spae_ops.nearest_code.cpu import prepare, unavailable
+from spae_ops.nearest_code.cpu import LAYOUT, Prepared, prepare, unavailable
 
 DTYPES = QUERY_DTYPES
 
@@ -23,7 +23,7 @@ DTYPES = QUERY_DTYPES
 def loss_and_gradient(
     x: Tensor,
     codes: Tensor,
-    prepared: list[Tensor],
+    prepared: Prepared,
     target: Tensor,
     temperature: float,
     with_gradient: bool,
@@ -45,13 +45,12 @@ def loss_and_gradient(
         RuntimeError: the extension or SPAE_ISA's instruction set is missing, or the arguments do not fit.
     """
     _extension.load()
-    panels, _, bounds, frame = prepared
     return torch.ops.spae_ops.distance_cross_entropy_cpu(
         x.contiguous(),
         codes.contiguous(),
-        panels,
-        bounds,
-        frame,
+        prepared.panels,
+        prepared.bounds,
+        prepared.frame,
         target.contiguous(),
         temperature,
         with_gradient,
@@ -59,4 +58,4 @@ def loss_and_gradient(
     )
 
 
-__all__ = ["DTYPES", "loss_and_gradient", "prepare", "unavailable"]
+__all__ = ["DTYPES", "LAYOUT", "Prepared", "loss_and_gradient", "prepare", "unavailable"]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from spae_ops import _checks
+from spae_ops._implementation import NothingPrepared as Prepared
 from spae_ops.nearest_code.frame import scale_of, shift_of
 
 try:
@@ -36,8 +37,9 @@ try:
 except ImportError as error:
     raise ImportError(f"needs triton 3.6 or later, pip install 'triton>=3.6': {error}") from error
 
-__all__ = ["loss_and_gradient", "prepare", "unavailable"]
+__all__ = ["LAYOUT", "Prepared", "loss_and_gradient", "prepare", "unavailable"]
 
+LAYOUT = ""
 TABLE_STEP = 128  # the table's rows are padded to whole tiles of every configuration
 WIDTH_STEP = 64
 DTYPES = _checks.QUERY_DTYPES
@@ -94,15 +96,15 @@ def score_config(num_queries: int, *, split: bool) -> ScoreConfig:
     return ScoreConfig(64 if num_queries <= FEW_ROWS else 128, 128, 32 if split else 64, 8, 3)
 
 
-def prepare(codes: Tensor) -> list[Tensor]:
+def prepare(codes: Tensor) -> Prepared:
     """Nothing: what depends on the codes alone also depends on the dtype of the queries."""
-    return []
+    return Prepared()
 
 
 def loss_and_gradient(
     x: Tensor,
     codes: Tensor,
-    prepared: list[Tensor],
+    prepared: Prepared,
     target: Tensor,
     temperature: float,
     with_gradient: bool,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from spae_ops import _checks
-from spae_ops._dispatch import resolve
+from spae_ops._dispatch import SEARCH
+from spae_ops._implementation import Impl, prepared_by
 from spae_ops.code_index import CodeIndex, Table, as_table
 
 
@@ -20,7 +21,7 @@ class NearestCode(NamedTuple):
 
 
 def nearest_code(
-    x: Tensor, codes: Tensor | CodeIndex, *, mask: Tensor | None = None, impl: str = "auto"
+    x: Tensor, codes: Tensor | CodeIndex, *, mask: Tensor | None = None, impl: Impl = "auto"
 ) -> NearestCode:
     """The nearest code of each query, exactly (the argmin of SPAE eq. 3).
 
@@ -38,12 +39,12 @@ def nearest_code(
     >>> nearest_code(torch.tensor([[0.9, 0.2], [0.0, 3.0]]), torch.eye(2)).ids
     tensor([0, 1])
     """
-    ids, sqdist = torch.ops.spae_ops.nearest_code(*_arguments(x, codes, mask), impl)
+    ids, sqdist = torch.ops.spae_ops.nearest_code(*_arguments(x, codes, mask, impl), impl)
     return NearestCode(ids.reshape(x.shape[:-1]), sqdist.reshape(x.shape[:-1]))
 
 
 def topk_codes(
-    x: Tensor, codes: Tensor | CodeIndex, k: int, *, mask: Tensor | None = None, impl: str = "auto"
+    x: Tensor, codes: Tensor | CodeIndex, k: int, *, mask: Tensor | None = None, impl: Impl = "auto"
 ) -> NearestCode:
     """The k nearest codes of each query, exactly, in ascending order of (squared distance, id).
 
@@ -53,56 +54,63 @@ def topk_codes(
     >>> topk_codes(torch.tensor([[2.2]]), torch.tensor([[0.0], [1.0], [2.0], [3.0]]), 3).ids
     tensor([[2, 3, 1]])
     """
-    arguments = _arguments(x, codes, mask)
+    arguments = _arguments(x, codes, mask, impl)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k: expected an integer of at least 1, got {k!r}")
     ids, sqdist = torch.ops.spae_ops.topk_codes(*arguments, k, impl)
     return NearestCode(ids.reshape(*x.shape[:-1], k), sqdist.reshape(*x.shape[:-1], k))
 
 
-def _arguments(x: Tensor, codes: Tensor | CodeIndex, mask: Tensor | None):
-    table = as_table(codes)
+def _arguments(x: Tensor, codes: Tensor | CodeIndex, mask: Tensor | None, impl: str):
+    table = as_table(codes, SEARCH, impl)
     _checks.check_queries("x", x, table.codes)
     _checks.check_mask(mask, table.codes)
     return x.detach().reshape(-1, x.shape[-1]), *table, mask
 
 
-def lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> tuple[Tensor, Tensor]:
-    """The eager body of both ops, x [N, D] -> ids, sqdist [N, k]: dispatch, and checks that read values."""
-    name, implementation = resolve("nearest_code", impl, x.device)
-    codes, prepared, prepared_for = table
-    if not prepared_for:
-        _checks.check_finite("codes", codes)
+def _lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> tuple[Tensor, Tensor]:
+    """The eager body of both ops, x [N, D] -> ids, sqdist [N, k]: checks that read values, and dispatch."""
+    _, implementation = SEARCH.resolve("nearest_code", impl, x.device, preferred=table.owner)
+    table.check()
     _checks.check_finite("x", x)
-    _checks.check_allowed(mask, len(codes), k)
-    if name != prepared_for:
-        codes = codes.contiguous()
-        prepared = implementation.prepare(codes)
+    _checks.check_allowed(mask, len(table.codes), k)
+    codes = table.codes.contiguous()
+    prepared = prepared_by(implementation, codes, table.prepared, table.layout)
     return implementation.search(x.contiguous(), codes, prepared, mask, k)
 
 
 _SCHEMA = (
-    "(Tensor x, Tensor codes, Tensor[] prepared, str prepared_for, Tensor? mask, {k}str impl)"
+    "(Tensor x, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, Tensor? mask, {k}str impl)"
     " -> (Tensor, Tensor)"
 )
 
 
-@torch.library.custom_op("spae_ops::nearest_code", mutates_args=(), schema=_SCHEMA.format(k=""))
-def _nearest_code(x, codes, prepared, prepared_for, mask, impl):
-    ids, sqdist = lookup(x, Table(codes, prepared, prepared_for), mask, 1, impl)
+def _op(name: str, k: str):
+    # Values are checked, and on GPUs candidates counted, on the host: no CUDA graph can hold that.
+    return torch.library.custom_op(
+        f"spae_ops::{name}",
+        mutates_args=(),
+        schema=_SCHEMA.format(k=k),
+        tags=(torch.Tag.cudagraph_unsafe,),
+    )
+
+
+@_op("nearest_code", k="")
+def _nearest_code(x, codes, prepared, layout, origin, mask, impl):
+    ids, sqdist = _lookup(x, Table(codes, prepared, layout, origin), mask, 1, impl)
     return ids.flatten(), sqdist.flatten()
 
 
 @_nearest_code.register_fake
-def _(x, codes, prepared, prepared_for, mask, impl):
+def _(x, codes, prepared, layout, origin, mask, impl):
     return x.new_empty(x.shape[0], dtype=torch.int64), x.new_empty(x.shape[0], dtype=torch.float32)
 
 
-@torch.library.custom_op("spae_ops::topk_codes", mutates_args=(), schema=_SCHEMA.format(k="int k, "))
-def _topk_codes(x, codes, prepared, prepared_for, mask, k, impl):
-    return lookup(x, Table(codes, prepared, prepared_for), mask, k, impl)
+@_op("topk_codes", k="int k, ")
+def _topk_codes(x, codes, prepared, layout, origin, mask, k, impl):
+    return _lookup(x, Table(codes, prepared, layout, origin), mask, k, impl)
 
 
 @_topk_codes.register_fake
-def _(x, codes, prepared, prepared_for, mask, k, impl):
+def _(x, codes, prepared, layout, origin, mask, k, impl):
     return x.new_empty(x.shape[0], k, dtype=torch.int64), x.new_empty(x.shape[0], k, dtype=torch.float32)

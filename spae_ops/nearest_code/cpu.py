@@ -10,11 +10,28 @@ number of threads (`torch.set_num_threads`).
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from spae_ops import _extension
+
+LAYOUT = "cpu/1"
+
+
+class Prepared(NamedTuple):
+    """The codes in the kernel's order, T = ceil(K / 32): 1.25 times their fp32 memory, and 20 bytes a code.
+
+    panels: float32 [T, 2, D, 16], shifted, scaled and regrouped. panels8: uint8 [T, 2, ceil(D / 4), 16, 4],
+    the same in multiples of a step per code, 128 added. bounds: float32 [160 T], the codes' biases, then
+    norms, int8 residuals, steps and tails. frame: float64 [D + 1], shift and scale.
+    """
+
+    panels: Tensor
+    panels8: Tensor
+    bounds: Tensor
+    frame: Tensor
 
 
 def unavailable(device: torch.device | None) -> str | None:
@@ -24,28 +41,18 @@ def unavailable(device: torch.device | None) -> str | None:
     return _extension.reason()
 
 
-def prepare(codes: Tensor) -> list[Tensor]:
-    """What every later search needs to know of the codes.
-
-    Args:
-        codes: [K, D] fp32 | fp16 | bf16, finite.
-
-    Returns:
-        panels, float32 [T, 2, D, 16] with T = ceil(K / 32): the codes, shifted, scaled and regrouped;
-        panels8, uint8 [T, 2, ceil(D / 4), 16, 4]: the same in multiples of a step per code, 128 added;
-        bounds, float32 [160 T]: the codes' biases, then norms, int8 residuals, steps and tails; frame,
-        float64 [D + 1]: shift and scale. Together they take 1.25 times the memory of the codes in fp32, and
-        20 bytes a code.
+def prepare(codes: Tensor) -> Prepared:
+    """What every later search needs to know of the codes, [K, D] fp32 | fp16 | bf16, finite.
 
     Raises:
         RuntimeError: the extension is not available, or a code is not finite.
     """
     _extension.load()
-    return list(torch.ops.spae_ops.nearest_code_cpu_prepare(codes.contiguous()))
+    return Prepared(*torch.ops.spae_ops.nearest_code_cpu_prepare(codes.contiguous()))
 
 
 def search(
-    x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
+    x: Tensor, codes: Tensor, prepared: Prepared, mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
     """The k nearest allowed codes of every query, by (squared distance in float64, id).
 
@@ -68,7 +75,7 @@ def search(
 
 
 def num_rescored(
-    x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None = None, k: int = 1
+    x: Tensor, codes: Tensor, prepared: Prepared, mask: Tensor | None = None, k: int = 1
 ) -> Tensor:
     """How many codes a search evaluates in float64 for each query, int64 [N]; k where the screen decides all.
 
@@ -79,12 +86,11 @@ def num_rescored(
 
 
 def _search(
-    x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
+    x: Tensor, codes: Tensor, prepared: Prepared, mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     _extension.load()
-    panels, panels8, bounds, frame = prepared
     mask = None if mask is None else mask.contiguous()
     switches = [os.environ.get(name, "") for name in ("SPAE_ISA", "SPAE_SCREEN", "SPAE_PRUNE")]
     return torch.ops.spae_ops.nearest_code_cpu_search(
-        x.contiguous(), codes.contiguous(), panels, panels8, bounds, frame, mask, k, *switches
+        x.contiguous(), codes.contiguous(), *prepared, mask, k, *switches
     )

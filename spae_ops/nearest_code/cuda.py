@@ -15,8 +15,9 @@ from torch import Tensor
 
 from spae_ops import _extension
 from spae_ops.nearest_code import tensor_cores
-from spae_ops.nearest_code.tensor_cores import Index, Summary
+from spae_ops.nearest_code.tensor_cores import Index, Prepared, Summary
 
+LAYOUT = "cuda/1"
 ROW_BLOCK = 128
 
 
@@ -39,7 +40,7 @@ def unavailable(device: torch.device | None) -> str | None:
     return None
 
 
-def prepare(codes: Tensor) -> list[Tensor]:
+def prepare(codes: Tensor) -> Prepared:
     """What every later search needs to know of the codes: `tensor_cores.prepare`.
 
     Raises:
@@ -50,7 +51,7 @@ def prepare(codes: Tensor) -> list[Tensor]:
 
 
 def search(
-    x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
+    x: Tensor, codes: Tensor, prepared: Prepared, mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
     """The k nearest allowed codes of every query: `tensor_cores.search`.
 

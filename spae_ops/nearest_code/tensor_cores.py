@@ -87,14 +87,24 @@ INFLATION = 1.0 + 2.0**-20
 LEAST = 2.0**-14
 
 
-class Index(NamedTuple):
-    """codes [K, D] and what `prepare` made of them; T = ceil(K / 128) tiles, W the padded width."""
+class Prepared(NamedTuple):
+    """The codes in their frame; T = ceil(K / 128) tiles, W the padded width. Padding aside, half the memory
+    of the codes in fp32."""
 
-    codes: Tensor
     table: Tensor  # float16 [128 T, W]
     bias: Tensor  # float32 [128 T]
     bounds: Tensor  # float32 [3, T]
     frame: Tensor  # float64 [D + 1]
+
+
+class Index(NamedTuple):
+    """codes [K, D] and what `prepare` made of them, the mask in its bias."""
+
+    codes: Tensor
+    table: Tensor
+    bias: Tensor
+    bounds: Tensor
+    frame: Tensor
 
 
 class Summary(NamedTuple):
@@ -150,12 +160,8 @@ class Kernels(Protocol):
     def processors(self, device: torch.device) -> int: ...
 
 
-def prepare(kernels: Kernels, codes: Tensor) -> list[Tensor]:
-    """What every later search needs to know of the codes: table, bias, bounds and frame of `Index`.
-
-    codes: [K, D] fp32 | fp16 | bf16, finite. Padding aside, the result takes half the memory of the codes in
-    fp32.
-    """
+def prepare(kernels: Kernels, codes: Tensor) -> Prepared:
+    """What every later search needs to know of the codes, [K, D] fp32 | fp16 | bf16, finite."""
     codes = codes.contiguous()
     num_codes, width = codes.shape
     tiles, padded = ceil_div(num_codes, TILE), ceil_div(width, WIDTH_STEP) * WIDTH_STEP
@@ -169,11 +175,11 @@ def prepare(kernels: Kernels, codes: Tensor) -> list[Tensor]:
     unit = 2.0**-24
     gamma = padded * 2.0**-22
     bounds = torch.stack([r + (gamma + 4 * unit) * n, n, 3 * unit * n * n + 2.0**-100])
-    return [table, measured[2].clone(), (bounds * (1 + 2.0**-16)).float(), frame]
+    return Prepared(table, measured[2].clone(), (bounds * (1 + 2.0**-16)).float(), frame)
 
 
 def search(
-    kernels: Kernels, x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
+    kernels: Kernels, x: Tensor, codes: Tensor, prepared: Prepared, mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
     """The k nearest allowed codes of every query, by (squared distance in float64, id).
 

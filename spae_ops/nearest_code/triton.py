@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spae_ops.nearest_code import tensor_cores
-from spae_ops.nearest_code.tensor_cores import Index, Summary
+from spae_ops.nearest_code.tensor_cores import Index, Prepared, Summary
 
 try:
     import triton
@@ -28,6 +28,7 @@ try:
 except ImportError as error:
     raise ImportError(f"needs triton 3.6 or later, pip install 'triton>=3.6': {error}") from error
 
+LAYOUT = "triton/1"
 ROWS_PER_FRAME = 4
 OPTIONS = {"enable_fp_fusion": True}  # it changes no answer; unset, some versions of triton warn about it
 FRAME = {"num_warps": 4, "maxnreg": 128}
@@ -154,13 +155,13 @@ class Kernels:
 KERNELS = Kernels()
 
 
-def prepare(codes: Tensor) -> list[Tensor]:
+def prepare(codes: Tensor) -> Prepared:
     """What every later search needs to know of the codes: `tensor_cores.prepare`."""
     return tensor_cores.prepare(KERNELS, codes)
 
 
 def search(
-    x: Tensor, codes: Tensor, prepared: list[Tensor], mask: Tensor | None, k: int
+    x: Tensor, codes: Tensor, prepared: Prepared, mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
     """The k nearest allowed codes of every query: `tensor_cores.search`."""
     return tensor_cores.search(KERNELS, x, codes, prepared, mask, k)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from spae_ops import _checks
 from spae_ops._derivatives import refuse_forward_mode
-from spae_ops._dispatch import resolve
+from spae_ops._dispatch import PYRAMID, SEARCH
+from spae_ops._implementation import Fill, Impl, Rule, prepared_by
 from spae_ops.code_index import CodeIndex, Table, as_table
-from spae_ops.nearest_code.api import lookup as nearest_lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize import cpu, reference, rounds
+from spae_ops.pyramid_quantize.reference import channels_last
+from spae_ops.pyramid_quantize.reference import dilation_subsample as subsample
 from spae_ops.pyramid_quantize.rules import FILLS, RULES, layout
 
 
@@ -49,10 +50,10 @@ def pyramid_quantize(
     codes: Tensor | CodeIndex,
     pyramid: Pyramid,
     *,
-    rule: str = "saq",
+    rule: Rule = "saq",
     num_layers: int | None = None,
     mask: Tensor | None = None,
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> PyramidCodes:
     """Quantize latents to a pyramid of codes by streaming average quantization (SPAE eqs. 2, 3) or by
     residuals.
@@ -71,7 +72,7 @@ def pyramid_quantize(
     Raises as `nearest_code` does, and ValueError for latents that do not fit the pyramid.
     """
     _check_pyramid(pyramid)
-    table = as_table(codes)
+    table = as_table(codes, SEARCH, impl)
     _checks.check_latents("z", z, pyramid.shape, table.codes.shape[1])
     _checks.check_device("z", z, table.codes)
     _checks.check_mask(mask, table.codes)
@@ -86,9 +87,10 @@ def pyramid_dequantize(
     codes: Tensor | CodeIndex,
     pyramid: Pyramid,
     *,
-    rule: str = "saq",
+    rule: Rule = "saq",
     num_layers: int | None = None,
-    fill: str = "nearest",
+    fill: Fill = "nearest",
+    impl: Impl = "auto",
 ) -> PyramidCodes:
     """The features of a pyramid of codes: their running average zhat (SPAE eq. 3), or their sum for
     rule="rq".
@@ -113,12 +115,19 @@ def pyramid_dequantize(
         raise ValueError(f"num_layers: ids hold {held} layers, got {num_layers}")
     kept = pyramid.upto(held if num_layers is None else num_layers)
     ids = ids[:, : kept.num_tokens]
-    quantized = torch.ops.spae_ops.pyramid_dequantize(ids, table.codes, *_flat(kept), rule, fill)
+    quantized = torch.ops.spae_ops.pyramid_dequantize(ids, table.codes, *_flat(kept), rule, fill, impl)
     return PyramidCodes(ids, quantized, _covered(kept, ids.device))
 
 
 def layer_queries(
-    z: Tensor, ids: Tensor, codes: Tensor | CodeIndex, pyramid: Pyramid, layer: int, *, rule: str = "saq"
+    z: Tensor,
+    ids: Tensor,
+    codes: Tensor | CodeIndex,
+    pyramid: Pyramid,
+    layer: int,
+    *,
+    rule: Rule = "saq",
+    impl: Impl = "auto",
 ) -> Tensor:
     """The queries z_l that a layer looks up (SPAE eq. 2), differentiable in z with the factor m_l + 1 (1 for
     rule="rq").
@@ -138,7 +147,7 @@ def layer_queries(
     if ids.ndim != 2 or ids.shape[0] != z.shape[0] or ids.shape[1] < needed:
         raise ValueError(f"ids: expected shape [{z.shape[0]}, n] with n >= {needed}, got {list(ids.shape)}")
     refuse_forward_mode("z", z, "layer_queries")
-    return torch.ops.spae_ops.layer_queries(z, ids, table.codes, *_flat(pyramid), layer, rule)
+    return torch.ops.spae_ops.layer_queries(z, ids, table.codes, *_flat(pyramid), layer, rule, impl)
 
 
 def _check_pyramid(pyramid: Pyramid) -> None:
@@ -167,8 +176,13 @@ def _pyramid(shape: list[int], grids: list[int]) -> Pyramid:
     return Pyramid(tuple(shape), tuple(tuple(grids[i : i + axes]) for i in range(0, len(grids), axes)))
 
 
-def _op(name: str, arguments: str, result: str = "Tensor"):
-    return torch.library.custom_op(f"spae_ops::{name}", mutates_args=(), schema=f"({arguments}) -> {result}")
+def _op(name: str, arguments: str, result: str = "Tensor", tags: tuple[torch.Tag, ...] = ()):
+    return torch.library.custom_op(
+        f"spae_ops::{name}", mutates_args=(), schema=f"({arguments}) -> {result}", tags=tags
+    )
+
+
+_READS_VALUES = (torch.Tag.cudagraph_unsafe,)  # on the host, to check them
 
 
 @_op("pyramid_covered", "int[] shape, int[] grids, Device device")
@@ -183,30 +197,28 @@ def _(shape, grids, device):
 
 @_op(
     "pyramid_quantize",
-    "Tensor z, Tensor codes, Tensor[] prepared, str prepared_for, int[] shape, int[] grids, str rule,"
-    " Tensor? mask, str impl",
+    "Tensor z, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, int[] shape, int[] grids,"
+    " str rule, Tensor? mask, str impl",
     "(Tensor, Tensor)",
+    _READS_VALUES,
 )
-def _pyramid_quantize(z, codes, prepared, prepared_for, shape, grids, rule, mask, impl):
-    name, implementation = resolve("pyramid_quantize", impl, z.device)
+def _pyramid_quantize(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
+    table = Table(codes, prepared, layout, origin)
+    name, search = SEARCH.resolve("pyramid_quantize", impl, z.device, preferred=table.owner)
+    # Queries and features are gathered by the lookups' namesake, where there is one for these latents.
+    _, gather = PYRAMID.resolve("pyramid_quantize", "auto", z.device, z.dtype, preferred=name)
+    table.check()
     if not _checks.all_finite(z):
-        _checks.check_finite("z", reference.channels_last(z).reshape(-1, z.shape[1]))
-    if name != prepared_for:
-        _checks.check_finite("codes", codes)
-        codes = codes.contiguous()
-        prepared = implementation.prepare(codes)
-    table = Table(codes, prepared, name)
-    way = rounds
-    if name == "reference":
-        way = reference
-    elif name == "cpu" and z.dtype in cpu.DTYPES:
-        way = cpu
+        _checks.check_finite("z", channels_last(z).reshape(-1, z.shape[1]))
+    _checks.check_allowed(mask, len(codes), 1)
+    codes = codes.contiguous()
+    prepared = prepared_by(search, codes, prepared, layout)
 
-    def look_up(query: Tensor) -> Tensor:
+    def lookup(query: Tensor) -> Tensor:
         _check_queries(query, z)
-        return nearest_lookup(query, table, mask, 1, name)[0]
+        return search.search(query, codes, prepared, mask, 1)[0][:, 0]
 
-    return way.quantize(z, codes, _pyramid(shape, grids), rule, look_up)
+    return gather.quantize(z, codes, _pyramid(shape, grids), rule, lookup)
 
 
 def _check_queries(query: Tensor, z: Tensor) -> None:
@@ -219,40 +231,48 @@ def _check_queries(query: Tensor, z: Tensor) -> None:
 
 
 @_pyramid_quantize.register_fake
-def _(z, codes, prepared, prepared_for, shape, grids, rule, mask, impl):
+def _(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
     ids = z.new_empty(z.shape[0], _pyramid(shape, grids).num_tokens, dtype=torch.int64)
     return ids, z.new_empty(z.shape, dtype=torch.float32)
 
 
-@_op("pyramid_dequantize", "Tensor ids, Tensor codes, int[] shape, int[] grids, str rule, str fill")
-def _pyramid_dequantize(ids, codes, shape, grids, rule, fill):
+@_op(
+    "pyramid_dequantize",
+    "Tensor ids, Tensor codes, int[] shape, int[] grids, str rule, str fill, str impl",
+    tags=_READS_VALUES,
+)
+def _pyramid_dequantize(ids, codes, shape, grids, rule, fill, impl):
     _checks.check_range("ids", ids, len(codes))
-    _, implementation = resolve("pyramid_dequantize", "auto", codes.device)
+    _, implementation = PYRAMID.resolve("pyramid_dequantize", impl, codes.device)
     return implementation.dequantize(ids, codes, _pyramid(shape, grids), rule, fill)
 
 
 @_pyramid_dequantize.register_fake
-def _(ids, codes, shape, grids, rule, fill):
+def _(ids, codes, shape, grids, rule, fill, impl):
     return codes.new_empty(ids.shape[0], codes.shape[1], *shape, dtype=torch.float32)
 
 
-@_op("layer_queries", "Tensor z, Tensor ids, Tensor codes, int[] shape, int[] grids, int layer, str rule")
-def _layer_queries(z, ids, codes, shape, grids, layer, rule):
+@_op(
+    "layer_queries",
+    "Tensor z, Tensor ids, Tensor codes, int[] shape, int[] grids, int layer, str rule, str impl",
+    tags=_READS_VALUES,
+)
+def _layer_queries(z, ids, codes, shape, grids, layer, rule, impl):
     pyramid = _pyramid(shape, grids)
     _checks.check_range("ids", ids[:, : pyramid.num_tokens_upto(layer)], len(codes))
-    _, implementation = resolve("layer_queries", "auto", z.device, z.dtype)
+    _, implementation = PYRAMID.resolve("layer_queries", impl, z.device, z.dtype)
     return implementation.layer_queries(z, ids, codes, pyramid, layer, rule)
 
 
 @_layer_queries.register_fake
-def _(z, ids, codes, shape, grids, layer, rule):
+def _(z, ids, codes, shape, grids, layer, rule, impl):
     tokens = _pyramid(shape, grids).tokens_per_layer[layer]
     return z.new_empty(z.shape[0], tokens, z.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
 
 
 @_op("dilation_subsample", "Tensor z, int[] shape, int[] grids, int layer")
 def _dilation_subsample(z, shape, grids, layer):
-    return reference.dilation_subsample(z, _pyramid(shape, grids), layer)
+    return subsample(z, _pyramid(shape, grids), layer)
 
 
 @_dilation_subsample.register_fake
@@ -260,13 +280,14 @@ def _(z, shape, grids, layer):
     return z.new_empty(z.shape[0], _pyramid(shape, grids).tokens_per_layer[layer], z.shape[1])
 
 
-@_op("layer_queries_backward", "Tensor grad, int[] shape, int[] grids, int layer, str rule")
-def _layer_queries_backward(grad, shape, grids, layer, rule):
-    return reference.layer_queries_backward(grad, _pyramid(shape, grids), layer, rule)
+@_op("layer_queries_backward", "Tensor grad, int[] shape, int[] grids, int layer, str rule, str impl")
+def _layer_queries_backward(grad, shape, grids, layer, rule, impl):
+    _, implementation = PYRAMID.resolve("layer_queries", impl, grad.device)
+    return implementation.layer_queries_backward(grad, _pyramid(shape, grids), layer, rule)
 
 
 @_layer_queries_backward.register_fake
-def _(grad, shape, grids, layer, rule):
+def _(grad, shape, grids, layer, rule, impl):
     return grad.new_empty(grad.shape[0], grad.shape[2], *shape)
 
 
@@ -277,7 +298,7 @@ def _setup_layer_queries(ctx, inputs, output):
 
 def _setup_dilation_subsample(ctx, inputs, output):
     z, *arguments = inputs
-    ctx.arguments = [*arguments, "rq"]  # the derivative of a residual query in z is plain subsampling
+    ctx.arguments = [*arguments, "rq", "auto"]  # the derivative of a residual query in z is plain subsampling
     ctx.dtype = z.dtype
 
 
@@ -286,7 +307,7 @@ def _backward_to_latents(ctx, grad):
 
 
 _layer_queries.register_autograd(
-    lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 6), setup_context=_setup_layer_queries
+    lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 7), setup_context=_setup_layer_queries
 )
 _dilation_subsample.register_autograd(
     lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 3), setup_context=_setup_dilation_subsample

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from spae_ops import _extension
 from spae_ops._checks import QUERY_DTYPES
+from spae_ops._implementation import Lookup
 from spae_ops.nearest_code.cpu import unavailable
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.reference import Lookup
+from spae_ops.pyramid_quantize.reference import layer_queries_backward
 from spae_ops.pyramid_quantize.rules import layout
 
 # Of the latents: float64 products would not be exact, so that fused multiply-add could change them.
@@ -60,4 +61,4 @@ def _features(ids: Tensor, codes: Tensor, chains: Tensor, rule: str) -> Tensor:
     )
 
 
-__all__ = ["DTYPES", "dequantize", "layer_queries", "quantize", "unavailable"]
+__all__ = ["DTYPES", "dequantize", "layer_queries", "layer_queries_backward", "quantize", "unavailable"]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from spae_ops._implementation import Lookup
 from spae_ops.pyramid import Pyramid
 from spae_ops.pyramid_quantize.rules import features, next_query, query_scale
-
-# [N, D] float32 queries -> int64 [N] ids of the nearest codes
-Lookup = Callable[[Tensor], Tensor]
 
 
 def unavailable(device: torch.device | None) -> str | None:

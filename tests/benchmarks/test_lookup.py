@@ -39,14 +39,14 @@ def wrong(tmp_path):
 def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(bench, tmp_path, wrong):
     done = bench(
         *TINY,
-        *("--only", "reference", "chunked", "furthest"),
+        *("--only", "spae_ops torch", "chunked", "furthest"),
         *("--also", wrong("peer"), "--out", tmp_path / "results" / "tiny"),
     )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "results" / "tiny.json").read_text())
     rows = {row["contestant"]: row for row in record["rows"]}
-    assert set(rows) == {"gemm", "spae_ops reference", "torch addmm+argmin, chunked", "furthest code"}
-    assert rows["spae_ops reference"]["mismatches"] == 0
+    assert set(rows) == {"gemm", "spae_ops torch", "torch addmm+argmin, chunked", "furthest code"}
+    assert rows["spae_ops torch"]["mismatches"] == 0
     assert rows["furthest code"]["mismatches"] == rows["furthest code"]["compared"] == 20
     for row in rows.values():
         assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
@@ -62,7 +62,7 @@ def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(bench, t
 
 def test_a_wrong_implementation_of_ours_ends_the_run_without_times(bench, tmp_path, wrong):
     done = bench(
-        *TINY, "--only", "reference", "furthest", "--also", wrong("ours"), "--out", tmp_path / "tiny"
+        *TINY, "--only", "spae_ops torch", "furthest", "--also", wrong("ours"), "--out", tmp_path / "tiny"
     )
     assert done.returncode == 1
     assert "| furthest code | 20 of 20 |" in done.stdout
@@ -75,7 +75,7 @@ def test_the_guard_fails_on_an_absurd_floor(bench, tmp_path):
     floors = tmp_path / "floors.json"
     floors.write_text(json.dumps({"lookup": {"cpu": [floor]}}))
     guarded = ["--guard", "--floors", floors, "--out", tmp_path / "tiny"]
-    done = bench(*TINY, "--only", "reference", "chunked", *guarded)
+    done = bench(*TINY, "--only", "spae_ops torch", "chunked", *guarded)
     assert done.returncode == 1
     assert "the floor is 1000000000.0" in done.stderr
     record = json.loads((tmp_path / "tiny.json").read_text())

@@ -17,12 +17,12 @@ from benchmarks.question import Inexact
 def test_a_pyramid_is_measured_by_a_flat_lookup_of_its_queries(bench, tmp_path):
     done = bench(
         *("pyramid", "--codebook", "random:300x8", "--grids", "1", "2", "4", "4", "--batch", "2"),
-        *("--rules", "rq", "--only", "reference", "--out", tmp_path / "tiny"),
+        *("--rules", "rq", "--only", "torch", "--out", tmp_path / "tiny"),
     )
     assert done.returncode == 0, done.stderr
     rows = {row["contestant"]: row for row in json.loads((tmp_path / "tiny.json").read_text())["rows"]}
-    assert set(rows) == {"spae_ops reference", "reference, one flat lookup"}
-    ours, flat = rows["spae_ops reference"], rows["reference, one flat lookup"]
+    assert set(rows) == {"spae_ops torch", "torch, one flat lookup"}
+    ours, flat = rows["spae_ops torch"], rows["torch, one flat lookup"]
     assert ours["mismatches"] == 0
     assert ours["compared"] == 2 * 37
     assert ours["yardstick_share"] == pytest.approx(flat["median_ms"] / ours["median_ms"])
@@ -68,7 +68,7 @@ def test_slopes_are_those_of_the_logarithms():
     assert quantizer._slopes(rows[:1]) == {}
 
 
-def test_the_ratio_is_the_reference_over_auto():
+def test_the_ratio_is_torch_over_auto():
     rows = [{"contestant": OURS, "median_ms": 2.0}, {"contestant": BEFORE, "median_ms": 5.0}]
     assert QuantizerQuestion().ratio(rows) == 2.5
     assert QuantizerQuestion().ratio(rows[:1]) is None

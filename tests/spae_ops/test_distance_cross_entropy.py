@@ -260,7 +260,7 @@ def test_opcheck_and_compile(impl):
     codes = torch.randn(30, 5)
     x = torch.randn(4, 5, requires_grad=True)
     target = torch.tensor([0, 3, 3, 29])
-    arguments = (x, codes, [], "", target, 0.5, True, impl)
+    arguments = (x, codes, [], "", [], target, 0.5, True, impl)
     # The gradient is computed in the forward and saved, which opcheck's autograd test cannot tell from a detached output.
     torch.library.opcheck(torch.ops.spae_ops.distance_cross_entropy, arguments)
     torch._dynamo.reset()

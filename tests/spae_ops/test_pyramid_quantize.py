@@ -16,7 +16,8 @@ from spae_ops import (
     pyramid_dequantize,
     pyramid_quantize,
 )
-from spae_ops.pyramid_quantize import reference, rounds
+from spae_ops.pyramid_quantize import reference
+from spae_ops.pyramid_quantize import torch as rounds
 
 IMPLS = [i.name for i in spae_ops.implementations("pyramid_quantize") if i.available]
 every_impl = pytest.mark.parametrize("impl", IMPLS)
@@ -183,9 +184,9 @@ def test_opcheck(op):
     ids = pyramid_quantize(z, codes, pyramid).ids
     ops, tracked = torch.ops.spae_ops, z.clone().requires_grad_()
     calls = {
-        "quantize": (ops.pyramid_quantize, (z, codes, [], "", *flat, "saq", None, "auto")),
-        "dequantize": (ops.pyramid_dequantize, (ids, codes, *flat, "saq", "nearest")),
-        "queries": (ops.layer_queries, (tracked, ids, codes, *flat, 2, "saq")),
+        "quantize": (ops.pyramid_quantize, (z, codes, [], "", [], *flat, "saq", None, "auto")),
+        "dequantize": (ops.pyramid_dequantize, (ids, codes, *flat, "saq", "nearest", "auto")),
+        "queries": (ops.layer_queries, (tracked, ids, codes, *flat, 2, "saq", "auto")),
         "subsample": (ops.dilation_subsample, (tracked, *flat, 1)),
     }
     torch.library.opcheck(*calls[op])

@@ -9,9 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spae_ops._implementation import Lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.reference import Lookup, channels_last
+from spae_ops.pyramid_quantize.reference import (
+    channels_last,
+    dequantize,
+    layer_queries,
+    layer_queries_backward,
+    unavailable,
+)
 from spae_ops.pyramid_quantize.rules import features, layout, next_query
+
+__all__ = ["dequantize", "layer_queries", "layer_queries_backward", "quantize", "unavailable"]
 
 
 def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Lookup) -> tuple[Tensor, Tensor]:
