@@ -7,7 +7,10 @@ import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from spae_ops import Impl
 
 Call = Callable[..., Any]
 DEVICES = ("cpu", "cuda")
@@ -62,11 +65,11 @@ def find(question: str, name: str, device: str, also: Path | None = None) -> Con
     raise ValueError(f"contestant: no {name!r} for {device}")
 
 
-def our_names(op: str) -> list[str]:
+def our_names(op: str) -> list[Impl]:
     """Our implementations of an op that are worth timing: all but the definition."""
     import spae_ops
 
-    return [row.name for row in spae_ops.implementations(op) if row.name != "reference"]
+    return [cast("Impl", row.name) for row in spae_ops.implementations(op) if row.name != "reference"]
 
 
 def our_unavailable(op: str, name: str, device: str) -> Callable[[], str | None]:

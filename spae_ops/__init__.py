@@ -7,6 +7,7 @@ not the others.
 """
 
 from spae_ops._dispatch import implementations
+from spae_ops._implementation import Impl
 from spae_ops._version import __version__
 from spae_ops.code_index import CodeIndex
 from spae_ops.distance_cross_entropy import distance_cross_entropy
@@ -22,6 +23,7 @@ from spae_ops.pyramid_quantize import (
 
 __all__ = [
     "CodeIndex",
+    "Impl",
     "NearestCode",
     "Pyramid",
     "PyramidCodes",

@@ -16,8 +16,6 @@ from torch import Tensor
 from spae_ops.pyramid import Pyramid
 
 Impl = Literal["auto", "cuda", "triton", "cpu", "torch", "reference"]
-Rule = Literal["saq", "rq"]
-Fill = Literal["nearest", "zero"]
 # [N, D] float32 queries -> int64 [N] ids of the nearest codes
 Lookup = Callable[[Tensor], Tensor]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.entrants import lookup_peers as peers_of
 from benchmarks.registry import Call, Contestant, needs, our_names, our_unavailable
+
+if TYPE_CHECKING:
+    from spae_ops import Impl
 
 GEMM = "gemm"
 
@@ -21,7 +24,7 @@ def ours(device: str) -> list[Contestant]:
     ]
 
 
-def _prepare(name: str) -> Callable[[Any], Call]:
+def _prepare(name: Impl) -> Callable[[Any], Call]:
     def prepare(codes: Any) -> Call:
         from spae_ops import CodeIndex, nearest_code
 

@@ -7,9 +7,12 @@ depended on another.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.registry import Call, Contestant, our_names, our_unavailable
+
+if TYPE_CHECKING:
+    from spae_ops import Impl
 
 _OP = "pyramid_quantize"
 
@@ -28,7 +31,7 @@ def peers(device: str) -> list[Contestant]:
     return []
 
 
-def _pyramid(name: str) -> Callable[[Any], Call]:
+def _pyramid(name: Impl) -> Callable[[Any], Call]:
     def prepare(codes: Any) -> Call:
         from spae_ops import CodeIndex, Pyramid, pyramid_quantize
 
@@ -43,7 +46,7 @@ def _pyramid(name: str) -> Callable[[Any], Call]:
     return prepare
 
 
-def _flat(name: str) -> Callable[[Any], Call]:
+def _flat(name: Impl) -> Callable[[Any], Call]:
     def prepare(codes: Any) -> Call:
         from spae_ops import CodeIndex, nearest_code
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.registry import Call, Contestant, needs, no_device, our_names, our_unavailable
+
+if TYPE_CHECKING:
+    from spae_ops import Impl
 
 NOTHING = "without quantizer"
 COMMITMENT = 0.33
@@ -45,17 +48,18 @@ def model_config(image_size: int, channels: int, res_blocks: int) -> dict[str, A
     }
 
 
-def _prepare(impl: str | None) -> Callable[[Any], Call]:
+def _prepare(impl: Impl | None) -> Callable[[Any], Call]:
     return lambda codes: _Works(codes, impl)
 
 
 class _Works:
     """Calls by the name of a work; models and code indices are made at the first call that needs them."""
 
-    def __init__(self, codes: Any, impl: str | None) -> None:
+    def __init__(self, codes: Any, impl: Impl | None) -> None:
         from spae.codebook import Codebook
 
-        self.codes, self.impl = codes, impl
+        self.codes = codes
+        self.impl: Impl | None = impl
         words = [f"w{k}" for k in range(len(codes))]
         self.codebook = Codebook.from_arrays(words, codes.float().cpu()).to(codes.device)
         self.model = functools.lru_cache(1)(self._model)
@@ -108,7 +112,7 @@ class _Works:
         x = torch.cat(queries, 1).flatten(0, 1)
         target = torch.arange(len(x), device=x.device) * 7919 % len(self.codes)
         known = [row.name for row in implementations("distance_cross_entropy")]
-        impl = self.impl if self.impl in known else "auto"
+        impl: Impl = self.impl if self.impl in known else "auto"  # pyright: ignore[reportAssignmentType]
         return distance_cross_entropy(x, index, target, temperature=TEMPERATURE, impl=impl)
 
     def pyramid(self, z: Any, *, num_codes: int, grids: list[int]) -> Any:
@@ -135,7 +139,7 @@ class _Works:
         return model.to(self.codes.device)
 
 
-def _quantizer(model: Any, impl: str | None) -> Any:
+def _quantizer(model: Any, impl: Impl | None) -> Any:
     """The model's quantizer with an implementation by name, where the library itself always says "auto"."""
     from spae.codebook import Codebook
     from spae.losses import commitment_loss

@@ -10,7 +10,7 @@ from torch import Tensor
 from spae_ops import _checks
 from spae_ops._derivatives import refuse_forward_mode
 from spae_ops._dispatch import PYRAMID, SEARCH
-from spae_ops._implementation import Fill, Impl, Rule, prepared_by
+from spae_ops._implementation import Impl, prepared_by
 from spae_ops.code_index import CodeIndex, Table, as_table
 from spae_ops.pyramid import Pyramid
 from spae_ops.pyramid_quantize.reference import channels_last
@@ -50,7 +50,7 @@ def pyramid_quantize(
     codes: Tensor | CodeIndex,
     pyramid: Pyramid,
     *,
-    rule: Rule = "saq",
+    rule: str = "saq",
     num_layers: int | None = None,
     mask: Tensor | None = None,
     impl: Impl = "auto",
@@ -87,9 +87,9 @@ def pyramid_dequantize(
     codes: Tensor | CodeIndex,
     pyramid: Pyramid,
     *,
-    rule: Rule = "saq",
+    rule: str = "saq",
     num_layers: int | None = None,
-    fill: Fill = "nearest",
+    fill: str = "nearest",
     impl: Impl = "auto",
 ) -> PyramidCodes:
     """The features of a pyramid of codes: their running average zhat (SPAE eq. 3), or their sum for
@@ -126,7 +126,7 @@ def layer_queries(
     pyramid: Pyramid,
     layer: int,
     *,
-    rule: Rule = "saq",
+    rule: str = "saq",
     impl: Impl = "auto",
 ) -> Tensor:
     """The queries z_l that a layer looks up (SPAE eq. 2), differentiable in z with the factor m_l + 1 (1 for
