@@ -29,10 +29,10 @@ def loss_and_gradient(
     chunks = split(codes)
     for row, (query, y) in enumerate(zip(x.double(), target.tolist(), strict=True)):
         distance = torch.cat([squared_distance(query.expand_as(c), c) for c in chunks])
-        score = (distance[y] - distance) / temperature  # relative to the target's
+        score = (distance.min() - distance) / temperature
         others = torch.cat([score[:y], score[y + 1 :]])
         # log(1 + the sum over the others): a loss close to zero keeps its digits, and so does the gradient.
-        loss[row] = torch.logaddexp(others.new_zeros(()), others.logsumexp(0))
+        loss[row] = torch.logaddexp(others.new_zeros(()), others.logsumexp(0) - score[y])
         if with_gradient:
             weights = score.softmax(0).split(len(chunks[0]))
             own = codes[y].double()
