@@ -24,7 +24,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "csrc"
-CUDA_OPERATORS = "nearest_code_cuda"  # the C++ source that needs CUDA's headers
+CUDA_OPERATORS = SOURCES / "nearest_code/cuda/operators.cpp"  # the C++ source that needs CUDA's headers
 # The stable ABI of torch 2.10: one binary serves that version and later ones.
 TORCH_TARGET = "0x020a000000000000"
 CXX = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall"]
@@ -110,7 +110,7 @@ def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
         command += ["-c", str(source), "-o", str(target)]
         print(shlex.join(command), flush=True)
         if subprocess.run(command).returncode != 0:
-            raise RuntimeError(f"nvcc fails on {source.name}; what it says is further up")
+            raise RuntimeError(f"nvcc fails on {source.relative_to(SOURCES)}; what it says is further up")
         return str(target)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
 def add_cuda(extension: Any, toolkit: Toolkit, folder: Path) -> None:
     """Compiles the kernels and makes them part of `extension`."""
     extension.extra_objects += compile_kernels(toolkit, folder)
-    extension.sources += [relative(path) for path in SOURCES.rglob(f"{CUDA_OPERATORS}.cpp")]
+    extension.sources += [relative(CUDA_OPERATORS)]
     extension.define_macros += [("SPAE_WITH_CUDA", None), ("USE_CUDA", None)]
     extension.include_dirs += toolkit.include
     extension.library_dirs += toolkit.library
@@ -201,7 +201,7 @@ def extension() -> dict:
     toolkit = find_toolkit()
     compiled = CppExtension(
         "spae_ops._C",
-        sorted(relative(path) for path in SOURCES.rglob("*.cpp") if path.stem != CUDA_OPERATORS),
+        sorted(relative(path) for path in SOURCES.rglob("*.cpp") if path != CUDA_OPERATORS),
         include_dirs=[str(SOURCES)],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET)],
         depends=sorted(relative(path) for path in SOURCES.rglob("*") if path.is_file()),

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "simd.h"
+#include "simd/simd.h"
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled operators of spae_ops.";

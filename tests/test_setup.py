@@ -67,7 +67,7 @@ class Compiler:
 
 
 def test_machine_code_for_every_generation_that_nvcc_knows(build, nvcc):
-    source, hopper = Path("nearest_code_sm80.cu"), Path("nearest_code_sm90a.cu")
+    source, hopper = Path("sm80.cu"), Path("sm90a.cu")
     toolkit = build.read_toolkit(nvcc(KNOWN["12.6"]))
     assert toolkit[1:] == (["/cuda/include"], ["/cuda/lib"], [80, 90])
     code = [option.rpartition("code=")[2] for option in build.targets(source, toolkit.architectures)]
@@ -89,7 +89,7 @@ def test_failing_nvcc_leaves_the_cpu_kernels(build, nvcc, tmp_path, monkeypatch,
     assert compiler.extension.extra_objects == compiler.extension.libraries == []
     (message,) = build.left_out
     assert "WITHOUT ITS CUDA KERNELS" in message
-    assert "Why: nvcc fails on nearest_code" in message
+    assert "Why: nvcc fails on nearest_code/cuda/" in message
     monkeypatch.setattr(build, "setup", lambda: None)
     monkeypatch.setattr(build, "extension", dict)
     build.main()
@@ -133,7 +133,7 @@ def test_required_is_an_error(build, nvcc, tmp_path, monkeypatch, cuda):
     monkeypatch.setenv("SPAE_REQUIRE_EXT", "1")
     compiler = Compiler(fails_with="everything")
     toolkit = build.read_toolkit(nvcc(KNOWN["13.0"])) if cuda else None
-    with pytest.raises(RuntimeError, match=r"nvcc fails on nearest_code" if cuda else r"c\+\+ fails"):
+    with pytest.raises(RuntimeError, match=r"nvcc fails on nearest_code/cuda/" if cuda else r"c\+\+ fails"):
         build.build(compiler.extension, toolkit, tmp_path / "build", compiler)
     assert len(compiler.calls) == (0 if cuda else 1)
 
@@ -147,7 +147,7 @@ def test_fast_math_is_overridden_and_otherwise_refused(build, flag, tmp_path):
     if shutil.which(compiler) is None:
         pytest.skip(f"needs a C++ compiler, {compiler} is not found")
     source = tmp_path / "source.cpp"
-    source.write_text('#include "simd.h"\n')
+    source.write_text('#include "simd/simd.h"\n')
     command = [compiler, "-std=c++20", "-fsyntax-only", f"-I{build.SOURCES}", "-O2", flag]
     result = subprocess.run([*command, str(source)], capture_output=True, text=True)
     assert result.returncode != 0

@@ -21,7 +21,7 @@ How far w_k is from score_k:
   (3) rounding v_k (1 / r is a power of two: nothing else rounds)      <= u ((1 + G) N_q N_k + 0.51 N_k^2)
   (4) rounding b_k                                                     <= 0.51 u N_k^2
   (5) the column in the low bits: less than 2^7 ulp                    <= 2^-16 |w_k|
-and how far sqdist64 is from s^-2 (|Q|^2 - 2 score_k), in score units (step (5) in csrc/nearest_code.h):
+and how far sqdist64 is from s^-2 (|Q|^2 - 2 score_k), in score units (step (5) of csrc's nearest_code.h):
   (6) the definition's own error                                       <= (e/2) (N_q + N_k)^2,
       e = (3 ceil(D/32) + 9) 2^-53 < 2^-36 for D <= 2^20.
 With a tile t's largest N_k and R_k in place of each code's own, all six together are at most

@@ -1,6 +1,6 @@
 """The CUDA search: its kernels on a CPU, by the emulator in `cuda_emulator/`, and their compilation for GPUs.
 
-The emulator compiles csrc's own kernels and operators for CPU tensors. What it cannot show is that csrc/ptx.cuh
+The emulator compiles csrc's own kernels and operators for CPU tensors. What it cannot show is that ptx.cuh
 spells its instructions right, and how fast they are.
 """
 
@@ -28,10 +28,12 @@ from spae_ops.nearest_code import cuda, tensor_cores
 
 ROOT = Path(__file__).parents[2]
 CSRC, EMULATOR = ROOT / "csrc", Path(__file__).parent / "cuda_emulator"
-KERNELS = ("nearest_code_rows.cu", "nearest_code_sm80.cu", "nearest_code_sm90a.cu")
+CUDA = CSRC / "nearest_code/cuda"
+KERNELS = ("rows.cu", "sm80.cu", "sm90a.cu")
 # Compute capability, and how the emulated tensor cores add: terms of a step and bits kept (tensor_cores.py).
 GPUS = {"sm_80": ((8, 0), 8, 24), "sm_90a": ((9, 0), 16, 25)}
 TORCH = [
+    f"-I{CSRC}",
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
     *(f"-I{path}" for path in include_paths()),
@@ -62,7 +64,7 @@ def library(tmp_path_factory):
         run([compiler, "-x", "c++", *flags, "-c", str(source), "-o", target])
         return target
 
-    sources = [EMULATOR / "emulator.cpp", CSRC / "nearest_code_cuda.cpp", *(CSRC / name for name in KERNELS)]
+    sources = [EMULATOR / "emulator.cpp", CUDA / "operators.cpp", *(CUDA / name for name in KERNELS)]
     with ThreadPoolExecutor() as pool:
         objects = list(pool.map(compiled, sources))
     file = folder / "emulated.so"
@@ -282,7 +284,7 @@ def test_compiles_against_older_toolkits():
     if shutil.which(compiler) is None:
         pytest.skip(f"needs a C++ compiler, {compiler} is not found")
     flags = ["-std=c++20", "-fsyntax-only", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-DSPAE_EMULATE_CUDA"]
-    source = CSRC / KERNELS[2]
+    source = CUDA / KERNELS[2]
     for version in (12040, 12050):
         run(
             [
@@ -317,8 +319,8 @@ def compiled(tmp_path_factory):
         name, arch = job
         target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
         cubin = folder / f"{Path(name).stem}_{arch}.cubin"
-        flags = ["-O3", "-std=c++20", "-cubin", "-Xptxas=-v", "-Werror=all-warnings", target]
-        return job, run(["nvcc", *flags, str(CSRC / name), "-o", str(cubin)])
+        flags = ["-O3", "-std=c++20", "-cubin", "-Xptxas=-v", "-Werror=all-warnings", f"-I{CSRC}", target]
+        return job, run(["nvcc", *flags, str(CUDA / name), "-o", str(cubin)])
 
     with ThreadPoolExecutor() as pool:
         return folder, dict(pool.map(compile_one, jobs))
@@ -341,8 +343,8 @@ def test_kernels_compile_without_spills(compiled):
 @pytest.mark.parametrize(
     ("cubin", "instructions"),
     [
-        ("nearest_code_sm80_80", ("HMMA.16816.F32", "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4")),
-        ("nearest_code_sm90a_90a", ("HGMMA.64x256x16.F32", "UTMALDG.2D", "USETMAXREG")),
+        ("sm80_80", ("HMMA.16816.F32", "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4")),
+        ("sm90a_90a", ("HGMMA.64x256x16.F32", "UTMALDG.2D", "USETMAXREG")),
     ],
 )
 def test_machine_code_uses_the_tensor_cores(compiled, cubin, instructions):
@@ -358,9 +360,9 @@ def test_machine_code_uses_the_tensor_cores(compiled, cubin, instructions):
 
 
 def test_operators_compile_against_cuda(compiled, tmp_path):
-    """csrc/nearest_code_cuda.cpp as the extension's build has it, with the headers that nvcc takes."""
+    """The operators as the extension's build has it, with the headers that nvcc takes."""
     plan = run(["nvcc", "--dryrun", "-x", "cu", os.devnull])
     includes = re.search(r"^#\$ INCLUDES=(.*)$", plan, re.MULTILINE)
     assert includes is not None
     command = [os.environ.get("CXX", "g++"), "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *TORCH]
-    run([*command, *includes[1].replace('"', "").split(), str(CSRC / "nearest_code_cuda.cpp")])
+    run([*command, *includes[1].replace('"', "").split(), str(CUDA / "operators.cpp")])

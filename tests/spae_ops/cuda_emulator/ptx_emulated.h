@@ -1,4 +1,4 @@
-// csrc/ptx.cuh on the emulator, after the PTX ISA again: what csrc says in one way, this says in another.
+// csrc's ptx.cuh on the emulator, after the PTX ISA again: what csrc says in one way, this says in another.
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-#include "simd.h"
+#include "simd/simd.h"
 
 #include <algorithm>
 #include <cstring>

@@ -2,8 +2,8 @@
 #include <atomic>
 #include <vector>
 
-#include "nearest_code.h"
-#include "parallel.h"
+#include "common/parallel.h"
+#include "nearest_code/cpu/nearest_code.h"
 
 namespace spae {
 namespace {

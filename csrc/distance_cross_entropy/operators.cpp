@@ -1,5 +1,5 @@
 // The CPU operator: checks, tensors in and out. The method is in distance_cross_entropy.h.
-#include "distance_cross_entropy.h"
+#include "distance_cross_entropy/distance_cross_entropy.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -11,8 +11,8 @@
 #include <string>
 #include <tuple>
 
-#include "checks.h"
-#include "parallel.h"
+#include "common/checks.h"
+#include "common/parallel.h"
 
 namespace spae {
 namespace {

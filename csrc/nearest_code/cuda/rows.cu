@@ -1,8 +1,8 @@
 // The kernels around the screen: a warp per row.
 #include <cuda_fp16.h>
 
-#include "nearest_code_cuda.h"
-#include "ptx.cuh"
+#include "nearest_code/cuda/kernels.h"
+#include "nearest_code/cuda/ptx.cuh"
 
 namespace spae::cuda {
 namespace {

@@ -7,7 +7,7 @@
 // free when both have released it, which keeps them within a ring of each other.
 #include <cuda.h>
 
-#include "nearest_code_screen.cuh"
+#include "nearest_code/cuda/screen.cuh"
 
 namespace spae::cuda {
 namespace {

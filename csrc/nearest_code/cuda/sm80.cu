@@ -1,7 +1,7 @@
 // The screen for sm_80 and later: mma.sync m16n8k16 on tiles of 128 queries x 128 codes x 32, three of which are on
 // their way to shared memory by cp.async. 50 KiB and at most 128 registers a thread, so that two blocks share a
 // multiprocessor, one block's comparisons beside the other's products, also where it has 100 KiB (8.6, 8.9, 12.0).
-#include "nearest_code_screen.cuh"
+#include "nearest_code/cuda/screen.cuh"
 
 namespace spae::cuda {
 namespace {

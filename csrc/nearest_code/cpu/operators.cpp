@@ -10,9 +10,9 @@
 #include <string>
 #include <tuple>
 
-#include "checks.h"
-#include "nearest_code.h"
-#include "parallel.h"
+#include "common/checks.h"
+#include "common/parallel.h"
+#include "nearest_code/cpu/nearest_code.h"
 
 namespace spae {
 namespace {

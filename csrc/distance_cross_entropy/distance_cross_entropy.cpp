@@ -1,4 +1,4 @@
-#include "distance_cross_entropy.h"
+#include "distance_cross_entropy/distance_cross_entropy.h"
 
 #include <algorithm>
 #include <atomic>
@@ -7,8 +7,8 @@
 #include <limits>
 #include <vector>
 
-#include "parallel.h"
-#include "softmax.h"
+#include "common/parallel.h"
+#include "simd/softmax.h"
 
 namespace spae {
 namespace {

@@ -1,4 +1,4 @@
-#include "softmax.h"
+#include "simd/softmax.h"
 
 #if SPAE_X86
 
@@ -34,7 +34,7 @@ SPAE_TARGET inline Vec zero_below(Vec value, Vec x, Vec bound) {
   return _mm256_and_ps(value, _mm256_cmp_ps(x, bound, _CMP_GE_OQ));
 }
 
-#include "softmax_kernels.h"
+#include "simd/softmax_kernels.h"
 
 }  // namespace
 

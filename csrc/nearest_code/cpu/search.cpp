@@ -9,12 +9,12 @@
 #include <numeric>
 #include <vector>
 
-#include "nearest_code.h"
-#include "nearest_code_prune.h"
-#include "nearest_code_screens.h"
-#include "nearest_code_task.h"
-#include "parallel.h"
-#include "ranking.h"
+#include "common/parallel.h"
+#include "common/ranking.h"
+#include "nearest_code/cpu/nearest_code.h"
+#include "nearest_code/cpu/prune.h"
+#include "nearest_code/cpu/screens.h"
+#include "nearest_code/cpu/task.h"
 
 namespace spae {
 namespace {

@@ -8,8 +8,8 @@
 #include <string>
 #include <string_view>
 
-#include "rows.h"
-#include "simd.h"
+#include "common/rows.h"
+#include "simd/simd.h"
 
 namespace spae {
 

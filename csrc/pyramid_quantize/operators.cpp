@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "checks.h"
-#include "parallel.h"
+#include "common/checks.h"
+#include "common/parallel.h"
 
 namespace spae {
 namespace {

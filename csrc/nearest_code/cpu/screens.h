@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "nearest_code.h"
-#include "simd.h"
+#include "nearest_code/cpu/nearest_code.h"
+#include "simd/simd.h"
 
 namespace spae {
 

@@ -1,4 +1,4 @@
-#include "nearest_code_screens.h"
+#include "nearest_code/cpu/screens.h"
 
 #include <algorithm>
 #include <cstring>

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "strict_arithmetic.h"
+#include "common/strict_arithmetic.h"
 
 #if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
 #define SPAE_X86 1

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "nearest_code_cuda.h"
-#include "ptx.cuh"
+#include "nearest_code/cuda/kernels.h"
+#include "nearest_code/cuda/ptx.cuh"
 
 namespace spae::cuda {
 

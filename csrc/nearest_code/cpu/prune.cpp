@@ -1,4 +1,4 @@
-#include "nearest_code_prune.h"
+#include "nearest_code/cpu/prune.h"
 
 #include <torch/csrc/stable/ops.h>
 
@@ -6,7 +6,7 @@
 #include <atomic>
 #include <limits>
 
-#include "parallel.h"
+#include "common/parallel.h"
 
 namespace spae {
 namespace {

@@ -1,4 +1,4 @@
-#include "softmax.h"
+#include "simd/softmax.h"
 
 #if SPAE_X86
 
@@ -30,7 +30,7 @@ SPAE_TARGET inline Vec zero_below(Vec value, Vec x, Vec bound) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ), value);
 }
 
-#include "softmax_kernels.h"
+#include "simd/softmax_kernels.h"
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// The CUDA operators: checks, tensors in and out. The kernels' interface is nearest_code_cuda.h.
-#include "nearest_code_cuda.h"
+// The CUDA operators: checks, tensors in and out. The kernels' interface is kernels.h.
+#include "nearest_code/cuda/kernels.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>

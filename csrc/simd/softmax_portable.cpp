@@ -1,4 +1,4 @@
-#include "softmax.h"
+#include "simd/softmax.h"
 
 #include <cstring>
 #include <string_view>
@@ -44,7 +44,7 @@ inline Vec times_power(Vec x, Vec n) {
 }
 inline Vec zero_below(Vec value, Vec x, Vec bound) { return x >= bound ? value : broadcast(0.0f); }
 
-#include "softmax_kernels.h"
+#include "simd/softmax_kernels.h"
 
 }  // namespace
 

@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "nearest_code_screens.h"
-#include "nearest_code_task.h"
+#include "nearest_code/cpu/screens.h"
+#include "nearest_code/cpu/task.h"
 
 namespace spae {
 

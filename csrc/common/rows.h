@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "strict_arithmetic.h"
+#include "common/strict_arithmetic.h"
 
 namespace spae {
 

@@ -27,9 +27,9 @@
 
 #include <cstdint>
 
-#include "nearest_code.h"
-#include "rows.h"
-#include "simd.h"
+#include "common/rows.h"
+#include "nearest_code/cpu/nearest_code.h"
+#include "simd/simd.h"
 
 namespace spae {
 

@@ -78,8 +78,8 @@
 #include <cstdint>
 #include <limits>
 
-#include "rows.h"
-#include "simd.h"
+#include "common/rows.h"
+#include "simd/simd.h"
 
 namespace spae {
 

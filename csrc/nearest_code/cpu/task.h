@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "nearest_code.h"
-#include "ranking.h"
-#include "simd.h"
+#include "common/ranking.h"
+#include "nearest_code/cpu/nearest_code.h"
+#include "simd/simd.h"
 
 namespace spae {
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "simd.h"
+#include "simd/simd.h"
 
 namespace spae::softmax {
 
