@@ -1,0 +1,127 @@
+#include "nearest_code/cpu/steps.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "common/parallel.h"
+
+namespace spae {
+namespace {
+
+// Enough tasks that a slow or busy core leaves little waiting at the end, each long enough not to matter itself.
+constexpr int64_t kTasksPerWorker = 8;
+constexpr int64_t kMinTilesPerTask = 8;
+// A list gives a row up to the fp32 screen when int8 leaves it more than one code in so many to evaluate: about where
+// evaluating costs as much as the fp32 screen would.
+constexpr int64_t kCodesPerEvaluation = 128;
+constexpr int64_t kMinEvaluations = 32;
+// Candidates of a full list to evaluate before all.
+constexpr int64_t kFirstEvaluations = 4;
+constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+
+}  // namespace
+
+void Steps::run() {
+  if (pass_.rows() == 0) return;
+  const int64_t groups = pass_.groups(), ranges = num_ranges(), tiles = static_cast<int64_t>(task_.tiles.size());
+  lists_ = workers_;
+  candidates_.assign(pass_.rows() * lists_, task_.k);
+  // Neighbouring tasks share a range of tiles, so workers side by side read the same codes.
+  for_each_task(groups * ranges, workers_, [&](int64_t task, int64_t worker) {
+    const int64_t range = task / groups;
+    screen(pass_.group(task % groups), range * tiles / ranges, (range + 1) * tiles / ranges, worker * pass_.rows());
+  });
+  for_each_range(pass_.rows(), 8, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) finish_row(row);
+  });
+}
+
+int64_t Steps::num_ranges() const {
+  const auto tiles = static_cast<int64_t>(task_.tiles.size());
+  const int64_t wanted = (kTasksPerWorker * workers_ + pass_.groups() - 1) / pass_.groups();
+  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(tiles / kMinTilesPerTask, 1));
+}
+
+// Screens one group against tiles [begin, end) of the list, into the slots from `slots` on.
+void Steps::screen(const Group& group, int64_t begin, int64_t end, int64_t slots) {
+  float* thresholds = candidates_.thresholds() + slots;
+  for (int64_t row = group.first_row; row < group.last_row; ++row)
+    thresholds[row] = std::max(thresholds[row], pass_.threshold(row));
+
+  alignas(64) float scores[simd::kMaxRows * simd::kTile];
+  for (int64_t t = begin; t < end; ++t) {
+    TileStep step{task_.tiles[static_cast<size_t>(t)], task_.tiles[static_cast<size_t>(std::min(t + 1, end - 1))], 0,
+                  group.last_block - group.first_block};
+    const float* bias = task_.bias + step.tile * simd::kTile;
+    for (; step.block < step.blocks; ++step.block) {
+      const Block& block = pass_.block(group.first_block + step.block);
+      const uint32_t hits = pass_.screen().run(block, step, bias, thresholds + block.first, scores);
+      if (hits != 0) collect(hits, block, step.tile, slots, scores);
+    }
+  }
+  for (int64_t row = group.first_row; row < group.last_row; ++row) pass_.raise(row, thresholds[row]);
+}
+
+// Adds the codes of a tile that reach their row's threshold, which rises as they come.
+void Steps::collect(uint32_t hits, const Block& block, int64_t tile, int64_t slots, const float* scores) {
+  for (int r = 0; r < block.rows; ++r) {
+    if ((hits >> r & 1u) == 0) continue;
+    const int64_t row = block.first + r;
+    const int64_t slot = slots + row;
+    const double slack = pass_.bound(row).slack;
+    for (int64_t j = 0; j < simd::kTile; ++j) {
+      const float v = scores[r * simd::kTile + j];
+      if (!(v >= candidates_.threshold(slot))) continue;
+      if (candidates_.is_full(slot)) make_room(row, slot);
+      const int64_t id = tile * simd::kTile + j;
+      candidates_.add(slot, v, id, round_down(v - pass_.screen().margin(row, id) - 2.0 * slack));
+    }
+  }
+}
+
+// Makes a full list shorter. The threshold may have risen since; if not, the most promising codes are evaluated, which
+// raises it; then, where codes stay undecided (thousands of duplicates, say), all. The best k are kept.
+void Steps::make_room(int64_t row, int64_t slot) {
+  candidates_.drop_beaten(slot, candidates_.threshold(slot));
+  for (const int64_t most : {std::max(task_.k, kFirstEvaluations), kAll}) {
+    if (!candidates_.is_crowded(slot)) return;
+    Scorer scorer(task_, pass_.query(row), pass_.bound(row));
+    std::vector<Candidate> chosen;
+    candidates_.take(slot, most, chosen);
+    candidates_.raise(slot, scorer.evaluate(chosen, candidates_.threshold(slot), candidates_.evaluated(slot)));
+    candidates_.drop_beaten(slot, candidates_.threshold(slot));
+    const int64_t evaluated = candidates_.count_evaluated(slot, scorer.evaluated());
+    const int64_t limit = std::max(task_.codes.count() / kCodesPerEvaluation, kMinEvaluations);
+    if (pass_.int8() && choice_ == ScreenChoice::kAuto && evaluated > limit) {
+      candidates_.raise(slot, Pass::kNotScreened);
+    }
+  }
+}
+
+void Steps::finish_row(int64_t row) {
+  const int64_t query = pass_.query(row);
+  Scorer scorer(task_, query, pass_.bound(row));
+  Ranking best(task_.k);
+  std::vector<Candidate> all;
+  for (int64_t slot = row; slot < lists_ * pass_.rows(); slot += pass_.rows()) {
+    task_.out.rescored[query] += candidates_.merge_evaluated(slot, best);
+    candidates_.take(slot, kAll, all);
+  }
+  if (pass_.is_screened(row)) {
+    scorer.evaluate(all, candidates_.merged_threshold(row, pass_.rows(), lists_), best);
+  } else if (pass_.int8()) {
+    return;  // for a pass in fp32
+  } else {
+    evaluate_all(scorer, best);
+  }
+  best.write(task_.out.ids + query * task_.k, task_.out.sqdist + query * task_.k);
+  task_.out.rescored[query] += scorer.evaluated();
+}
+
+void Steps::evaluate_all(Scorer& scorer, Ranking& best) const {
+  for (int64_t k = 0; k < task_.codes.count(); ++k)
+    if (task_.mask == nullptr || task_.mask[k]) best.offer(scorer.sqdist(k), k);
+}
+
+}  // namespace spae
