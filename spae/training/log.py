@@ -62,9 +62,12 @@ def _summary_writer(folder: Path, step: int) -> Any:
 
 
 def append_log(file: str | Path, record: dict[str, Any]) -> None:
-    """Add one line."""
-    with Path(file).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    """Add one line. Raises OSError, which names the file, if it cannot be written, for a full disk, say."""
+    try:
+        with Path(file).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def read_log(file: str | Path) -> list[dict[str, Any]]:

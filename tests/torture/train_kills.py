@@ -10,6 +10,7 @@ and lets it end. Prints a table; exits 1 if a run failed otherwise or anything d
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -94,7 +95,8 @@ def fork(preset: Path, out: Path) -> int:
     code = 1
     try:
         with errors_of(out).open("ab") as errors:
-            os.dup2(errors.fileno(), 1), os.dup2(errors.fileno(), 2)
+            for descriptor in (1, 2):
+                os.dup2(errors.fileno(), descriptor)
         code = spae_command(command(preset, out))
     finally:
         os._exit(code)
@@ -163,6 +165,7 @@ def main() -> int:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     torch.set_num_threads(1)
+    importlib.import_module("spae.training.run")  # so that the children need not
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         preset, straight, killed = (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ pytest.importorskip("accelerate", reason="the training loop needs accelerate")
 
 from spae.training import CheckpointError, TrainConfig, Trainer, latest
 from spae.training.checkpoints import checkpoints, newest_whole, read_manifest, sealed
+from spae.training.log import append_log, read_log, truncate_log
 from spae.training.state import random_state, read_state, set_random_state, write_state
 
 CPU = torch.device("cpu")
@@ -268,3 +271,63 @@ def test_a_longer_run_goes_on_with_its_own_learning_rate(tmp_path):
     longer = trainer(tmp_path / "a", log_every=1)
     assert longer.train()
     assert all(map(torch.equal, weights(longer), weights(whole)))
+
+
+@contextmanager
+def file_size_limit(size: int):
+    """No file of this process grows beyond `size` bytes; what is written into it fails."""
+    resource = pytest.importorskip("resource", reason="the limit is POSIX's")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "random-0.json"])
+def test_a_full_disk_leaves_the_checkpoint_before(straight, stopped, name):
+    """Full in the middle of the named file, which is larger than those before it."""
+    older = latest(stopped / "checkpoints")
+    assert older is not None
+    size = (older / name).stat().st_size
+    run = trainer(stopped)
+    message = (
+        r"step-00000006: could not be written \(.*File too large.*\); kept: step-00000002, step-00000004"
+    )
+    with file_size_limit(size // 2), pytest.raises(CheckpointError, match=message):
+        run.train()
+    assert [folder.name for folder in sorted(run.checkpoint_dir.iterdir())] == ["step-00000002", older.name]
+    assert latest(run.checkpoint_dir) == older
+    again = trainer(stopped)
+    assert again.train()
+    assert all(map(torch.equal, weights(again), weights(straight)))
+
+
+@pytest.mark.parametrize("call", ["flush", "sha256", "sealed"])
+def test_a_disk_that_fails_late_leaves_the_checkpoint_before(stopped, monkeypatch, call):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = trainer(stopped)
+    with monkeypatch.context() as patch, run.lock:
+        run.resume()
+        patch.setattr(f"spae.training.checkpoints.{call}", fail)
+        with pytest.raises(CheckpointError, match=r"step-00000006: .*No space left .*kept: .*step-00000004"):
+            run.train()
+    names = [folder.name for folder in sorted(run.checkpoint_dir.iterdir())]
+    assert names == ["step-00000002", "step-00000004"]
+    assert trainer(stopped).train()
+
+
+def test_a_log_that_cannot_be_written_names_its_file(tmp_path):
+    for step in (1, 2, 3):
+        append_log(tmp_path / "log.jsonl", {"step": step, "loss": 1.0})
+    half = (tmp_path / "log.jsonl").stat().st_size + 10
+    with file_size_limit(half), pytest.raises(OSError, match=r"File too large: .*log\.jsonl"):
+        append_log(tmp_path / "log.jsonl", {"step": 4, "loss": 1.0})
+    assert (tmp_path / "log.jsonl").stat().st_size == half
+    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1, 2, 3]
+    truncate_log(tmp_path / "log.jsonl", 2)
+    append_log(tmp_path / "log.jsonl", {"step": 3})
+    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1, 2, 3]
