@@ -49,7 +49,11 @@ class RunLock:
                 "wait for its end, or use another output_dir"
             ) from None
         owner = {"host": socket.gethostname(), "pid": os.getpid()}
-        self._owner.write_text(json.dumps(owner), encoding="utf-8")
+        try:
+            self._owner.write_text(json.dumps(owner), encoding="utf-8")
+        except OSError:
+            self._lock.release()
+            raise
 
     def _describe_owner(self) -> str:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from spae.losses import Objective
 from spae.models.sync_norm import synchronise
 from spae.optional import needs
-from spae.training.checkpoints import Found, load_checkpoint, newest_whole, save_checkpoint, set_aside
+from spae.training.checkpoints import load_checkpoint, newest_whole, save_checkpoint, set_aside
 from spae.training.config import TrainConfig
 from spae.training.ema import ParameterEMA
 from spae.training.learner import Learner
@@ -25,15 +24,17 @@ from spae.training.lock import RunLock
 from spae.training.log import RunLog
 from spae.training.order import StepBatches
 from spae.training.processes import on_main
-from spae.training.settings import differences, flatten
+from spae.training.settings import check_same_run, flatten, run_settings
 from spae.training.signals import StopSignals, ignore_in_worker
 
 try:
     from accelerate import Accelerator
-    from accelerate.utils import send_to_device, set_seed
+    from accelerate.utils import DistributedType, send_to_device, set_seed
     from tqdm.auto import tqdm
 except ImportError as error:
     raise ImportError(needs("spae.training", (error.name or "accelerate").partition(".")[0])) from error
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -60,10 +61,12 @@ class Trainer:
             without gradients, with the averaged weights if there are any, on every process; returns held-out
             figures by name for the log.
         accelerator: to bring your own, which then also decides the precision.
-        settings: what made model and data, as JSON: a run resumes only with the same, apart from
-            `settings.MAY_CHANGE`.
+        settings: what else made the run, as JSON: it resumes only with the same, apart from
+            `settings.MAY_CHANGE`. The trainer itself compares `config`, a tokenizer's own configuration and
+            codebook, the objective's, and the number of samples.
 
-    Raises ValueError for `loss_weights` beside an objective.
+    Raises ValueError for `loss_weights` beside an objective, and for an accelerator whose processes share a
+    model's parts: here each holds all of it.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Trainer:
         settings: Mapping[str, Any] | None = None,
     ):
         self.accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+        if (kind := self.accelerator.distributed_type) in _SHARDED:
+            raise ValueError(f"accelerator: expected processes that hold the whole model, got {kind.value}")
         shares = self.accelerator.num_processes * config.accumulation
         if config.batch_size % shares:
             raise ValueError(f"batch_size: expected a multiple of {shares} shares, got {config.batch_size}")
@@ -287,7 +292,7 @@ class Trainer:
         found = on_main(self.accelerator, lambda: newest_whole(self.checkpoint_dir))
         if found is None:
             return self.step
-        self._check_same_run(found)
+        check_same_run(found.folder, found.manifest["settings"], self._settings())
         on_main(self.accelerator, lambda: set_aside(found.damaged))
         state = load_checkpoint(self.accelerator, found.folder)
         for name, part in self._parts().items():
@@ -308,27 +313,11 @@ class Trainer:
         parts |= {f"memory{i}": part for i, part in enumerate(memory)}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def _check_same_run(self, found: Found) -> None:
-        # A setting that the earlier run did not know had its default, for that is what runs without it do.
-        defaults = flatten({"train": TrainConfig(1, 1, "").to_json()})
-        if conflicts := differences(defaults | found.manifest["settings"], self._settings()):
-            raise ValueError(
-                f"{found.folder} is of another run ({'; '.join(conflicts)}): use another output_dir"
-            )
-
     def _settings(self) -> dict[str, Any]:
-        """What made this run what it is, flat and as JSON gives it back."""
-        acc = self.accelerator
-        own = {
-            "train": self.config.to_json(),
-            "objective": {} if self.objective is None else self.objective.config.to_dict(),
-            "data": {"samples": self.num_samples},
-            "processes": acc.num_processes,
-            "device": acc.device.type,
-            # Of the CPU: they decide the order of sums.
-            "threads": torch.get_num_threads() if acc.device.type == "cpu" else None,
-        }
-        return json.loads(json.dumps(flatten(own) | flatten(self.settings)))
+        parts = {"parts": sorted(self._parts()), "data": {"samples": self.num_samples}}
+        model = self.accelerator.unwrap_model(self.model)
+        further = flatten(parts) | flatten(self.settings)
+        return run_settings(self.accelerator, self.config, model, self.objective, further)
 
     def _checkpoint_due(self) -> bool:
         every, minutes = self.config.checkpoint_steps, self.config.checkpoint_minutes

@@ -39,7 +39,7 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
     torch.manual_seed(config.seed)
     model = preset.build()
     dataset, held_out = (preset.dataset(split, model.config.image_size) for split in ("train", "test"))
-    settings = _settings(preset, model, dataset)
+    settings = _settings(preset, dataset)
     objective, dataset = preset.build_objective(model, dataset)
     trainer = Trainer(
         model,
@@ -61,15 +61,10 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
     return finished
 
 
-def _settings(preset: Preset, model: Tokenizer, dataset: Dataset[Any]) -> dict[str, Any]:
-    """All of a preset but `train`, which the trainer knows, with defaults filled in and data and codebook as
-    what they hold."""
+def _settings(preset: Preset, dataset: Dataset[Any]) -> dict[str, Any]:
+    """What of a preset the trainer cannot know: the parts of the objective and the data."""
     data = {"name": preset.data} if isinstance(preset.data, str) else dict(preset.data)
-    book = model.codebook_identity()
     return {
-        "tokenizer": preset.tokenizer,
-        "model": model.config.to_dict(),
-        "codebook": {"name": book["name"], "sha256": book["checksum"]},
         "objective": {key: part for key, part in (preset.objective or {}).items() if part is not None},
         "data": {**data, "sha256": _sample_checksum(dataset)},
     }

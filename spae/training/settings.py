@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from spae.losses import Objective
+from spae.tokenizers import Tokenizer
+from spae.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MAY_CHANGE = frozenset(
     f"train.{name}"
@@ -31,6 +43,37 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def run_settings(
+    accelerator: Accelerator,
+    config: TrainConfig,
+    model: nn.Module,
+    objective: Objective | None,
+    further: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What makes a run what it is, flat and as JSON gives it back; `further` (nested) comes on top."""
+    own: dict[str, Any] = {
+        "train": config.to_json(),
+        "objective": {} if objective is None else objective.config.to_dict(),
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        # Of the CPU: they decide the order of sums.
+        "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
+    }
+    if isinstance(model, Tokenizer):
+        book = model.codebook_identity()
+        own["tokenizer"], own["model"] = type(model).__name__, model.config.to_dict()
+        own["codebook"] = {"name": book["name"], "sha256": book["checksum"]}
+    return json.loads(json.dumps(flatten(own) | flatten(further)))
+
+
+def check_same_run(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names what differs, if a run of settings `now` cannot go on from `folder`."""
+    # A setting that the earlier run did not know had its default, for that is what runs without it do.
+    defaults = flatten({"train": TrainConfig(1, 1, "").to_json()})
+    if differing := differences(defaults | dict(was), now):
+        raise ValueError(f"{folder} is of another run ({'; '.join(differing)}): use another output_dir")
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

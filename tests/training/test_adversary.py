@@ -225,6 +225,10 @@ def test_another_objective_in_the_same_folder_is_an_error(straight):
         trainer(folder, objective={"eta": 0.2}).train()
     with pytest.raises(ValueError, match="accumulation was 2, is 1"):
         trainer(folder, accumulation=1).train()
+    without = trainer(folder)
+    without.opponent = None
+    with pytest.raises(ValueError, match=r"parts was \[.*'discriminator', .*\], is \['average', 'memory0'"):
+        without.train()
 
 
 def test_a_checkpoint_from_before_a_setting_existed_still_resumes(tmp_path):

@@ -16,6 +16,8 @@ from torch.utils.data import TensorDataset
 
 pytest.importorskip("accelerate", reason="the training loop needs accelerate")
 
+from accelerate import Accelerator, DistributedType
+
 import spae
 from spae.training import NonFiniteLossError, TrainConfig, Trainer, latest, plot_log, read_log
 from spae.training.checkpoints import checkpoints, read_manifest
@@ -211,13 +213,18 @@ def test_another_run_in_the_same_folder_is_an_error(straight):
         smaller.train()
 
 
-def test_errors(tmp_path):
+def test_errors(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"loss_weights names \['semantic'\], but .* \['fit', 'size'\]"):
         trainer(tmp_path, loss_weights={"semantic": 1.0}).train()
     with pytest.raises(ValueError, match="batch_size must be at most the 30 samples"):
         trainer(tmp_path, batch_size=31).train()
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         trainer(tmp_path, steps=0)
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(
+        ValueError, match="accelerator: expected processes that hold the whole model, got FSDP"
+    ):
+        trainer(tmp_path)
 
 
 def test_log_survives_a_cut_line_and_truncates(tmp_path):

@@ -87,7 +87,7 @@ def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
     [
         (["model.rule=rq"], r"model\.rule was 'saq', is 'rq'\)"),
         (["model.grids=[2,1,2]"], r"model\.grids was .*1.*2.*2.*, is .*2.*1.*2"),
-        (["tokenizer=vqgan", "codebook={}", "model.grids=[2]"], r"tokenizer was 'spae', is 'vqgan'"),
+        (["tokenizer=vqgan", "codebook={}", "model.grids=[2]"], r"tokenizer was 'SPAE', is 'VQGAN'"),
         (["codebook.source=ROOT/book2"], r"codebook\.sha256 was '\w{64}', is '\w{64}'"),
         (["codebook.normalise=centre"], r"codebook\.sha256 was"),
         (["data.folder=ROOT/others"], r"data\.sha256 was '\w{64}', is '\w{64}'\)"),
