@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _MANIFEST = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,})")
-_KINDS = {"step": int, "settings": dict, "files": dict}
+_FILE = re.compile(r"[\w-]+\.\w+", re.ASCII)
+_KINDS = {"step": int, "seconds": (int, float), "settings": dict, "files": dict}
 
 
 class CheckpointError(RuntimeError):
@@ -62,8 +63,8 @@ def save_checkpoint(
     """Write the checkpoint of `info["step"]` under `root`, then delete all but the newest `keep`.
 
     Every process must call this; the main one's `state` is written (see `write_state`), and each one's random
-    number generators. `info` (JSON) with "step" and "settings" goes into the manifest. Returns the folder.
-    Nodes must share the file system.
+    number generators. `info` (JSON) goes into the manifest, with "step", "seconds" and "settings". Nodes must
+    share the file system. Returns the folder.
 
     Raises CheckpointError if it cannot be written, for a full disk, say; the checkpoints before it are left.
     """
@@ -146,6 +147,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if text != sealed(manifest):
         raise CheckpointError(f"{file}: its content is not what was written")
     for name, digest in manifest["files"].items():
+        if not _FILE.fullmatch(name):
+            raise CheckpointError(f"{file}: expected names of files in its folder, got {name!r}")
         try:
             found = sha256(file.parent / name)
         except OSError as error:

@@ -71,9 +71,22 @@ def append_log(file: str | Path, record: dict[str, Any]) -> None:
 
 
 def read_log(file: str | Path) -> list[dict[str, Any]]:
-    """All records, in order; a last line that a killed process left unfinished is not one."""
-    lines = Path(file).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """All records, in order; a last line that a killed process left unfinished is not one.
+
+    Raises ValueError, which names the line, for one that is no JSON object with a step.
+    """
+    lines = Path(file).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [_record(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _record(line: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if isinstance(record["step"], int):
+            return record
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{place}: expected a JSON object with a step, got {line[:80]!r}")
 
 
 def truncate_log(file: str | Path, step: int) -> None:

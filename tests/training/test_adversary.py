@@ -240,21 +240,25 @@ def test_a_checkpoint_from_before_a_setting_existed_still_resumes(tmp_path):
     assert trainer(tmp_path, accumulation=1, steps=3).train()
 
 
-def test_fp16_scales_and_unscales_each_side_once(tmp_path):
+def test_fp16_scales_and_unscales_each_side_once_and_resumes_its_scale(tmp_path):
     """With a gradient scaler, as fp16 has it, the same weights as without: powers of two cancel exactly."""
     accelerator = Accelerator()
-    accelerator.scaler = GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
-    scaled = trainer(tmp_path / "scaled", accelerator=accelerator)
-    # Only now, so that the scale alone is what differs: no forward pass in fp16.
-    accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
-    try:
-        assert scaled.train()
-    finally:
-        accelerator.state._mixed_precision = "no"
-    assert accelerator.scaler.get_scale() > 2.0**10
+    for steps in (5, 8):
+        accelerator.scaler = GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        scaled = trainer(tmp_path / "scaled", accelerator=accelerator, steps=steps)
+        # Only now, so that the scale alone is what differs: no forward pass in fp16.
+        accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
+        try:
+            assert scaled.train()
+        finally:
+            accelerator.native_amp, accelerator.state._mixed_precision = False, "no"
+    scales = accelerator.scaler
+    # It grows after every 3 updates in a row, of model and discriminator alike: as in one run of 8 steps.
     plain = trainer(tmp_path / "plain")
     assert plain.train()
     assert all(map(torch.equal, weights(scaled), weights(plain)))
+    whole = 8 + 6
+    assert scales.get_scale() == 2.0 ** (10 + whole // 3)
 
 
 def test_the_picture_has_a_panel_for_the_discriminator(straight, tmp_path):

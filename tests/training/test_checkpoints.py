@@ -220,14 +220,25 @@ def test_resumes_bit_for_bit_from_the_checkpoint_before_a_damaged_one(straight, 
 
 
 BAD_MANIFESTS = ["{}", "[]", "null", "4", "", '{"step": 4', "[" * 100_000, '{"step": 4, "files": {}}', "\xff"]
-BAD_MANIFESTS += [sealed({"step": "4", "settings": {}, "files": {}}), sealed({"step": 4, "files": []})]
+BAD_MANIFESTS += [
+    sealed({"step": 4, "seconds": 1.0, "settings": {}, "files": {}, **wrong})
+    for wrong in (
+        {"step": "4"},
+        {"seconds": None},
+        {"files": []},
+        {"files": {"/dev/zero": "0"}},
+        {"files": {"../step-00000002/state.json": "0"}},
+        {"files": {"state.json": 5}},
+        {"files": {"a\0.json": "0"}},
+    )
+]
 
 
 @pytest.mark.parametrize("text", BAD_MANIFESTS, ids=range(len(BAD_MANIFESTS)))
 def test_manifests_that_are_none(stopped, text):
     older, newest = checkpoints(stopped / "checkpoints")
     (newest / "checkpoint.json").write_bytes(text.encode("latin-1"))
-    with pytest.warns(RuntimeWarning, match=r"step-00000004/checkpoint.json: "):
+    with pytest.warns(RuntimeWarning, match=r"step-00000004/(checkpoint|state).json: expected"):
         assert latest(stopped / "checkpoints") == older
 
 
@@ -331,3 +342,7 @@ def test_a_log_that_cannot_be_written_names_its_file(tmp_path):
     truncate_log(tmp_path / "log.jsonl", 2)
     append_log(tmp_path / "log.jsonl", {"step": 3})
     assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1, 2, 3]
+    for bad in (b"{", b"\xff", b"[]", b'{"step": "3"}', b"[" * 100_000):
+        (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + bad + b"\n")
+        with pytest.raises(ValueError, match=r"log\.jsonl, line 2: expected a JSON object with a step"):
+            read_log(tmp_path / "log.jsonl")
