@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from spae import __version__
-from spae.commands import commands
+from spae.commands import commands, said
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         # What the library says of bad input is meant for the reader; a traceback is not.
-        print(f"spae {arguments.command}: {error}", file=sys.stderr)
+        print(f"spae {arguments.command}: {said(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

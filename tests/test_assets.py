@@ -156,7 +156,17 @@ def test_changed_bytes_of_the_same_size_are_found_by_fetch_and_require(wheels, m
     monkeypatch.setenv("SPAE_OFFLINE", "1")
     with pytest.raises(assets.AssetNotCached, match="SHA-256"):
         assets.require("toy")
+    monkeypatch.delenv("SPAE_OFFLINE")
     assert assets.fetch("toy").read_bytes() == WHOLE
+
+
+def test_offline_nothing_is_downloaded_whoever_asks(wheels, monkeypatch):
+    monkeypatch.setenv("SPAE_OFFLINE", "1")
+    monkeypatch.setattr(assets, "download", lambda *arguments: pytest.fail("downloaded"))
+    with pytest.raises(assets.AssetNotCached, match=r"not in the cache .* --from FOLDER"):
+        assets.fetch("toy")
+    assert assets.fetch("toy", archives=wheels).read_bytes() == WHOLE
+    assert assets.fetch("toy").read_bytes() == WHOLE  # it is there and whole
 
 
 def test_a_package_with_other_bytes_is_refused(wheels):

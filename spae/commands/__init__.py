@@ -46,11 +46,30 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option `--device`, for `load_tokenizer`."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, .. (default: cpu)")
+
+
 def load_tokenizer(name: str, device: str = "cpu") -> Tokenizer:
-    """The tokenizer that `--model` names, in evaluation mode."""
+    """The tokenizer that `--model` names, in evaluation mode. Raises ValueError for a device that is not
+    there."""
+    import torch
+
     from spae.tokenizers import SPAE
 
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: expected one that torch can use here, got {device!r} ({error})") from error
     return SPAE.from_pretrained(name, device=device)
+
+
+def said(error: BaseException) -> str:
+    """An error in one line; of those of the operating system the file and what it says."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def own_command() -> str:

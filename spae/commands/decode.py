@@ -3,30 +3,93 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path, PurePath
 
-from spae.commands import add_model, load_tokenizer
+from spae.commands import add_device, add_model, load_tokenizer
 
 ABOUT = "Tokens, as `spae encode` writes them, to PNG images."
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tokens", type=Path, help="a JSON file from `spae encode`")
+    parser.add_argument("tokens", type=Path, help="a file from `spae encode`, JSON or JSON lines")
     parser.add_argument("--layers", type=int, help="only the first layers (default: all)")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for the images (default: here)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        help="folder for the images, which keep the folders of their names (default: here)",
+    )
     add_model(parser)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from spae.files import save_image, tokens_from_json
+    import torch
+    from tqdm import tqdm
 
-    model = load_tokenizer(arguments.model)
-    names, tokens = tokens_from_json(model, json.loads(arguments.tokens.read_text(encoding="utf-8")))
-    if arguments.layers is not None:
-        tokens = tokens.upto(arguments.layers)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, image in zip(names, model.decode(tokens).detach(), strict=True):
-        path = arguments.out / f"{Path(name).stem}.decoded.png"
-        save_image(image, path)
-        print(path)
+    from spae.commands._images import in_batches, legible
+    from spae.files import save_image
+    from spae.token_files import as_tokens, read_tokens
+
+    if arguments.batch_size < 1:
+        raise ValueError(f"batch-size: expected 1 or more, got {arguments.batch_size}")
+    model = load_tokenizer(arguments.model, arguments.device)
+    # Read twice: whatever is wrong with the file is said before anything is written.
+    names = [row.name for row in read_tokens(arguments.tokens, model)]
+    if not names:
+        raise ValueError(f"{arguments.tokens}: expected at least one image, got none")
+    targets = iter(outputs(names, arguments.out))
+    rows = tqdm(read_tokens(arguments.tokens, model), total=len(names), unit="image", disable=None)
+    for batch in in_batches(rows, arguments.batch_size):
+        tokens = as_tokens(batch, model).to(model.device)
+        if arguments.layers is not None:
+            tokens = tokens.upto(arguments.layers)
+        with torch.no_grad():
+            images = model.decode(tokens)
+        for image, path in zip(images, islice(targets, len(images)), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_image(image, path)
+            tqdm.write(legible(path))
+
+
+def outputs(names: Sequence[str], out: Path) -> list[Path]:
+    """A file below `out` for each name, no two the same.
+
+    Relative names keep their folders. Absolute ones, and those that lead out of the current folder, keep them
+    from where they part. `a.png` becomes `a.decoded.png`; where that is taken, `a.png.decoded.png`, and then
+    `a.png.2.decoded.png`.
+    """
+    own = {name: _inside(name) for name in names}
+    outside = [os.path.dirname(os.path.abspath(name)) for name, place in own.items() if place is None]
+    common = os.path.commonpath(outside) if outside else ""
+    taken: set[str] = set()
+    paths = []
+    for name in names:
+        place = own[name] or PurePath(os.path.relpath(os.path.abspath(name), common))
+        if not place.name:  # of the root folder itself
+            place = PurePath("image")
+        for suffix in _suffixes(place):
+            path = out / place.with_name(f"{suffix}.decoded.png")
+            if str(path).casefold() not in taken:
+                break
+        taken.add(str(path).casefold())
+        paths.append(path)
+    return paths
+
+
+def _inside(name: str) -> PurePath | None:
+    """A relative name without "." and "..", or None if it leads elsewhere."""
+    if os.path.isabs(name):
+        return None
+    path = PurePath(os.path.normpath(name))
+    return None if path.parts[:1] == ("..",) or not path.name else path
+
+
+def _suffixes(place: PurePath) -> Iterator[str]:
+    yield place.stem
+    yield place.name
+    yield from (f"{place.name}.{number}" for number in count(2))

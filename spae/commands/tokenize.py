@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import json
 
-from spae.commands import add_model, load_tokenizer
+from spae.commands._images import Images, add_images, legible
 
 ABOUT = "Print images as their pyramids of words."
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, help="image files; resized to the model's size")
-    parser.add_argument("--layers", type=int, help="only the first layers (default: all)")
-    add_model(parser)
+    add_images(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON lines: name and words, layer by layer"
+    )
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     from spae.eval.figures import pyramid_text
-    from spae.files import load_images
 
-    model = load_tokenizer(arguments.model)
-    tokens = model.encode(load_images(arguments.images, model.config), arguments.layers)
-    for path, layers in zip(arguments.images, model.words(tokens), strict=True):
-        print(f"{path}\n{pyramid_text(layers, model.pyramid)}")
+    images = Images(arguments)
+    for paths, tokens in images.encoded():
+        for path, layers in zip(paths, images.model.words(tokens), strict=True):
+            if arguments.json:
+                print(json.dumps({"name": legible(path), "words": layers}, ensure_ascii=False), flush=True)
+            else:
+                print(f"{legible(path)}\n{pyramid_text(layers, images.model.pyramid)}", flush=True)
+    return images.status("tokenize")

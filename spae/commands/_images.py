@@ -1,0 +1,126 @@
+"""What the commands that read many images share: which ones, in batches, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import sys
+from collections.abc import Container, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from spae.commands import add_device, add_model, load_tokenizer, said
+
+if TYPE_CHECKING:
+    from spae.tokenizers import PyramidTokens, Tokenizer
+
+T = TypeVar("T")
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Arguments for `Images`."""
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, folders (all images below them), patterns such as 'a/**/*.png', or - for a list "
+        "of paths, one a line, on standard input",
+    )
+    parser.add_argument("--layers", type=int, help="only the first layers (default: all)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
+    add_model(parser)
+    add_device(parser)
+
+
+class Images:
+    """The images of a command line, read and encoded batch by batch, with no more than one in memory.
+
+    skipped: the files that could not be read; each has been named on standard error.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        if arguments.batch_size < 1:
+            raise ValueError(f"batch-size: expected 1 or more, got {arguments.batch_size}")
+        self._arguments = arguments
+        self.skipped: list[Path] = []
+        self.done = 0
+        self.model: Tokenizer = load_tokenizer(arguments.model, arguments.device)
+        config, layers = self.model.config, arguments.layers
+        if config.ndim != 2:
+            raise ValueError(f"model: expected one for images, got one for {config.image_size}")
+        if layers is not None and not 1 <= layers <= self.model.pyramid.num_layers:
+            raise ValueError(f"layers: expected 1 to {self.model.pyramid.num_layers}, got {layers}")
+
+    def encoded(self, known: Container[str] = ()) -> Iterator[tuple[list[Path], PyramidTokens]]:
+        """Batches of paths and their tokens. known: names that are left out."""
+        paths = (path for path in image_paths(self._arguments.images) if str(path) not in known)
+        with tqdm(paths, unit="image", disable=None) as listed:
+            for batch in in_batches(self._read(listed), self._arguments.batch_size):
+                images = torch.stack([image for _, image in batch]).to(self.model.device)
+                with torch.no_grad():
+                    tokens = self.model.encode(images, self._arguments.layers)
+                self.done += len(batch)
+                yield [path for path, _ in batch], tokens
+
+    def status(self, verb: str) -> int:
+        """The exit status, after saying how many files were skipped, or that there was none to read."""
+        if self.skipped:
+            total = self.done + len(self.skipped)
+            print(f"spae {verb}: {len(self.skipped)} of {total} images could not be read", file=sys.stderr)
+        elif not self.done:
+            print(f"spae {verb}: nothing new to do", file=sys.stderr)
+        return 1 if self.skipped else 0
+
+    def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:
+        from spae.files import load_images
+
+        for path in paths:
+            try:
+                yield path, load_images([path], self.model.config)[0]
+            except ImportError:
+                raise
+            except Exception as error:  # a decoder of damaged files raises anything
+                self.skipped.append(path)
+                tqdm.write(f"skipped {legible(path)}: {said(error)}", file=sys.stderr)
+
+
+def image_paths(given: Iterable[str]) -> Iterator[Path]:
+    """The files that arguments stand for, in their order; of folders and patterns sorted.
+
+    Raises ValueError for a folder or a pattern without images. A file need not exist: its reader says so.
+    """
+    for name in given:
+        if name == "-":
+            yield from image_paths(line.rstrip("\n") for line in sys.stdin if line.strip())
+        elif Path(name).is_dir():
+            yield from _found(name, sorted(Path(name).rglob("*")))
+        elif glob.has_magic(name) and not Path(name).exists():
+            yield from _found(name, sorted(map(Path, glob.glob(name, recursive=True))))
+        else:
+            yield Path(name)
+
+
+def _found(name: str, paths: list[Path]) -> list[Path]:
+    from spae.data.sources import EXTENSIONS
+
+    images = [path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    if not images:
+        raise ValueError(f"images: expected files that end in {', '.join(EXTENSIONS)}, {name} has none")
+    return images
+
+
+def legible(path: Path) -> str:
+    """A path as text that can be printed, whatever bytes its name holds."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of up to `size` items."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
