@@ -20,7 +20,9 @@ def asked_for(text: str) -> set[str]:
     """The distributions after every "pip install"; neither options nor this checkout (".", ".[demo]")."""
     words = [word for line in re.findall(r"pip install ([^\n`#:;&{\\]*)", text) for word in line.split()]
     names = (
-        re.split(r"[\[<>=]", word.strip("\"',."))[0] for word in words if word.strip("\"'")[0] not in ".-"
+        re.split(r"[\[<>=]", word.strip("\"',."))[0]
+        for word in words
+        if word.strip("\"'")[:1] not in (".", "-")
     )
     return {name for name in names if name}
 

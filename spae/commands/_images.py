@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import sys
+import warnings
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -61,8 +62,10 @@ class Images:
         paths = (path for path in image_paths(self._arguments.images) if str(path) not in known)
         with tqdm(paths, unit="image", disable=None) as listed:
             for batch in in_batches(self._read(listed), self._arguments.batch_size):
-                images = torch.stack([image for _, image in batch]).to(self.model.device)
-                with torch.no_grad():
+                images = torch.stack([image for _, image in batch])
+                with torch.no_grad(), warnings.catch_warnings():
+                    # Our own reader has brought them to [-1, 1], however bright they are.
+                    warnings.filterwarnings("ignore", "images: the values of")
                     tokens = self.model.encode(images, self._arguments.layers)
                 self.done += len(batch)
                 yield [path for path, _ in batch], tokens
@@ -77,11 +80,9 @@ class Images:
         return 1 if self.skipped else 0
 
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Tensor]]:
-        from spae.files import load_images
-
         for path in paths:
             try:
-                yield path, load_images([path], self.model.config)[0]
+                yield path, self.model.preprocess([path])[0]
             except ImportError:
                 raise
             except Exception as error:  # a decoder of damaged files raises anything

@@ -178,12 +178,10 @@ def test_no_more_than_a_batch_is_held_and_nothing_of_the_graph(toy, picture, mon
 
 def test_images_are_read_as_they_are_needed(toy, picture, monkeypatch):
     """Nothing is read ahead of the batch that is encoded."""
-    from spae import files
-
     for number in range(6):
         picture(Path(f"in/{number}.png"), number)
-    events, load, encode = [], files.load_images, SPAE.encode
-    monkeypatch.setattr(files, "load_images", lambda *a: events.append("read") or load(*a))
+    events, read, encode = [], SPAE.preprocess, SPAE.encode
+    monkeypatch.setattr(SPAE, "preprocess", lambda *a: events.append("read") or read(*a))
     monkeypatch.setattr(SPAE, "encode", lambda *a: events.append("encode") or encode(*a))
     assert main(["encode", "in", "--model", toy, "--batch-size", "2", "--out", "t.jsonl"]) == 0
     assert events == ["read", "read", "encode"] * 3
@@ -225,13 +223,20 @@ def test_options_are_named(toy, picture, capsys, command, options, message):
     assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
+def test_bright_pictures_are_not_doubted(toy, picture, recwarn, capsys):
+    for number in range(10):
+        Image.new("RGB", (20, 20), (240, 250, 255 - number)).save(f"{number}.png")
+    assert main(["encode", ".", "--model", toy, "--out", "t.json"]) == 0
+    assert not recwarn.list
+
+
 def test_a_package_that_is_missing_is_no_bad_file(toy, picture, monkeypatch, capsys):
     picture(Path("0.png"))
 
-    def missing(paths, config):
+    def missing(self, images):
         raise ImportError("reading images needs pillow: pip install pillow")
 
-    monkeypatch.setattr("spae.files.load_images", missing)
+    monkeypatch.setattr(SPAE, "preprocess", missing)
     assert main(["encode", "0.png", "--model", toy]) == 1
     assert "spae encode: reading images needs pillow" in capsys.readouterr().err
 
