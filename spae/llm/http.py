@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from spae.llm import answers
 from spae.llm.client import Client, Patience
 from spae.llm.protocol import GREEDY, ContextOverflow, Cost, LLMError, Prefix, Sampling
 from spae.llm.sampling import uniform
 from spae.llm.tokens import TextTokenizer, text_of
+
+T = TypeVar("T")
+
+_LONGEST_TOKEN = 1024  # characters; what a longer answer has beyond those it can need is not read
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Server:
     concurrency: requests under way at once. log: see `Client`. extra: further fields of every request.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     model: str | None = None
     tokenizer: str | os.PathLike[str] | TextTokenizer = "smollm2"
     context_window: int | None = None
@@ -48,6 +52,14 @@ class Server:
     patience: Patience = field(default_factory=Patience)
     log: str | os.PathLike[str] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, values in (("endpoint", ("completions", "chat")), ("allowed_ids", ("retry", "server"))):
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}: expected {' or '.join(values)}, got {getattr(self, name)!r}")
+        for name in ("attempts", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -78,9 +90,8 @@ class HTTPLLM:
         self.start_ids = self._tokenizer.start_ids
         self.special_ids = self._tokenizer.special_ids
         self.name, self.context_window = self._about()
-        self.identity = f"{server.url} {self.name}"
+        self.identity = f"{self._client.address.url} {self.name}"
         self.spent = Cost()
-        self._lock = threading.Lock()
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -113,12 +124,11 @@ class HTTPLLM:
         sets = None if allowed is None else [frozenset(ids.tolist()) for ids in allowed]
         whole = self._whole(prompts, prefix, num_tokens)
 
-        def one(row: int) -> list[int]:
+        async def one(row: int) -> list[int]:
             asked = _Asked(whole[row], num_tokens, sampling, streams[row], tuple(stop))
-            return self._free(asked) if sets is None else self._constrained(asked, sets)
+            return await (self._free(asked) if sets is None else self._constrained(asked, sets))
 
-        with ThreadPoolExecutor(max(1, self.server.concurrency)) as pool:
-            rows = list(pool.map(one, range(len(prompts))))
+        rows = self._client.run(self._each(one, len(prompts)))
         padded = [row + [-1] * (num_tokens - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64).reshape(len(prompts), num_tokens)
 
@@ -137,11 +147,30 @@ class HTTPLLM:
             )
         whole = self._whole(prompts, prefix, max(map(len, continuations), default=0))
 
-        def one(row: int) -> Tensor:
-            return self._score(whole[row], list(continuations[row]))
+        async def one(row: int) -> Tensor:
+            return await self._score(whole[row], list(continuations[row]))
 
-        with ThreadPoolExecutor(max(1, self.server.concurrency)) as pool:
-            return list(pool.map(one, range(len(prompts))))
+        return self._client.run(self._each(one, len(prompts)))
+
+    async def _each(self, one: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+        """`one` of every row, `concurrency` at a time. Once a row has failed no other is begun; those under
+        way end, so that their answers are recorded."""
+        results: dict[int, T] = {}
+        rows, failed = iter(range(count)), []
+
+        async def work() -> None:
+            for row in rows:
+                try:
+                    results[row] = await one(row)
+                except Exception as error:
+                    failed.append(error)
+                if failed:
+                    return
+
+        await asyncio.gather(*(work() for _ in range(min(self.server.concurrency, count))))
+        if failed:
+            raise failed[0]
+        return [results[row] for row in range(count)]
 
     def _whole(
         self, prompts: Sequence[Sequence[int]], prefix: Prefix | None, room: int
@@ -157,12 +186,14 @@ class HTTPLLM:
                 )
         return whole
 
-    def _free(self, asked: _Asked) -> list[int]:
-        reply = self._continue(asked, text_of(self, asked.ids), 0, asked.num_tokens, None)
-        ids = self.encode(reply)[: asked.num_tokens]
-        return next((ids[:i] for i, token in enumerate(ids) if token in asked.stop), ids)
+    async def _free(self, asked: _Asked) -> list[int]:
+        """A row of its own choice. A control token in the text ends it as a stop does: no row holds one."""
+        reply = await self._continue(asked, text_of(self, asked.ids), 0, asked.num_tokens, None)
+        ids = self._ids(reply, asked.num_tokens)
+        ends = self.special_ids.union(asked.stop)
+        return next((ids[:i] for i, token in enumerate(ids) if token in ends), ids)
 
-    def _constrained(self, asked: _Asked, sets: Sequence[frozenset[int]]) -> list[int]:
+    async def _constrained(self, asked: _Asked, sets: Sequence[frozenset[int]]) -> list[int]:
         done: list[int] = []
         failures = 0
         while len(done) < asked.num_tokens:
@@ -170,14 +201,14 @@ class HTTPLLM:
             same = next((i for i in range(len(done), len(sets)) if sets[i] != sets[len(done)]), len(sets))
             count = (same if self.server.allowed_ids == "server" else len(sets)) - len(done)
             only = sorted(sets[len(done)]) if self.server.allowed_ids == "server" else None
-            reply = self._continue(asked, text, failures * len(sets) + len(done), count, only)
+            reply = await self._continue(asked, text, failures * len(sets) + len(done), count, only)
             taken = self._usable(asked.ids, done, reply, sets[: len(done) + count])
             done += taken
             failures = 0 if taken else failures + 1
             if failures >= self.server.attempts:
                 raise LLMError(
                     f"{self.name} gave no allowed word at position {len(done)} in {failures} attempts; "
-                    f"the last time it continued with {reply[:80]!r}"
+                    f"the last time it continued with {self._client.address.redact(reply)[:80]!r}"
                 )
         return done
 
@@ -186,7 +217,8 @@ class HTTPLLM:
     ) -> list[int]:
         """The beginning of a reply that is allowed and that, as text behind the prompt, reads back."""
         taken: list[int] = []
-        for token, ids in zip(self.encode(reply), sets[len(done) :], strict=False):
+        sets = sets[len(done) :]
+        for token, ids in zip(self._ids(reply, len(sets)), sets, strict=False):
             if token not in ids:
                 break
             taken.append(token)
@@ -197,7 +229,11 @@ class HTTPLLM:
             taken.pop()
         return taken
 
-    def _continue(
+    def _ids(self, reply: str, num_tokens: int) -> list[int]:
+        """The first ids of an answer; a server may send more than was asked for."""
+        return self.encode(reply[: (num_tokens + 1) * _LONGEST_TOKEN])[:num_tokens]
+
+    async def _continue(
         self, asked: _Asked, text: str, attempt: int, num_tokens: int, only: list[int] | None
     ) -> str:
         sampling = asked.sampling
@@ -216,15 +252,16 @@ class HTTPLLM:
             body["stop"] = [self.decode([token]) for token in asked.stop]
         if self.server.endpoint == "chat":
             body["messages"] = [{"role": "user", "content": text}]
-            reply, logged = self._client.post("/chat/completions", body | self.server.extra, _message)
+            path, read = "/chat/completions", answers.message
         else:
             body["prompt"] = text
-            reply, logged = self._client.post("/completions", body | self.server.extra, _text)
-        if not logged:
-            self._spend(Cost(1, len(asked.ids), num_tokens))
+            path, read = "/completions", answers.completion
+        reply, paid = await self._client.post(path, body | self.server.extra, read)
+        if paid:
+            self.spent += Cost(1, len(asked.ids), num_tokens)
         return reply
 
-    def _score(self, prompt: tuple[int, ...], continuation: list[int]) -> Tensor:
+    async def _score(self, prompt: tuple[int, ...], continuation: list[int]) -> Tensor:
         text, tail = text_of(self, (*prompt, *continuation)), self.decode(continuation)
         body = {
             "model": self.name,
@@ -234,41 +271,52 @@ class HTTPLLM:
             "echo": True,
             "logprobs": 1,
         }
-        scored, logged = self._client.post("/completions", body | self.server.extra, _echoed)
-        if scored is None:
-            raise LLMError(
-                f"{self.name}: the server returns no log-probabilities of a prompt (echo, logprobs)"
-            )
-        if not logged:
-            self._spend(Cost(1, len(prompt) + len(continuation), 1))
-        tokens, values = scored
-        read = 0
-        for first in range(len(tokens)):
-            if "".join(tokens[first : first + len(continuation)]) == tail and read == len(text) - len(tail):
-                found = values[first : first + len(continuation)]
-                return torch.tensor(found, dtype=torch.float32)
-            read += len(tokens[first])
-        raise LLMError(f"{self.name}: the server reads {tail!r} as other tokens than {continuation}")
 
-    def _spend(self, cost: Cost) -> None:
-        with self._lock:
-            self.spent += cost
+        def read(reply: Any) -> list[float]:
+            scored = answers.echoed(reply)
+            if scored is None:
+                raise LLMError(
+                    f"{self.name}: the server returns no log-probabilities of a prompt (echo, logprobs)"
+                )
+            found = _last_of_prompt(*scored, len(text) - len(tail), len(continuation), tail)
+            if found is None:
+                raise LLMError(f"{self.name}: the server reads {tail!r} as other tokens than {continuation}")
+            return found
+
+        found, paid = await self._client.post("/completions", body | self.server.extra, read)
+        if paid:
+            self.spent += Cost(1, len(prompt) + len(continuation), 1)
+        return torch.tensor(found, dtype=torch.float32)
 
     def _about(self) -> tuple[str, int]:
         """The model's name and context window, from the server where they are not given."""
         name, window = self.server.model, self.server.context_window
         if name is not None and window is not None:
             return name, window
-        listed = self._client.get("/models")
-        models = listed.get("data") if isinstance(listed, dict) else None
-        found = [model for model in models or () if name in (None, model.get("id"))]
+        listed = self._client.run(self._client.get("/models", answers.models))
+        found = [model for model in listed if name in (None, model[0])]
         if len(found) != 1 and name is None:
             raise ValueError(f"model: the server lists {len(found)}, name one")
+        if name is None and self._client.address.redact(found[0][0]) != found[0][0]:
+            raise ValueError("model: the server lists one by a name that cannot be shown, name one")
         if window is None:
-            window = found[0].get("max_model_len") if found else None
-        if not isinstance(window, int):
+            window = found[0][1] if found else None
+        if window is None:
             raise ValueError("context_window: the server does not say it, give it")
-        return name or found[0]["id"], window
+        return name or found[0][0], window
+
+
+def _last_of_prompt(
+    tokens: Sequence[str], values: Sequence[float | None], start: int, count: int, tail: str
+) -> list[float] | None:
+    """The values of the `count` tokens that are the text `tail` and begin `start` characters in, or None."""
+    read = 0
+    for first, token in enumerate(tokens):
+        if read == start and "".join(tokens[first : first + count]) == tail:
+            found = [value for value in values[first : first + count] if value is not None]
+            return found if len(found) == count else None
+        read += len(token)
+    return None
 
 
 @dataclass(frozen=True)
@@ -280,22 +328,3 @@ class _Asked:
     sampling: Sampling
     stream: int
     stop: tuple[int, ...]
-
-
-def _text(reply: Any) -> str:
-    return _string(reply["choices"][0]["text"])
-
-
-def _message(reply: Any) -> str:
-    return _string(reply["choices"][0]["message"]["content"])
-
-
-def _string(text: Any) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"expected a text, got {type(text).__name__}")
-    return text
-
-
-def _echoed(reply: Any) -> tuple[list[str], list[float | None]] | None:
-    logprobs = reply["choices"][0].get("logprobs")
-    return None if logprobs is None else (logprobs["tokens"], logprobs["token_logprobs"])
