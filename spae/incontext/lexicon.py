@@ -52,9 +52,11 @@ class Lexicon:
         return ids
 
     def llm_ids(self, tokens: PyramidTokens) -> list[tuple[int, ...]]:
-        """Each image's words as the language model's ids, layer by layer in raster order."""
+        """Each image's words as the language model's ids, layer by layer in raster order. Raises ValueError
+        for tokens of another pyramid and for an id that is no row of the codebook."""
         if tokens.pyramid != self.pyramid:
             raise ValueError(f"tokens: expected {self.pyramid}, got {tokens.pyramid}")
+        _check_rows(tokens, len(self._ids))
         return [tuple(row) for row in self._ids[tokens.ids.cpu()].tolist()]
 
     def tokens(self, llm_ids: Sequence[Sequence[int]]) -> PyramidTokens:
@@ -91,7 +93,8 @@ class Lexicon:
 
 def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
     """For each layer the words that occur there in some images: bool [num_words] per layer, for `Lexicon`'s
-    masks. Layers that the tokens do not hold allow every word."""
+    masks. Layers that the tokens do not hold allow every word. Raises ValueError for an id that is no row."""
+    _check_rows(tokens, num_words)
     masks = []
     for layer in range(tokens.pyramid.num_layers):
         held = layer < tokens.num_layers
@@ -100,6 +103,16 @@ def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
             mask[tokens.layer(layer).cpu().flatten()] = True
         masks.append(mask)
     return masks
+
+
+def _check_rows(tokens: PyramidTokens, num_words: int) -> None:
+    wrong = (tokens.ids < 0) | (tokens.ids >= num_words)
+    if wrong.any():
+        image, position = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"tokens: expected ids 0 to {num_words - 1}, got {int(tokens.ids[image, position])} at position "
+            f"{position} of image {image}"
+        )
 
 
 def _check_words(codebook: Codebook, llm: FrozenLLM, at_most: int = 256) -> None:

@@ -1,6 +1,7 @@
-"""Frozen language models: one protocol, a local back end and an HTTP one."""
+"""Frozen language models: one protocol, and back ends for models on this machine, behind HTTP servers, or of
+your own (`backend`)."""
 
-from spae.llm.loading import load
+from spae.llm.loading import backend, load
 from spae.llm.protocol import GREEDY, ContextOverflow, Cost, FrozenLLM, LLMError, Prefix, Sampling
 from spae.llm.tokens import text_of
 
@@ -12,6 +13,7 @@ __all__ = [
     "LLMError",
     "Prefix",
     "Sampling",
+    "backend",
     "load",
     "text_of",
 ]

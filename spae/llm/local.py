@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,28 +29,29 @@ def load(
     source: str | os.PathLike[str],
     *,
     device: str | torch.device = "cpu",
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     pack_tokens: int = 2048,
     progress: bool = True,
 ) -> LocalLLM:
     """A model by name, from a GGUF file or from a folder; see `spae.llm.load`.
 
     Args:
-        dtype: of the weights and the computation, one of float32, bfloat16, float16.
+        dtype: of the weights and the computation, one of float32, bfloat16, float16, by name or torch's own.
         pack_tokens: how many tokens of different prompts run as one sequence at most; a longer prompt runs
             alone.
         progress: report conversion and download on stderr.
     """
-    if dtype not in _DTYPES:
+    named = str(dtype).removeprefix("torch.")
+    if named not in _DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r}")
     transformers = folders.require_transformers()
     name, identity, path = folders.folder(source, progress=progress)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, dtype=_DTYPES[dtype], local_files_only=True
+        path, dtype=_DTYPES[named], local_files_only=True
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     return LocalLLM(
-        model.to(device), tokenizer, name=name, identity=f"{identity}-{dtype}", pack_tokens=pack_tokens
+        model.to(device), tokenizer, name=name, identity=f"{identity}-{named}", pack_tokens=pack_tokens
     )
 
 
@@ -92,6 +94,9 @@ class LocalLLM:
         from spae.llm.attention import use_grouped_attention
 
         self._model = model.eval().requires_grad_(False)
+        # Later versions of transformers 5 call it `cache`, and warn of the old name.
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
         use_grouped_attention(model)
         self._tokenizer = TextTokenizer(tokenizer)
         self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
@@ -338,9 +343,9 @@ class _Reading:
             input_ids=torch.tensor([[token for ids in tokens for token in ids]], device=device),
             position_ids=new_positions[None].to(device),
             attention_mask=None if single else self._mask(new_owners, new_positions),
-            past_key_values=self.memory.cache,
             use_cache=True,
             logits_to_keep=torch.tensor(keep, device=device),
+            **{self._llm._cache_argument: self.memory.cache},
         )
         return output.logits[0].float()
 

@@ -36,5 +36,8 @@ def choose(logits: Tensor, sampling: Sampling, streams: Sequence[int], position:
 
 def uniform(seed: int, stream: int, position: int) -> float:
     """A number in [0, 1) that depends on nothing but its arguments (Philox, Salmon et al. 2011)."""
-    generator = np.random.Philox(key=[seed % 2**64, stream % 2**64], counter=[0, 0, 0, position])
+    # As uint64 from the start: a list of large numbers would pass through float64, which keeps 53 bits.
+    key = np.array([seed % 2**64, stream % 2**64], dtype=np.uint64)
+    counter = np.array([0, 0, 0, position % 2**64], dtype=np.uint64)
+    generator = np.random.Philox(key=key, counter=counter)
     return float(int(generator.random_raw()) >> 11) * 2.0**-53

@@ -268,3 +268,14 @@ def test_words_of_another_vocabulary_are_refused(codebook, tiny):
     other = Codebook(words, codebook.vectors, codebook.llm_ids)
     with pytest.raises(ValueError, match=r"codebook: id \d+ is .* in .*, but .* in "):
         Lexicon(other, PYRAMID, tiny)
+
+
+@pytest.mark.parametrize("wrong", [-1, -WORDS, WORDS])
+def test_ids_that_are_no_rows_are_no_words(lexicon, wrong):
+    ids = images(2).ids.clone()
+    ids[1, 3] = wrong
+    message = rf"tokens: expected ids 0 to {WORDS - 1}, got {wrong} at position 3 of image 1"
+    with pytest.raises(ValueError, match=message):
+        lexicon.llm_ids(PyramidTokens(ids, PYRAMID))
+    with pytest.raises(ValueError, match=message):
+        seen_masks(PyramidTokens(ids, PYRAMID), WORDS)

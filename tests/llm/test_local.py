@@ -138,8 +138,31 @@ def test_draws_follow_the_distribution():
     assert all(0 <= draw < 1 for draw in draws)
 
 
+def test_every_seed_stream_and_position_has_draws_of_its_own():
+    numbers = [0, 1, -1, -2, 2**31, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 3]
+    assert len({uniform(seed, 0, 0) for seed in numbers}) == len(numbers) == len(set(numbers))
+    assert len({uniform(-1, stream, 0) for stream in numbers}) == len(numbers)
+    assert len({uniform(-1, 1, position) for position in numbers}) == len(numbers)
+    assert uniform(-1, 0, 0) == uniform(2**64 - 1, 0, 0)
+    # What these have always been.
+    assert [uniform(*key) for key in ((0, 0, 0), (3, 7, 5))] == [0.011546754286331562, 0.6130156599427308]
+
+
 def test_greedy_takes_the_first_of_equals():
     assert choose(torch.tensor([[1.0, 2.0, 2.0]]), llm.GREEDY, [0], 0).tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16"])
+def test_a_type_is_given_by_name_or_as_torch_has_it(tiny_folder, dtype):
+    model = llm.load(tiny_folder, dtype=dtype)
+    assert model._model.dtype == torch.bfloat16
+    assert model.identity.endswith("-bfloat16")
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_that_transformers_deprecates_is_used(tiny):
+    tiny.generate([[5, 6], [7]], 2)
+    tiny.logprobs([[5, 6]], [[7]])
 
 
 def test_a_folder_is_loaded_and_known_by_its_weights(tiny, tiny_folder, tmp_path):
