@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.cross_entropy import CrossEntropy
-from benchmarks.decoding import Decoding
-from benchmarks.lookup import Lookup
-from benchmarks.pyramid import PyramidQuestion
-from benchmarks.quantizer import QuantizerQuestion
+from benchmarks.questions.cross_entropy import CrossEntropy
+from benchmarks.questions.decoding import Decoding
+from benchmarks.questions.lookup import Lookup
+from benchmarks.questions.pyramid import PyramidQuestion
+from benchmarks.questions.quantizer import QuantizerQuestion
 
 _ALL = Lookup(), CrossEntropy(), PyramidQuestion(), QuantizerQuestion(), Decoding()
 QUESTIONS = {question.name: question for question in _ALL}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.registry import Contestant
+from benchmarks.contestants import Contestant
 
 TURN_SECONDS, TURN_CALLS = 0.2, 10
 REST = 0.25  # OpenMP threads may spin for 0.2 s after their work, in the way of whoever is next

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks import report
-
-if TYPE_CHECKING:
-    from benchmarks.question import Question
 
 FLOORS = Path(__file__).parent / "floors.json"
 
 
-def failures(question: Question, results: dict[str, Any], floors: Path) -> list[str]:
+def failures(question: report.Reading, results: dict[str, Any], floors: Path) -> list[str]:
     """Why a run does not pass; empty if it does.
 
     A floor is {"codebook", "ratio"} and the labels of a case, under its question and device: the least that

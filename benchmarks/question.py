@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks import contest, guard, host, inputs, report
 from benchmarks.contest import Case, Setting, Worker
-from benchmarks.registry import DEVICES, Contestant, contestants
+from benchmarks.contestants import DEVICES, Contestant
+from benchmarks.registry import contestants
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -125,11 +126,11 @@ class Question(ABC):
         )
         codebook, codes = inputs.load_codes(arguments.codebook)
         codes = inputs.rounded(codes, setting.dtype)
-        entrants, notes = _entrants(arguments.only, setting)
+        taking_part, notes = _taking_part(arguments.only, setting)
         rows: list[dict[str, Any]] = []
         with (
             tempfile.TemporaryDirectory() as folder,
-            _workers(entrants, setting, codes, folder, notes) as workers,
+            _workers(taking_part, setting, codes, folder, notes) as workers,
         ):
             for case in self.cases(arguments, codes):
                 try:
@@ -145,7 +146,7 @@ class Question(ABC):
         print(report.markdown(self, results))
         for file in report.write(self, results, arguments.out or RESULTS / self._file(codebook, setting)):
             say(f"wrote {file}")
-        ours = {entrant.name for entrant in entrants if entrant.kind == "ours"}
+        ours = {one.name for one in taking_part if one.kind == "ours"}
         reasons = [
             f"{note['name']}: {note['absent']}" for note in notes if "absent" in note and note["name"] in ours
         ]
@@ -166,16 +167,14 @@ class Question(ABC):
     ) -> list[dict[str, Any]]:
         """The rows of one case; who failed, and why, goes to `notes`."""
         contest.answer(case, workers, folder)
-        entrants = [worker.contestant for worker in workers]
-        ours = [
-            entrant.name for entrant in entrants if entrant.kind == "ours" and entrant.name in case.answers
-        ]
+        taking_part = [worker.contestant for worker in workers]
+        ours = [one.name for one in taking_part if one.kind == "ours" and one.name in case.answers]
         verdicts = self.judge(case, codes, ours)
         where = self.case_title(case.labels)
         say(f"{where}: {self.answers} verified, {setting.repeats} rounds")
         contest.take_turns(case, workers, setting.repeats)
         notes += [_absent(name, f"{where}: {reason}") for name, reason in case.failed.items()]
-        return report.rows_of(case, entrants, verdicts)
+        return report.rows_of(case, taking_part, verdicts)
 
     def _file(self, codebook: str, setting: Setting) -> str:
         name = re.sub(r"[^\w.-]+", "-", codebook)
@@ -183,9 +182,9 @@ class Question(ABC):
         return f"{self.name}-{setting.device}-{name}{dtype}"
 
 
-def _entrants(only: list[str] | None, setting: Setting) -> tuple[list[Contestant], list[dict[str, Any]]]:
+def _taking_part(only: list[str] | None, setting: Setting) -> tuple[list[Contestant], list[dict[str, Any]]]:
     """Those that can run here, and why the others cannot."""
-    entrants, absent = [], []
+    taking_part, absent = [], []
     everyone = contestants(setting.question, setting.device, setting.also)
     chosen = [c for c in everyone if c.kind != "yardstick" and (not only or any(p in c.name for p in only))]
     others = {c.yardstick for c in everyone} - {c.yardstick for c in chosen}
@@ -194,17 +193,17 @@ def _entrants(only: list[str] | None, setting: Setting) -> tuple[list[Contestant
             continue
         reason = contestant.unavailable()
         if reason is None:
-            entrants.append(contestant)
+            taking_part.append(contestant)
         else:
             absent.append(_absent(contestant.name, reason))
-    if all(entrant.kind == "yardstick" for entrant in entrants):
+    if all(one.kind == "yardstick" for one in taking_part):
         raise ValueError("only: nobody is left: " + "; ".join(f"{n['name']}: {n['absent']}" for n in absent))
-    return entrants, absent
+    return taking_part, absent
 
 
 @contextmanager
 def _workers(
-    entrants: list[Contestant],
+    taking_part: list[Contestant],
     setting: Setting,
     codes: np.ndarray,
     folder: str,
@@ -214,7 +213,7 @@ def _workers(
     file = Path(folder) / "codes.npy"
     np.save(file, codes)
     with ExitStack() as stack:
-        started = [Worker(entrant, setting, file) for entrant in entrants]
+        started = [Worker(contestant, setting, file) for contestant in taking_part]
         for worker in started:
             stack.callback(worker.close)
         workers = started

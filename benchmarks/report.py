@@ -7,24 +7,41 @@ import json
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from benchmarks import host
 from benchmarks.contest import Case, Setting
-from benchmarks.registry import Contestant
-
-if TYPE_CHECKING:
-    from benchmarks.question import Question
+from benchmarks.contestants import Contestant
 
 Rows = list[dict[str, Any]]
 _COLOURS = {"ours": "#1b6ca8", "peer": "#8a9299"}
 
 
-def rows_of(case: Case, entrants: Iterable[Contestant], verdicts: dict[str, dict[str, Any]]) -> Rows:
+class Reading(Protocol):
+    """How a question wants its results read; see `benchmarks.question.Question`."""
+
+    name: ClassVar[str]
+    labels: ClassVar[tuple[str, ...]]
+    note: ClassVar[str]
+
+    def table(self, rows: Rows, results: dict[str, Any]) -> list[str]: ...
+
+    def case_title(self, labels: dict[str, Any]) -> str: ...
+
+    def panel(self, labels: dict[str, Any]) -> tuple[Any, Any]: ...
+
+    def ratio(self, rows: Rows) -> float | None: ...
+
+    def plot(self, results: dict[str, Any], file: Path) -> None: ...
+
+    def closing(self, results: dict[str, Any]) -> list[str]: ...
+
+
+def rows_of(case: Case, contestants: Iterable[Contestant], verdicts: dict[str, dict[str, Any]]) -> Rows:
     """One row per contestant that was timed, fastest first; times in milliseconds, memory in bytes."""
-    known = {entrant.name: entrant for entrant in entrants}
+    known = {contestant.name: contestant for contestant in contestants}
     medians = {name: float(np.median(samples)) for name, samples in case.samples.items()}
     only = next((name for name in medians if known[name].kind == "yardstick"), None)
     rows: Rows = []
@@ -50,7 +67,7 @@ def rows_of(case: Case, entrants: Iterable[Contestant], verdicts: dict[str, dict
 
 
 def record(
-    question: Question,
+    question: Reading,
     command: str,
     facts: dict[str, Any],
     setting: Setting,
@@ -74,7 +91,7 @@ def record(
     }
 
 
-def grouped(question: Question, rows: Rows) -> list[tuple[dict[str, Any], Rows]]:
+def grouped(question: Reading, rows: Rows) -> list[tuple[dict[str, Any], Rows]]:
     """The cases' labels with their rows, in order of first appearance."""
     groups: dict[tuple[Any, ...], Rows] = {}
     for row in rows:
@@ -98,7 +115,7 @@ def heading(results: dict[str, Any]) -> str:
     return f"{name}: {results['codebook']}, {size}, {results['device']}"
 
 
-def markdown(question: Question, results: dict[str, Any]) -> str:
+def markdown(question: Reading, results: dict[str, Any]) -> str:
     machine = results["host"]
     gpu = "; ".join(f"{key} {value}" for key, value in (machine.get("gpu") or {}).items())
     lines = [
@@ -155,7 +172,7 @@ def mebibytes(count: int | None) -> str:
     return "-" if count is None else f"{count / 2**20:,.1f}"
 
 
-def plot_panels(question: Question, results: dict[str, Any], file: Path) -> None:
+def plot_panels(question: Reading, results: dict[str, Any], file: Path) -> None:
     """A panel per case: medians as dots, p20 to p80 as lines, the yardstick dashed; log scale."""
     groups = {question.panel(labels): (labels, rows) for labels, rows in grouped(question, results["rows"])}
     lines = list(dict.fromkeys(line for line, _ in groups))
@@ -231,7 +248,7 @@ def _panel(axis: Any, rows: Rows) -> None:
     axis.spines["left"].set_visible(False)
 
 
-def write(question: Question, results: dict[str, Any], prefix: Path) -> list[Path]:
+def write(question: Reading, results: dict[str, Any], prefix: Path) -> list[Path]:
     """Writes PREFIX.json, PREFIX.md and, where matplotlib is installed, PREFIX.png; returns what it wrote."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     files = [Path(f"{prefix}{ending}") for ending in (".json", ".md", ".png")]

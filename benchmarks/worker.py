@@ -26,7 +26,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from benchmarks.registry import Contestant, find
+from benchmarks.contestants import Contestant
+from benchmarks.registry import find
 
 WARM_ROWS = 64
 BURST = 0.002

@@ -118,10 +118,6 @@ def require(name: str, *, progress: bool = True) -> Path:
     return fetch(name, progress=progress)
 
 
-def _offline() -> bool:
-    return os.environ.get("SPAE_OFFLINE", "0") not in ("", "0")
-
-
 def _not_cached(asset: Asset, fault: str) -> AssetNotCached:
     return AssetNotCached(
         f"asset {asset.name!r} ({_about(asset)}): {fault}. To get it: spae fetch {asset.name}"

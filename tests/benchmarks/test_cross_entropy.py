@@ -10,9 +10,9 @@ import torch
 
 from benchmarks import exactness
 from benchmarks.contest import Case
-from benchmarks.cross_entropy import CrossEntropy
-from benchmarks.entrants import cross_entropy as entrants
+from benchmarks.peers import cross_entropy as peers
 from benchmarks.question import Inexact
+from benchmarks.questions.cross_entropy import CrossEntropy
 from spae.testing import oracles
 
 
@@ -73,9 +73,9 @@ def test_a_wrong_loss_or_gradient_of_ours_ends_the_run(spoilt):
 def test_peers_give_the_same_by_chunks(monkeypatch):
     codes, x = torch.randn(50, 6), torch.randn(23, 6)
     target = torch.arange(23)
-    whole = entrants._addmm(codes)(x, target, temperature=2.0, gradient=True)
-    monkeypatch.setattr(entrants, "LIMIT", 4 * 50 * 5)
-    for make in (entrants._addmm, entrants._cdist):
+    whole = peers._addmm(codes)(x, target, temperature=2.0, gradient=True)
+    monkeypatch.setattr(peers, "LIMIT", 4 * 50 * 5)
+    for make in (peers._addmm, peers._cdist):
         parts = make(codes)(x, target, temperature=2.0, gradient=True)
         for part, expected in zip(parts, whole, strict=True):
             torch.testing.assert_close(part, expected)

@@ -6,18 +6,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import exactness, guard, host, inputs, report
-from benchmarks.lookup import Lookup
+import spae_ops
+from benchmarks import exactness, guard, host, inputs, peers, registry, report
+from benchmarks.questions.lookup import Lookup
 from spae.testing import oracles
 
 ROOT = Path(__file__).parents[2]
 TINY = ["lookup", "--codebook", "random:300x8", "--queries", "20"]
 WRONG = """
-from benchmarks.registry import Contestant
+from benchmarks.contestants import Contestant
 
 def prepare(codes):
     return lambda x: (codes - x[:, None]).square().sum(-1).argmax(1)
@@ -89,6 +91,34 @@ def test_a_contestant_that_needs_no_torch_runs_without_it():
     script = "import sys; from benchmarks import worker; worker.find('lookup', 'FAISS IndexFlatL2', 'cpu')"
     check = "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{script}; {check}"], cwd=ROOT, check=True)
+
+
+PEER = """
+from benchmarks.contestants import Contestant
+
+def peers(device):
+    return [Contestant("mine", "peer", device, lambda codes: lambda x: (x @ codes.T).argmax(1))]
+"""
+
+
+def test_a_peer_is_added_in_a_file_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "lookup_mine.py").write_text(PEER)
+    before = [contestant.name for contestant in registry.contestants("lookup", "cpu")]
+    monkeypatch.setattr(peers, "__path__", [*peers.__path__, str(tmp_path)])
+    assert [contestant.name for contestant in registry.contestants("lookup", "cpu")] == [*before, "mine"]
+    codes = np.eye(3, dtype=np.float32)
+    call = registry.find("lookup", "mine", "cpu").prepare(codes)
+    assert call(codes[[2, 0]]).tolist() == [2, 0]
+    with pytest.raises(ValueError, match="contestant: no 'mine' for cpu"):
+        registry.find("pyramid", "mine", "cpu")
+
+
+def test_a_kernel_takes_part_as_soon_as_the_library_lists_it(monkeypatch):
+    rows = [*spae_ops.implementations("nearest_code")]
+    monkeypatch.setattr(spae_ops, "implementations", lambda op: [*rows, SimpleNamespace(name="new")])
+    names = [contestant.name for contestant in registry.contestants("lookup", "cpu")]
+    assert "spae_ops new" in names
+    assert registry.find("lookup", "spae_ops new", "cpu").kind == "ours"
 
 
 def test_the_judge_agrees_with_the_oracle_on_ties_and_near_ties():

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import quantizer
 from benchmarks.contest import Case
-from benchmarks.pyramid import PyramidQuestion
-from benchmarks.quantizer import BEFORE, OURS, QuantizerQuestion
 from benchmarks.question import Inexact
+from benchmarks.questions import quantizer
+from benchmarks.questions.pyramid import PyramidQuestion
+from benchmarks.questions.quantizer import BEFORE, OURS, QuantizerQuestion
 
 
 def test_a_pyramid_is_measured_by_a_flat_lookup_of_its_queries(bench, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import inputs, report
 from benchmarks.contest import Case
-from benchmarks.entrants.quantizer import SEMANTIC_LAYERS, model_config
+from benchmarks.peers.quantizer import SEMANTIC_LAYERS, model_config
 from benchmarks.question import Inexact, Question, positive, verdict_table
 
 WORKS = {
@@ -170,7 +170,7 @@ def _wrong_ids(found: list[np.ndarray], case: Case, codes: np.ndarray) -> int:
 
 
 def _share(row: dict[str, Any]) -> float | None:
-    """Of the whole: what the same work takes longer than without a quantizer."""
+    """The quantizer's share: what the same work takes longer than without one, of the whole."""
     rest = row["yardstick_share"]
     return None if rest is None else 1 - rest
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.registry import Call, Contestant, our_names, our_unavailable
+from benchmarks.contestants import Call, Contestant, our_names, our_unavailable
 
 if TYPE_CHECKING:
     from spae_ops import Impl
@@ -25,10 +25,6 @@ def ours(device: str) -> list[Contestant]:
         pyramid = Contestant(f"spae_ops {name}", "ours", device, _pyramid(name), here, yardstick=flat)
         rows += [pyramid, Contestant(flat, "yardstick", device, _flat(name), here)]
     return rows
-
-
-def peers(device: str) -> list[Contestant]:
-    return []
 
 
 def _pyramid(name: Impl) -> Callable[[Any], Call]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.registry import Call, Contestant, needs, our_names, our_unavailable
+from benchmarks.contestants import Call, Contestant, needs, our_names, our_unavailable
 
 if TYPE_CHECKING:
     from spae_ops import Impl

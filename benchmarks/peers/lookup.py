@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.entrants import lookup_peers as peers_of
-from benchmarks.registry import Call, Contestant, needs, our_names, our_unavailable
+from benchmarks.contestants import Call, Contestant, needs, our_names, our_unavailable
+from benchmarks.peers import _lookup as peers_of
 
 if TYPE_CHECKING:
     from spae_ops import Impl

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.registry import Call, Contestant, needs, no_device, our_names, our_unavailable
+from benchmarks.contestants import Call, Contestant, needs, no_device, our_names, our_unavailable
 
 if TYPE_CHECKING:
     from spae_ops import Impl

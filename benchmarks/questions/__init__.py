@@ -1,0 +1,1 @@
+"""What is asked: one module per question, see `benchmarks.question.Question`."""
