@@ -34,7 +34,7 @@ class TokenWriter:
     def __init__(self, stream: IO[str], model: Tokenizer, *, lines: bool, append: bool = False) -> None:
         self._stream, self._model, self._lines = stream, model, lines
         self._rows = 0
-        head = {"format": FORMAT, "codebook": model.codebook_identity()}
+        head = {"format": FORMAT, "codebook": _codebook(model)}
         if lines and not append:
             self._put(json.dumps(head) + "\n")
         elif not lines:
@@ -165,13 +165,18 @@ def _json(text: str, where: str) -> Any:
         raise ValueError(f"{where}: expected JSON from `spae encode`, got {error}") from error
 
 
+def _codebook(model: Tokenizer) -> dict[str, Any]:
+    # Not a checkpoint's checksum, which leaves out a learned codebook's vectors, as the weights hold them.
+    return {**model.codebook_identity(), "checksum": model.codebook.checksum}
+
+
 def _check_head(values: Any, where: str, model: Tokenizer) -> None:
     if not isinstance(values, dict):
         kind = type(values).__name__
         raise ValueError(f"{where}: expected an object with format, codebook and images, got {kind}")
     if values.get("format") != FORMAT:
         raise ValueError(f"{where}: format: expected {FORMAT!r}, got {_short(values, 'format')}")
-    book, own = values.get("codebook"), model.codebook_identity()
+    book, own = values.get("codebook"), _codebook(model)
     if not isinstance(book, dict) or not isinstance(book.get("checksum"), str):
         got = _short(values, "codebook")
         raise ValueError(f"{where}: codebook: expected an object with a checksum, got {got}")

@@ -233,6 +233,17 @@ class Codebook(nn.Module):
             self._checksum = digest.hexdigest()
         return self._checksum
 
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint holds of the codebook: its name and the source's, normalisation, size and
+        checksum."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "normalisation": self.normalisation,
+            "shape": list(self._vectors.shape),
+            "checksum": self.checksum,
+        }
+
     def forward(self, ids: Tensor) -> Tensor:
         """int64 [...] -> float32 [..., D]: the vectors of some words."""
         return self._vectors[ids]

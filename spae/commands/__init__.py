@@ -56,13 +56,13 @@ def load_tokenizer(name: str, device: str = "cpu") -> Tokenizer:
     there."""
     import torch
 
-    from spae.tokenizers import SPAE
+    from spae.tokenizers import Tokenizer
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: expected one that torch can use here, got {device!r} ({error})") from error
-    return SPAE.from_pretrained(name, device=device)
+    return Tokenizer.from_pretrained(name, device=device)
 
 
 def said(error: BaseException) -> str:

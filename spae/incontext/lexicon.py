@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spae.codebook import Codebook
+from spae.codebook import CodeTable
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
@@ -22,24 +22,26 @@ class Lexicon:
         means every word. The model's control tokens (`llm.special_ids`) are never allowed, and every layer
         needs at least one word that is.
 
-    Raises ValueError for masks that leave a layer without words, for repeated LLM ids, and for a codebook of
-    another model's vocabulary: the model does not read its ids as its words.
+    Raises ValueError for masks that leave a layer without words, for a codebook without LLM ids or with
+    repeated ones, and for one of another model's vocabulary: the model does not read its ids as its words.
     """
 
     def __init__(
         self,
-        codebook: Codebook,
+        codebook: CodeTable,
         pyramid: Pyramid,
         llm: FrozenLLM,
         masks: Tensor | Sequence[Tensor] | None = None,
     ) -> None:
         self.codebook = codebook
         self.pyramid = pyramid
+        if codebook.llm_ids is None:
+            raise ValueError(f"codebook: expected one with llm_ids, {codebook.name!r} is in no language")
         self._ids = codebook.llm_ids.cpu()
         self._rows = {llm_id: row for row, llm_id in enumerate(self._ids.tolist())}
         if len(self._rows) != len(codebook):
             raise ValueError(f"codebook: expected distinct llm_ids, {codebook.name!r} repeats some")
-        _check_words(codebook, llm)
+        _check_words(codebook, self._ids, llm)
         special = torch.tensor(sorted(llm.special_ids), dtype=torch.int64)
         self._sets = [self._set(layer, mask, special) for layer, mask in enumerate(_per_layer(masks, self))]
         self._layer_of = [layer for layer, size in enumerate(pyramid.tokens_per_layer) for _ in range(size)]
@@ -115,10 +117,10 @@ def _check_rows(tokens: PyramidTokens, num_words: int) -> None:
         )
 
 
-def _check_words(codebook: Codebook, llm: FrozenLLM, at_most: int = 256) -> None:
+def _check_words(codebook: CodeTable, ids: Tensor, llm: FrozenLLM, at_most: int = 256) -> None:
     """Raises ValueError unless words spread over the codebook are those of the model's vocabulary."""
     for row in range(0, len(codebook), max(1, len(codebook) // at_most)):
-        word, llm_id = codebook.words[row], int(codebook.llm_ids[row])
+        word, llm_id = codebook.words[row], int(ids[row])
         # Pieces of characters and control tokens have no text of their own that both would show alike.
         if word.isascii() and word.strip().isalnum() and (read := llm.decode([llm_id])) != word:
             raise ValueError(

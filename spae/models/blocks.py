@@ -88,7 +88,9 @@ class BackboneConfig:
         return tuple(n // f for n, f in zip(shape, self.factor, strict=True))
 
 
-def convolution(in_channels: int, out_channels: int, kernel: int, ndim: int) -> nn.Module:
+def convolution(
+    in_channels: int, out_channels: int, kernel: int, ndim: int
+) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
     """A convolution that keeps the grid: [B, in_channels, *grid] -> [B, out_channels, *grid], odd `kernel`.
 
     Weights are LeCun-normal (variance 1 / fan-in, the default of MaskGIT's framework), biases zero. PyTorch's

@@ -11,7 +11,7 @@ class Decoder(nn.Module):
     """The mirror of `Encoder`: a 1x1 convolution from the codebook's width, residual blocks, upsampling.
 
     Shapes: latents [B, latent_dim, *grid], float, to images [B, in_channels, *(grid * config.factor)], which
-    are not clamped. Raises ValueError for any other number of axes or channels.
+    are not clamped, in the weights' dtype. Raises ValueError for any other number of axes or channels.
     """
 
     def __init__(self, config: BackboneConfig):
@@ -31,4 +31,5 @@ class Decoder(nn.Module):
         if latents.ndim != cfg.ndim + 2 or latents.shape[1] != cfg.latent_dim:
             expected = f"[B, {cfg.latent_dim}, {cfg.ndim} axes]"
             raise ValueError(f"latents must be {expected}, got {tuple(latents.shape)}")
+        latents = latents.to(self.stem.weight.dtype)
         return self.head(self.levels(self.bottleneck(self.stem(latents))))

@@ -12,7 +12,8 @@ class Encoder(nn.Module):
 
     The last layer is a 1x1 convolution to the width of the codebook.
 
-    Shapes: images [B, in_channels, *shape], float, to latents [B, latent_dim, *config.grid(shape)].
+    Shapes: images [B, in_channels, *shape], float, to latents [B, latent_dim, *config.grid(shape)] in the
+    weights' dtype.
     Raises ValueError for any other number of axes or channels, and for sizes that `config.factor` does not
     divide.
     """
@@ -35,4 +36,5 @@ class Encoder(nn.Module):
             expected = f"[B, {cfg.in_channels}, {cfg.ndim} axes]"
             raise ValueError(f"images must be {expected}, got {tuple(images.shape)}")
         cfg.grid(images.shape[2:])
+        images = images.to(self.stem.weight.dtype)
         return self.head(self.bottleneck(self.levels(self.stem(images))))

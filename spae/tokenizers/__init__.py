@@ -1,21 +1,31 @@
 """Image tokenizers, all with the face of `Tokenizer`."""
 
-from spae.tokenizers.base import SPAEOutput, Tokenizer, bundled_models
+from spae.tokenizers.base import SPAEOutput, Tokenizer
+from spae.tokenizers.checkpoints import SavedCodebook, bundled_models
 from spae.tokenizers.config import SPAEConfig
-from spae.tokenizers.lqae import LQAE, LQAEConfig
+from spae.tokenizers.learned import LearnedCodebook
+from spae.tokenizers.lqae import LQAE, LQAEConfig, bert_codebook
+from spae.tokenizers.registry import register
+from spae.tokenizers.rq import RQ, RQConfig
 from spae.tokenizers.spae import SPAE
 from spae.tokenizers.tokens import PyramidTokens
 from spae.tokenizers.vqgan import VQGAN, VQGANConfig
 
 __all__ = [
     "LQAE",
+    "RQ",
     "SPAE",
     "VQGAN",
     "LQAEConfig",
+    "LearnedCodebook",
     "PyramidTokens",
+    "RQConfig",
     "SPAEConfig",
     "SPAEOutput",
+    "SavedCodebook",
     "Tokenizer",
     "VQGANConfig",
+    "bert_codebook",
     "bundled_models",
+    "register",
 ]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
+import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from spae.codebook import NAMES, Codebook
-from spae.processing import FILE as PROCESSOR
+from spae.codebook import Codebook, CodeTable
 from spae.processing import ImageProcessor, Layout, check_images
+from spae.tokenizers.checkpoints import CODEBOOK, CONFIG, ROWS, WEIGHTS, SavedCodebook, find
 from spae.tokenizers.config import SPAEConfig
+from spae.tokenizers.registry import registered
 from spae.tokenizers.tokens import PyramidTokens
 from spae_ops import Pyramid
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _CARD = """---
 library_name: spae
@@ -28,14 +33,11 @@ library_name: spae
 An image tokenizer over the words of a frozen codebook: {book}, {pyramid}.
 
 ```python
-from spae import {name}
+import spae
 
-model = {name}.from_pretrained("this folder or repository")
+model = spae.load("this folder or repository")
 ```
 """
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_ROWS = "codebook_rows"  # in the weights' file beside the state dict, if the codebook is a part of a table
-BUNDLED = Path(__file__).parent.parent / "bundled"
 
 
 class SPAEOutput(NamedTuple):
@@ -52,27 +54,61 @@ class SPAEOutput(NamedTuple):
     losses: dict[str, Tensor]
 
 
-class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-tokenizer"]):
-    """An image tokenizer over a frozen codebook of words.
+class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image-tokenizer"]):
+    """Images as words of a code table, and back; the contract of SPAE, RQ, VQGAN, LQAE and your own.
 
-    Subclasses are built as ``Class(config, codebook)`` and give `latents` and `pixels`. State dicts hold the
-    codebook's name and checksum, never its table; loading them against another codebook raises ValueError.
+    A class of your own is built as ``Class(config, codebook)``, is decorated with `register`, and gives
+    `forward`, `latents`, `quantize` and `pixels`; the rest follows. `spae.tokenizers.parts` has what the
+    others are put together from.
+
+    Only `forward` knows training: in that mode it may use and move batch statistics (see `MatchedNorm` for
+    whose), drop features, mask words and let a codebook learn. `encode`, `decode`, `latents` and `pixels` do
+    none of it, whatever mode a parent module has put this one into.
+
+    State dicts hold what `codebook.identity()` says, never a frozen table; loading them against another
+    codebook raises ValueError.
+
+    config: architecture; a frozen dataclass, kept in checkpoints. codebook: K words and their vectors.
     """
 
     config_class: ClassVar[type[SPAEConfig]] = SPAEConfig
     config: SPAEConfig
-    codebook: Codebook
+    codebook: CodeTable
     pyramid: Pyramid
-    _processor: ImageProcessor | None = None
+
+    def __init__(self, config: SPAEConfig, codebook: CodeTable) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook = codebook
+        _ = codebook.index  # prepared now, outside of any torch.compile
+        self.pyramid = config.pyramid
+        self._processor: ImageProcessor | None = None
 
     @abstractmethod
-    def forward(self, images: Tensor) -> SPAEOutput: ...
+    def forward(self, images: Tensor) -> SPAEOutput:
+        """Images through words and back, with the unweighted losses of this model; what training calls."""
 
     @abstractmethod
-    def encode(self, images: Tensor, num_layers: int | None = None) -> PyramidTokens: ...
+    def latents(self, images: Tensor) -> Tensor:
+        """Images to latents float32 [B, D, *shape], what `encode` looks up (also under autocast)."""
 
     @abstractmethod
-    def decode(self, tokens: PyramidTokens) -> Tensor: ...
+    def quantize(self, latents: Tensor, num_layers: int | None = None) -> Tensor:
+        """Latents [B, D, *shape] to ids int64 [B, n] of the first `num_layers` layers (None: all)."""
+
+    @abstractmethod
+    def pixels(self, ids: Tensor) -> Tensor:
+        """Ids int64 [B, n] of any number of layers to images that are not clamped."""
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, num_layers: int | None = None) -> PyramidTokens:
+        """Images to the words of the first `num_layers` layers (None: all)."""
+        return PyramidTokens(self.quantize(self.latents(images), num_layers), self.pyramid)
+
+    def decode(self, tokens: PyramidTokens) -> Tensor:
+        """Words of any number of layers to images float32 in [-1, 1]."""
+        self._check_tokens(tokens)
+        return self.pixels(tokens.ids).float().clamp(-1, 1)
 
     def words(self, tokens: PyramidTokens) -> list[list[list[str]]]:
         """The words of each image, layer by layer: ``words(tokens)[image][layer][token]``."""
@@ -104,6 +140,12 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights. Latents, lookups and a codebook are float32 whatever this is: ids are those of the
+        latents that weights of this precision give."""
+        return next(self.parameters()).dtype
+
     # Pictures
 
     @property
@@ -134,7 +176,8 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
         """Images in [-1, 1] as pictures of 8 bits (`ImageProcessor.postprocess`)."""
         return self.processor.postprocess(images, output)
 
-    def _check_images(self, images: Tensor) -> None:
+    def check_images(self, images: Tensor) -> None:
+        """Raises TypeError or ValueError unless these are images of this model (`spae.processing`)."""
         check_images(images, (self.config.in_channels, *self.config.image_size))
 
     def _check_tokens(self, tokens: PyramidTokens) -> None:
@@ -155,16 +198,8 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
         self._check_codebook(json.loads(bytes(state.tolist()).decode()))
 
     def codebook_identity(self) -> dict[str, Any]:
-        """What a checkpoint holds of the codebook: its name and the source's, normalisation, size and
-        checksum."""
-        book = self.codebook
-        return {
-            "name": book.name,
-            "source": book.source,
-            "normalisation": book.normalisation,
-            "shape": list(book.vectors.shape),
-            "checksum": book.checksum,
-        }
+        """What a checkpoint holds of the codebook: `CodeTable.identity`, and what else its ids depend on."""
+        return self.codebook.identity()
 
     def _check_codebook(self, saved: dict[str, Any]) -> None:
         own = self.codebook_identity()
@@ -175,69 +210,72 @@ class Tokenizer(nn.Module, ModelHubMixin, library_name="spae", tags=["image-toke
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        config = {
-            "class": type(self).__name__,
-            "config": self.config.to_dict(),
-            "codebook": self.codebook_identity(),
-        }
+        name, book = type(self).__name__, self.codebook
+        registered(name)  # raises here rather than when the checkpoint is to be loaded
+        about = {"class": name, "config": self.config.to_dict(), "codebook": self.codebook_identity()}
         tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
-        if self.codebook.rows is not None:
-            tensors[_ROWS] = self.codebook.rows.to(torch.int32)
+        shutil.rmtree(save_directory / CODEBOOK, ignore_errors=True)
+        if isinstance(book, Codebook) and book.rows is not None:
+            tensors[ROWS] = book.rows.to(torch.int32)
+        if isinstance(book, Codebook) and book.source is None:
+            book.save(save_directory / CODEBOOK)
         save_file(tensors, save_directory / WEIGHTS)
-        (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (save_directory / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
         if self.config.ndim == 2 and self.config.in_channels in (1, 3):
             self.processor.save(save_directory)
-        card = _CARD.format(name=type(self).__name__, book=self.codebook, pyramid=self.pyramid)
+        card = _CARD.format(name=name, book=book, pyramid=self.pyramid)
         (save_directory / "README.md").write_text(card)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # simpler than the mixin's: no config injection
-        cls, name: str | Path, *, codebook: Codebook | None = None, device: str | torch.device = "cpu"
-    ) -> Tokenizer:
-        """A trained tokenizer in eval mode, from a folder, a bundled model's name (`bundled_models`) or a hub
-        repository.
+    def load_codebook(cls, config: Any, saved: SavedCodebook) -> CodeTable:
+        """The codebook of a checkpoint, for `from_pretrained`: that which it brings with it or names.
 
-        codebook: the table it was trained with; None loads the one that the checkpoint names.
-        Raises FileNotFoundError for an unknown name and ValueError for another codebook than the
-        checkpoint's.
+        A class whose codebook is in its weights, or that has words of its own, says so here.
         """
-        folder = _find(name)
+        return saved.load()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # simpler than the mixin's: no config injection
+        cls,
+        name: str | Path,
+        *,
+        codebook: CodeTable | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """A trained tokenizer in eval mode; of any class as `Tokenizer.from_pretrained`, or `spae.load`.
+
+        Args:
+            name: a folder, a bundled model's name (`bundled_models`) or a hub repository, "owner/name".
+            codebook: the table it was trained with; None takes the one that the checkpoint brings or names.
+            device, dtype: of the weights; None: the dtype that they were saved in.
+            revision, token, cache_dir, local_files_only: for the hub, as huggingface_hub has them.
+                `SPAE_OFFLINE=1` in the environment means `local_files_only`.
+
+        Raises:
+            FileNotFoundError: there is no such folder, model or repository.
+            ValueError: it holds another class than this, or was made with another codebook.
+        """
+        folder = find(
+            name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         saved = json.loads((folder / CONFIG).read_text())
-        if saved["class"] != cls.__name__:
-            raise ValueError(f"name: {name} holds a {saved['class']}, expected a {cls.__name__}")
+        kind = registered(saved["class"])
+        if not issubclass(kind, cls):
+            raise ValueError(
+                f"name: {name} holds a {kind.__name__}, expected a {cls.__name__}; spae.load takes any"
+            )
         tensors = load_file(folder / WEIGHTS)
-        rows = tensors.pop(_ROWS, None)
+        rows = tensors.pop(ROWS, None)
+        config = kind.config_class.from_dict(saved["config"])
         if codebook is None:
-            codebook = _named_codebook(saved["codebook"], rows)
-        model = cls(cls.config_class.from_dict(saved["config"]), codebook)
+            codebook = kind.load_codebook(config, SavedCodebook(saved["codebook"], rows, folder))
+        model = kind(config, codebook)
         model._check_codebook(saved["codebook"])
         model.load_state_dict(tensors)
         model.processor = ImageProcessor.load(folder)
-        return model.to(device).eval()
-
-
-def bundled_models() -> list[str]:
-    """Names of the models that come with the package, for ``SPAE.from_pretrained(name)``."""
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}"))
-
-
-def _named_codebook(identity: dict[str, Any], rows: Tensor | None) -> Codebook:
-    source = identity.get("source", identity["name"])  # checkpoints of before the subsets have no source
-    if source not in NAMES:
-        raise ValueError(
-            f"codebook: the checkpoint was made with {identity}, which has no name that Codebook.load knows; "
-            "pass that codebook"
-        )
-    whole = Codebook.load(source)
-    part = whole if rows is None else whole.subset(rows.long(), name=identity["name"])
-    return part.normalised(identity["normalisation"])
-
-
-def _find(name: str | Path) -> Path:
-    for folder in (Path(name), BUNDLED / str(name)):
-        if (folder / CONFIG).is_file():
-            return folder
-    if Path(name).exists() or str(name).count("/") != 1 or str(name).startswith((".", "/")):
-        known = ", ".join(bundled_models()) or "none"
-        raise FileNotFoundError(f"name: {name} is no folder with {CONFIG} and no bundled model ({known})")
-    return Path(snapshot_download(str(name), allow_patterns=[WEIGHTS, CONFIG, PROCESSOR]))
+        return model.to(device=device, dtype=dtype).eval()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
@@ -18,8 +20,8 @@ _EPSILON = 1e-5
 class LearnedCodebook(nn.Module):
     """K vectors of width D that follow the latents; a code's "word" is its number, "<17>", in no language.
 
-    It has the face of a `Codebook` but for the LLM: `words`, `vectors`, `index`, `ids_of`. Unlike a frozen
-    table its vectors are part of the state dict.
+    A `CodeTable` like a `Codebook`, but in no language: it has no `llm_ids`, and unlike a frozen table its
+    vectors are part of the state dict.
 
     update: "ema", each vector an exponential moving average of its queries (van den Oord et al. 2017,
         appendix A.1), or "gradient", by the loss that `learn` returns.
@@ -33,8 +35,7 @@ class LearnedCodebook(nn.Module):
     vectors: Tensor
     sums: Tensor
     counts: Tensor
-    normalisation = "none"
-    rows = None  # it is no part of another table
+    llm_ids = None  # its words are in no language model's vocabulary
 
     def __init__(
         self, size: int, width: int, *, update: Update = "ema", decay: float = 0.99, revive_below: float = 0.1
@@ -53,7 +54,7 @@ class LearnedCodebook(nn.Module):
             self.register_buffer("vectors", vectors)
             self.register_buffer("sums", torch.zeros(size, width))
         self.register_buffer("counts", torch.zeros(size))
-        self._index: tuple[tuple[int, int], CodeIndex] | None = None
+        self._index: CodeIndex | None = None
 
     def __len__(self) -> int:
         return len(self.words)
@@ -64,11 +65,29 @@ class LearnedCodebook(nn.Module):
 
     @property
     def index(self) -> CodeIndex:
-        """The vectors as they are now, prepared for lookups; it does not change with them."""
-        state = (self.vectors.data_ptr(), self.vectors._version)
-        if self._index is None or self._index[0] != state:
-            self._index = (state, CodeIndex(self.vectors.detach().clone()))
-        return self._index[1]
+        """The vectors as they are now, prepared for lookups; it does not change with them.
+
+        It is known to be of now by its values, which cost a comparison what one query costs a lookup: torch
+        does not count what is written by a fused optimizer, through `.data` or by a NumPy view. Only a graph
+        compiled in evaluation mode takes the vectors to stand still.
+        """
+        known = self._index
+        traced = torch.compiler.is_compiling() and not self.training
+        if known is None or not (traced or _equal(known.codes, self.vectors)):
+            known = self._index = CodeIndex(self.vectors.detach().clone())
+        return known
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 (hex) over the vectors as they are now."""
+        digest = hashlib.sha256(f"spae learned codebook {list(self.vectors.shape)}".encode())
+        digest.update(np.ascontiguousarray(self.vectors.detach().cpu().numpy(), dtype="<f4").data)
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint says of it: its vectors are in the weights, so only their shape."""
+        shape = list(self.vectors.shape)
+        return {"name": self.name, "shape": shape, "checksum": f"learned {shape}"}
 
     def ids_of(self, words: Sequence[str]) -> Tensor:
         """Strings like "<17>" -> int64 [n]. Raises ValueError for any other."""
@@ -126,3 +145,7 @@ class LearnedCodebook(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self)} codes x {self.width}, update={self.update!r}"
+
+
+def _equal(codes: Tensor, vectors: Tensor) -> bool:
+    return codes.device == vectors.device and codes.dtype == vectors.dtype and torch.equal(codes, vectors)

@@ -11,10 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from spae import assets
-from spae.codebook import Codebook
+from spae.codebook import Codebook, CodeTable
+from spae.losses import reconstruction_loss
 from spae.optional import needs
+from spae.tokenizers.base import SPAEOutput, Tokenizer
+from spae.tokenizers.checkpoints import SavedCodebook
 from spae.tokenizers.config import SPAEConfig
-from spae.tokenizers.spae import SPAE
+from spae.tokenizers.parts import build_parts, latents_of
+from spae.tokenizers.registry import register
+from spae.tokenizers.tokens import PyramidTokens
+
+MINILM = "minilm"
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class LQAEConfig(SPAEConfig):
             raise ValueError(f"grids: LQAE has one layer, got {self.grids}")
 
 
-class LQAE(SPAE):
+@register
+class LQAE(Tokenizer):
     """An image as words of a BERT vocabulary, and back.
 
     With `config.mask_rate` the frozen BERT reads the words, a random part of them masked in training, and
@@ -49,6 +57,7 @@ class LQAE(SPAE):
     """
 
     config_class: ClassVar[type[SPAEConfig]] = LQAEConfig
+    codebook: Codebook
 
     def __init__(self, config: LQAEConfig, codebook: Codebook, bert: nn.Module | None = None) -> None:
         if codebook.normalisation != "unit":
@@ -56,18 +65,41 @@ class LQAE(SPAE):
         if config.mask_rate is None and bert is not None:
             raise ValueError("bert: expected None without config.mask_rate")
         super().__init__(config, codebook)
+        parts = build_parts(config, codebook)
+        self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts
         self.mask_rate = config.mask_rate
         frozen = load_bert() if config.mask_rate is not None and bert is None else bert
         # In a list, so that it is no submodule: frozen, and too large to be saved or synchronised.
         self._bert = [] if frozen is None else [frozen.eval().requires_grad_(False)]
         for model in cast(list[Any], self._bert):
             words, width = model.get_input_embeddings().weight.shape
-            if width != codebook.vectors.shape[1] or int(codebook.llm_ids.max()) >= words:
+            if width != codebook.width or int(codebook.llm_ids.max()) >= words:
                 raise ValueError(
                     f"bert: expected the codebook's words, {codebook}, got a table [{words}, {width}]"
                 )
 
+    def forward(self, images: Tensor) -> SPAEOutput:
+        """Images through words and back, with the unweighted losses "reconstruction" and "commitment"; in
+        training BERT reads masked words."""
+        self.check_images(images)
+        z = latents_of(self, images, inference=False)
+        ids, quantized, commitment = self.quantizer(z, self.codebook)
+        reconstruction = self.decoder(self._read(quantized, ids, masks=self.training))
+        losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
+        return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
+
+    def latents(self, images: Tensor) -> Tensor:
+        self.check_images(images)
+        return latents_of(self, images, inference=True)
+
+    def quantize(self, latents: Tensor, num_layers: int | None = None) -> Tensor:
+        return self.quantizer.encode(latents, self.codebook, num_layers)
+
+    def pixels(self, ids: Tensor) -> Tensor:
+        return self.decoder(self._read(self.quantizer.decode(ids, self.codebook), ids, masks=False))
+
     def codebook_identity(self) -> dict[str, Any]:
+        """The codebook's, with BERT's weights in the checksum."""
         identity = super().codebook_identity()
         for model in self._bert:
             digest = hashlib.sha256(identity["checksum"].encode())
@@ -76,14 +108,11 @@ class LQAE(SPAE):
             identity |= {"bert": type(model).__name__, "checksum": digest.hexdigest()}
         return identity
 
-    def _pixels(self, quantized: Tensor, ids: Tensor, *, inference: bool) -> Tensor:
-        masks = self.training and not inference
-        for model in self._bert:
-            quantized = self._read(model.to(quantized.device), quantized, ids, masks=masks)
-        return super()._pixels(quantized, ids, inference=inference)
-
-    def _read(self, bert: Any, quantized: Tensor, ids: Tensor, *, masks: bool) -> Tensor:
+    def _read(self, quantized: Tensor, ids: Tensor, *, masks: bool) -> Tensor:
         """BERT's last hidden states over the words, in their places: [B, D, *shape] -> the same."""
+        if not self._bert:
+            return quantized
+        bert: Any = self._bert[0].to(quantized.device)
         table = bert.get_input_embeddings().weight
         rows = self.codebook.llm_ids.to(ids.device)[ids]
         # BERT knows its rows at their own length; the gradient passes along the unit rows.
@@ -91,20 +120,17 @@ class LQAE(SPAE):
         words = quantized.flatten(2).transpose(1, 2) * lengths
         if masks and self.mask_rate:
             masked = torch.rand(ids.shape, device=ids.device) < self.mask_rate
-            words = torch.where(masked[..., None], table[self._mask_id(bert)], words)
+            words = torch.where(masked[..., None], table[self._mask_id()], words)
         hidden = bert(inputs_embeds=words).last_hidden_state
         return hidden.transpose(1, 2).reshape(quantized.shape).float()
 
-    def _mask_id(self, bert: Any) -> int:
+    def _mask_id(self) -> int:
         return int(self.codebook.llm_ids[self.codebook.ids_of(["[MASK]"])])
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, name: str | Path, *, codebook: Codebook | None = None, device: str | torch.device = "cpu"
-    ) -> SPAE:
-        """A trained LQAE; see `Tokenizer.from_pretrained`. None takes MiniLM's words."""
-        book = bert_codebook() if codebook is None else codebook
-        return super().from_pretrained(name, codebook=book, device=device)  # pyright: ignore
+    def load_codebook(cls, config: Any, saved: SavedCodebook) -> CodeTable:
+        """MiniLM's words, unless the checkpoint brings its own."""
+        return bert_codebook() if saved.identity["name"] == MINILM else saved.load()
 
 
 def bert_codebook(folder: str | Path | None = None) -> Codebook:
@@ -113,11 +139,11 @@ def bert_codebook(folder: str | Path | None = None) -> Codebook:
     folder: of a transformers model, with its `vocab.txt`. A row of zeros, as a padding token's may be, has no
     direction and is left out.
     """
-    root = assets.require("minilm") if folder is None else Path(folder)
+    root = assets.require(MINILM) if folder is None else Path(folder)
     words = (root / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     table = load_bert(folder).get_input_embeddings().weight.detach()
     kept = table.any(dim=1).nonzero()[:, 0]
-    name = "minilm" if folder is None else root.name
+    name = MINILM if folder is None else root.name
     book = Codebook.from_arrays([words[i] for i in kept.tolist()], table[kept], llm_ids=kept, name=name)
     return book.normalised("unit")
 
@@ -129,6 +155,6 @@ def load_bert(folder: str | Path | None = None) -> Any:
         from transformers import BertModel
     except ImportError as error:
         raise ImportError(needs("BERT", "transformers")) from error
-    root = assets.require("minilm") if folder is None else folder
+    root = assets.require(MINILM) if folder is None else folder
     model = BertModel.from_pretrained(root, local_files_only=True)
     return model.eval().requires_grad_(False)

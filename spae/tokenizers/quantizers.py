@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spae.codebook import Codebook
+from spae.codebook import CodeTable
 from spae.losses import commitment_loss
 from spae.models.batch_norm import BatchNorm
 from spae_ops import Pyramid, pyramid_dequantize, pyramid_quantize
@@ -35,7 +35,7 @@ class MatchedNorm(nn.Module):
     does: then they are those of all processes' images of that call.
     """
 
-    def __init__(self, codebook: Codebook, ndim: int) -> None:
+    def __init__(self, codebook: CodeTable, ndim: int) -> None:
         super().__init__()
         width = codebook.vectors.shape[1]
         self.norm = BatchNorm(width, affine=False)
@@ -64,10 +64,11 @@ class FreeLatents(nn.Module):
         return z
 
 
-def latent_norm(kind: str, codebook: Codebook, ndim: int) -> nn.Module:
+def latent_norm(kind: str, codebook: CodeTable, ndim: int) -> MatchedNorm | UnitNorm | FreeLatents:
     """What brings latents to the codebook: see `SPAEConfig.latent_norm`."""
-    kinds = {"matched": lambda: MatchedNorm(codebook, ndim), "unit": UnitNorm, "none": FreeLatents}
-    return kinds[kind]()
+    if kind == "matched":
+        return MatchedNorm(codebook, ndim)
+    return UnitNorm() if kind == "unit" else FreeLatents()
 
 
 class PyramidQuantizer(nn.Module):
@@ -78,16 +79,16 @@ class PyramidQuantizer(nn.Module):
         self.pyramid = pyramid
         self.rule = rule
 
-    def forward(self, z: Tensor, codebook: Codebook) -> Quantized:
+    def forward(self, z: Tensor, codebook: CodeTable) -> Quantized:
         codes = pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule)
         commitment = commitment_loss(z, codes.ids, codebook.index, self.pyramid, rule=self.rule)
         return Quantized(codes.ids, straight_through(z, codes.quantized), commitment)
 
-    def encode(self, z: Tensor, codebook: Codebook, num_layers: int | None = None) -> Tensor:
+    def encode(self, z: Tensor, codebook: CodeTable, num_layers: int | None = None) -> Tensor:
         """Latents to ids int64 [B, n] of the first `num_layers` layers."""
         return pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule, num_layers=num_layers).ids
 
-    def decode(self, ids: Tensor, codebook: Codebook) -> Tensor:
+    def decode(self, ids: Tensor, codebook: CodeTable) -> Tensor:
         """Ids of any number of layers to features float32 [B, D, *shape]."""
         return pyramid_dequantize(ids, codebook.index, self.pyramid, rule=self.rule).quantized
 

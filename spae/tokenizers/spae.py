@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
 from torch import Tensor
 
 from spae.codebook import Codebook
 from spae.losses import reconstruction_loss
-from spae.models import Decoder, Encoder
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.config import SPAEConfig
-from spae.tokenizers.quantizers import PyramidQuantizer, latent_norm
+from spae.tokenizers.parts import build_parts, latents_of
+from spae.tokenizers.registry import register
 from spae.tokenizers.tokens import PyramidTokens
 
-if TYPE_CHECKING:
-    from spae.models.semantic_features import SemanticFeatures
 
-
+@register
 class SPAE(Tokenizer):
     """An image as a pyramid of words of a frozen LLM, and back.
 
@@ -26,65 +21,31 @@ class SPAE(Tokenizer):
     state dict.
 
     Images are [B, C, H, W] (video [B, C, T, H, W]) in [-1, 1], of `config.image_size`.
-
-    Only `forward` knows training: in that mode it uses and moves batch statistics (see `MatchedNorm` for
-    whose) and drops features. `encode`, `decode` and `latents` do neither, whatever mode a parent module has
-    put this one into.
     """
 
+    codebook: Codebook
+
     def __init__(self, config: SPAEConfig, codebook: Codebook) -> None:
-        super().__init__()
-        self.config = config
-        self.codebook = codebook
-        _ = codebook.index  # prepared now, outside of any torch.compile
-        self.pyramid = config.pyramid
-        backbone = config.backbone(codebook.vectors.shape[1])
-        self.encoder = Encoder(backbone)
-        self.semantic = _semantic_features(config, backbone.latent_dim)
-        self.latent_norm = latent_norm(config.latent_norm, codebook, config.ndim)
-        self.quantizer = PyramidQuantizer(self.pyramid, config.rule)
-        self.decoder = Decoder(backbone)
+        super().__init__(config, codebook)
+        parts = build_parts(config, codebook)
+        self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts
 
     def forward(self, images: Tensor) -> SPAEOutput:
         """Images through words and back, with the unweighted losses "reconstruction" and "commitment" (eq.
         8)."""
-        z = self._latents(images, inference=False)
+        self.check_images(images)
+        z = latents_of(self, images, inference=False)
         ids, quantized, commitment = self.quantizer(z, self.codebook)
-        reconstruction = self._pixels(quantized, ids, inference=False)
+        reconstruction = self.decoder(quantized)
         losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
         return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
 
-    @torch.no_grad()
-    def encode(self, images: Tensor, num_layers: int | None = None) -> PyramidTokens:
-        """Images to the words of the first `num_layers` layers (None: all)."""
-        ids = self.quantizer.encode(self.latents(images), self.codebook, num_layers)
-        return PyramidTokens(ids, self.pyramid)
-
-    def decode(self, tokens: PyramidTokens) -> Tensor:
-        """Words of any number of layers to images in [-1, 1]."""
-        self._check_tokens(tokens)
-        features = self.quantizer.decode(tokens.ids, self.codebook)
-        return self._pixels(features, tokens.ids, inference=True).float().clamp(-1, 1)
-
     def latents(self, images: Tensor) -> Tensor:
-        """Images to latents float32 [B, D, *shape], what `encode` looks up (also under autocast)."""
-        return self._latents(images, inference=True)
+        self.check_images(images)
+        return latents_of(self, images, inference=True)
 
-    def _latents(self, images: Tensor, *, inference: bool) -> Tensor:
-        self._check_images(images)
-        z = self.encoder(images).float()
-        if self.semantic is not None:
-            z = self.semantic(z, images, inference=inference)
-        return self.latent_norm(z, inference=inference).float()
+    def quantize(self, latents: Tensor, num_layers: int | None = None) -> Tensor:
+        return self.quantizer.encode(latents, self.codebook, num_layers)
 
-    def _pixels(self, quantized: Tensor, ids: Tensor, *, inference: bool) -> Tensor:
-        """Quantized latents [B, D, *shape], of these ids, to images that are not clamped."""
-        return self.decoder(quantized)
-
-
-def _semantic_features(config: SPAEConfig, width: int) -> SemanticFeatures | None:
-    if config.semantic_features == "none":
-        return None
-    from spae.models.semantic_features import SemanticFeatures
-
-    return SemanticFeatures(width, config.pyramid, config.semantic_layers, dropout=config.semantic_dropout)
+    def pixels(self, ids: Tensor) -> Tensor:
+        return self.decoder(self.quantizer.decode(ids, self.codebook))

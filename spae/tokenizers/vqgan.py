@@ -1,27 +1,28 @@
-"""VQGAN (Esser et al. 2021) and RQ-VAE (Lee et al. 2022): a learned codebook instead of an LLM's."""
+"""VQGAN (Esser et al. 2021): a learned codebook instead of an LLM's."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from spae.tokenizers.base import CONFIG, SPAEOutput, _find
+from spae.codebook import CodeTable
+from spae.losses import reconstruction_loss
+from spae.tokenizers.base import SPAEOutput, Tokenizer
+from spae.tokenizers.checkpoints import SavedCodebook
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.learned import LearnedCodebook, Update
-from spae.tokenizers.spae import SPAE
+from spae.tokenizers.parts import build_parts, latents_of
+from spae.tokenizers.registry import register
+from spae.tokenizers.tokens import PyramidTokens
 from spae_ops import layer_queries
 
 
 @dataclass(frozen=True)
 class VQGANConfig(SPAEConfig):
     """Architecture of a VQGAN: that of a SPAE, with one full-grid layer and a codebook of its own.
-
-    An RQ-VAE of depth d has the same grid d times and `rule="rq"`; its layers share the codebook.
 
     codebook_size, codebook_dim: K and D. update, decay, revive_below: see `LearnedCodebook`.
     """
@@ -39,56 +40,68 @@ class VQGANConfig(SPAEConfig):
         if self.latent_norm == "matched":
             raise ValueError("latent_norm: a learned codebook follows the latents; expected 'none' or 'unit'")
 
+    def fresh_codebook(self) -> LearnedCodebook:
+        """An untrained codebook of this size."""
+        return LearnedCodebook(
+            self.codebook_size,
+            self.codebook_dim,
+            update=self.update,
+            decay=self.decay,
+            revive_below=self.revive_below,
+        )
 
-class VQGAN(SPAE):
+
+@register
+class VQGAN(Tokenizer):
     """An image as the codes of a learned codebook, and back: the baseline without language.
 
-    It has the face of SPAE, and everything of a VQGAN but what its training brings (an `Objective` with a
-    discriminator and a perceptual distance). Its "words" are the codes' names: "<17>". The codebook is part
-    of the state dict.
+    It has everything of a VQGAN but what its training brings (an `Objective` with a discriminator and a
+    perceptual distance). Its "words" are the codes' names: "<17>". The codebook is part of the state dict.
 
-    config: architecture. codebook: only for `from_pretrained`'s sake; None makes the config's.
+    config: architecture. codebook: None makes the config's.
     """
 
     config_class: ClassVar[type[SPAEConfig]] = VQGANConfig
+    codebook: LearnedCodebook
 
-    def __init__(self, config: VQGANConfig, codebook: Any = None) -> None:
-        super().__init__(config, _fresh_codebook(config) if codebook is None else codebook)
+    def __init__(self, config: VQGANConfig, codebook: LearnedCodebook | None = None) -> None:
+        codebook = config.fresh_codebook() if codebook is None else codebook
+        super().__init__(config, codebook)
+        parts = build_parts(config, codebook)
+        self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts
 
     def forward(self, images: Tensor) -> SPAEOutput:
-        """As SPAE's; in training the codebook learns, with the term "codebook" if it does so by gradient."""
-        output = super().forward(images)
-        book: Any = self.codebook
-        z, ids = output.features.detach(), output.tokens.ids
-        queries = [
-            layer_queries(z, ids, book.index, self.pyramid, layer, rule=self.config.rule)
-            for layer in range(self.pyramid.num_layers)
-        ]
-        loss = book.learn(torch.cat(queries, 1).flatten(0, 1), ids.flatten())
-        return output if loss is None else output._replace(losses={**output.losses, "codebook": loss})
+        """Images through codes and back, with the unweighted losses "reconstruction" and "commitment".
 
-    def codebook_identity(self) -> dict[str, Any]:
-        """What a checkpoint says of the codebook: its vectors are in the weights, so only their shape."""
-        shape = list(self.codebook.vectors.shape)
-        return {"name": self.codebook.name, "shape": shape, "checksum": f"learned {shape}"}
+        In training the codebook learns, with the term "codebook" if it does so by gradient.
+        """
+        self.check_images(images)
+        z = latents_of(self, images, inference=False)
+        ids, quantized, commitment = self.quantizer(z, self.codebook)
+        reconstruction = self.decoder(quantized)
+        losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
+        if (loss := self._learn(z.detach(), ids)) is not None:
+            losses["codebook"] = loss
+        return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
+
+    def latents(self, images: Tensor) -> Tensor:
+        self.check_images(images)
+        return latents_of(self, images, inference=True)
+
+    def quantize(self, latents: Tensor, num_layers: int | None = None) -> Tensor:
+        return self.quantizer.encode(latents, self.codebook, num_layers)
+
+    def pixels(self, ids: Tensor) -> Tensor:
+        return self.decoder(self.quantizer.decode(ids, self.codebook))
+
+    def _learn(self, z: Tensor, ids: Tensor) -> Tensor | None:
+        book, pyramid, rule = self.codebook, self.pyramid, self.quantizer.rule
+        queries = [
+            layer_queries(z, ids, book.index, pyramid, i, rule=rule) for i in range(pyramid.num_layers)
+        ]
+        return book.learn(torch.cat(queries, 1).flatten(0, 1), ids.flatten())
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, name: str | Path, *, codebook: Any = None, device: str | torch.device = "cpu"
-    ) -> SPAE:
-        """A trained VQGAN; see `Tokenizer.from_pretrained`. It brings its codebook with it."""
-        saved = json.loads((_find(name) / CONFIG).read_text())
-        if saved["class"] == cls.__name__ and codebook is None:
-            codebook = _fresh_codebook(VQGANConfig.from_dict(saved["config"]))
-        return super().from_pretrained(name, codebook=codebook, device=device)  # pyright: ignore
-
-
-def _fresh_codebook(config: Any) -> Any:
-    # Any: a learned codebook has what SPAE looks at in a Codebook, but is none.
-    return LearnedCodebook(
-        config.codebook_size,
-        config.codebook_dim,
-        update=config.update,
-        decay=config.decay,
-        revive_below=config.revive_below,
-    )
+    def load_codebook(cls, config: Any, saved: SavedCodebook) -> CodeTable:
+        """An untrained one: the trained vectors are in the weights."""
+        return config.fresh_codebook()

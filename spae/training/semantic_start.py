@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from spae.codebook import Codebook
+from spae.codebook import CodeTable
 from spae.losses.semantic import SemanticLoss, relative_scores
 from spae.models.semantic_features import SemanticFeatures
 
@@ -16,7 +16,7 @@ from spae.models.semantic_features import SemanticFeatures
 def start_semantic_features(
     features: SemanticFeatures,
     semantic: SemanticLoss,
-    codebook: Codebook,
+    codebook: CodeTable,
     dataset: Dataset[Any],
     *,
     sharpness: float = 33.0,

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -253,8 +254,20 @@ def test_unknown_models_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder with config"):
         SPAE.from_pretrained(tmp_path)
     model().save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "codebook")
     with pytest.raises(ValueError, match=r"'toy'.* no name that Codebook.load knows; pass that codebook"):
         SPAE.from_pretrained(tmp_path)
+
+
+def test_a_codebook_of_one_s_own_comes_with_the_checkpoint(tmp_path):
+    spae, x = model(), images()
+    spae.save_pretrained(tmp_path)
+    loaded = SPAE.from_pretrained(tmp_path)
+    assert loaded.codebook.words == spae.codebook.words
+    assert loaded.codebook_identity() == spae.codebook_identity()
+    assert torch.equal(loaded.encode(x).ids, spae.encode(x).ids)
+    loaded.save_pretrained(tmp_path)  # over the file that its codebook is mapped from
+    assert torch.equal(SPAE.from_pretrained(tmp_path).codebook.vectors, spae.codebook.vectors)
 
 
 SPAE_SMALL = model()

@@ -1,0 +1,47 @@
+"""What a tokenizer looks words up in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from spae_ops import CodeIndex
+
+
+@runtime_checkable
+class CodeTable(Protocol):
+    """K words with a vector of width D each: a frozen `Codebook`, a `LearnedCodebook`, or one of your own.
+
+    words: K distinct strings. name: which table this is.
+    vectors: floating-point [K, D]. index: the same, prepared for lookups, as they are now.
+    llm_ids: int64 [K], each word's id in a language model's vocabulary; None for words of no language.
+    checksum: SHA-256 (hex) over the content; tokens mean the same where it is the same.
+    """
+
+    @property
+    def words(self) -> list[str]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def vectors(self) -> Tensor: ...
+    @property
+    def index(self) -> CodeIndex: ...
+    @property
+    def llm_ids(self) -> Tensor | None: ...
+    @property
+    def checksum(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def ids_of(self, words: Sequence[str]) -> Tensor:
+        """n words -> their rows, int64 [n]. Raises ValueError for a word that is not in the table."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint says of the table, as JSON values: "name", "shape" and a "checksum" of all that
+        the weights do not hold themselves. Checkpoints load beside a table of the same "checksum" only."""
+        ...

@@ -1,0 +1,95 @@
+"""Saved tokenizers: where they are found, and the codebooks that they name or bring with them."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import Tensor
+
+from spae.codebook import NAMES, Codebook
+from spae.processing import FILE as PROCESSOR
+
+WEIGHTS, CONFIG, CODEBOOK = "model.safetensors", "config.json", "codebook"
+ROWS = "codebook_rows"  # in the weights' file beside the state dict, if the codebook is a part of a table
+BUNDLED = Path(__file__).parent.parent / "bundled"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package, for ``SPAE.from_pretrained(name)``."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}"))
+
+
+@dataclass(frozen=True)
+class SavedCodebook:
+    """A frozen codebook as a checkpoint has it.
+
+    identity: `Codebook.identity()`. rows: int64 [K], which rows of the source; None: all. folder: the
+    checkpoint's, which holds the codebook itself if no source makes it again.
+    """
+
+    identity: dict[str, Any]
+    rows: Tensor | None
+    folder: Path
+
+    def load(self) -> Codebook:
+        """Raises ValueError if the codebook is neither there nor known by name."""
+        if (self.folder / CODEBOOK).is_dir():
+            return Codebook.load(self.folder / CODEBOOK)
+        # Checkpoints of before the subsets have no source.
+        source = self.identity.get("source", self.identity["name"])
+        if source not in NAMES:
+            raise ValueError(
+                f"codebook: the checkpoint was made with {self.identity}, which has no name that "
+                "Codebook.load knows; pass that codebook"
+            )
+        whole = Codebook.load(source)
+        part = whole if self.rows is None else whole.subset(self.rows.long(), name=self.identity["name"])
+        return part.normalised(self.identity["normalisation"])
+
+
+def find(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a saved tokenizer: a folder, a bundled model's name, or a hub repository, downloaded.
+
+    Only a string "owner/name" whose first part is no folder here is looked up on the hub: any other spelling
+    is a path.
+
+    Raises FileNotFoundError if there is none; the message says what was looked for.
+    """
+    for folder in (Path(name), BUNDLED / str(name)):
+        if (folder / CONFIG).is_file():
+            return folder
+    known = ", ".join(bundled_models()) or "none"
+    is_repository = isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
+    if not is_repository or Path(name).exists() or Path(name).parent.is_dir():
+        raise FileNotFoundError(f"name: {name} is no folder with {CONFIG} and no bundled model ({known})")
+    try:
+        folder = snapshot_download(
+            str(name),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only or os.environ.get("SPAE_OFFLINE", "0") not in ("", "0"),
+            allow_patterns=[WEIGHTS, CONFIG, PROCESSOR, f"{CODEBOOK}/*"],
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"name: {name} is no folder with {CONFIG}, no bundled model ({known}), and the hub gives no "
+            f"repository of that name: {error}"
+        ) from error
+    if not (Path(folder) / CONFIG).is_file():
+        raise FileNotFoundError(f"name: the hub repository {name} holds no {CONFIG}")
+    return Path(folder)

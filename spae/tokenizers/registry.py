@@ -1,0 +1,34 @@
+"""Which class a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from spae.tokenizers.base import Tokenizer
+
+AnyClass = TypeVar("AnyClass", bound="type[Tokenizer]")
+_CLASSES: dict[str, type[Tokenizer]] = {}
+
+
+def register(cls: AnyClass) -> AnyClass:
+    """Class decorator: `Tokenizer.from_pretrained` finds the class by its name in what it saved.
+
+    Raises ValueError if another class goes by that name; the same one may be defined again, as in notebooks.
+    """
+    name = cls.__name__
+    known = _CLASSES.get(name)
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"register: the name {name!r} is taken by {known.__module__}.{known.__qualname__}")
+    _CLASSES[name] = cls
+    return cls
+
+
+def registered(name: str) -> type[Tokenizer]:
+    """The class of this name. Raises ValueError for one that no imported module registers."""
+    if name not in _CLASSES:
+        raise ValueError(
+            f"class: the checkpoint holds a {name!r}; expected one of {', '.join(sorted(_CLASSES))}. "
+            "Import the module that registers it first"
+        )
+    return _CLASSES[name]

@@ -1,0 +1,280 @@
+"""What every tokenizer is held to, and what a new one has to bring."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import spae
+from spae import (
+    LQAE,
+    RQ,
+    SPAE,
+    VQGAN,
+    Codebook,
+    CodeTable,
+    LearnedCodebook,
+    LQAEConfig,
+    PyramidTokens,
+    RQConfig,
+    SPAEConfig,
+    SPAEOutput,
+    Tokenizer,
+    VQGANConfig,
+)
+from spae.files import tokens_from_json, tokens_to_json
+from spae.tokenizers import checkpoints, register
+from spae_ops import pyramid_dequantize, pyramid_quantize
+
+SMALL = {"image_size": (16, 16), "channels": 8, "multipliers": (1, 2, 2), "num_res_blocks": 1}
+CODES = {"codebook_size": 40, "codebook_dim": 12}
+
+
+def images(batch=4, seed=1, size=16):
+    coarse = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return nn.functional.interpolate(coarse, (size, size), mode="bilinear")
+
+
+def codebook(normalise="none", seed=0, width=12):
+    vectors = torch.randn(50, width, generator=torch.Generator().manual_seed(seed)) * 0.3
+    return Codebook.from_arrays([f" w{i}" for i in range(50)], vectors, name="toy").normalised(normalise)
+
+
+BUILT_IN = {
+    "SPAE": lambda: SPAE(SPAEConfig(**SMALL, grids=(1, 2, 4)), codebook()),
+    "RQ": lambda: RQ(RQConfig(**SMALL, **CODES, grids=(4, 4, 4))),
+    "VQGAN": lambda: VQGAN(VQGANConfig(**SMALL, **CODES, grids=(4,))),
+    "LQAE": lambda: LQAE(LQAEConfig(**SMALL, grids=(4,)), codebook("unit")),
+}
+
+
+# A tokenizer of one's own, all of it.
+@dataclass(frozen=True)
+class PatchesConfig(SPAEConfig):
+    gain: float = 1.0
+
+
+@register
+class Patches(Tokenizer):
+    """Every cell's mean colour is its latent: no network, only a learned brightness."""
+
+    config_class = PatchesConfig
+
+    def __init__(self, config, codebook):
+        super().__init__(config, codebook)
+        self.gain = nn.Parameter(torch.tensor(config.gain))
+
+    def forward(self, images):
+        self.check_images(images)
+        z = self.latents(images)
+        ids = self.quantize(z)
+        reconstruction = self.pixels(ids)
+        losses = {"reconstruction": (reconstruction - images).square().mean()}
+        return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, z, losses)
+
+    def latents(self, images):
+        return self.gain * nn.functional.adaptive_avg_pool2d(images, self.pyramid.shape)
+
+    def quantize(self, latents, num_layers=None):
+        return pyramid_quantize(latents, self.codebook.index, self.pyramid, num_layers=num_layers).ids
+
+    def pixels(self, ids):
+        cells = pyramid_dequantize(ids, self.codebook.index, self.pyramid).quantized / self.gain
+        return nn.functional.interpolate(cells, self.config.image_size)
+
+
+def patches():
+    return Patches(PatchesConfig(**SMALL, grids=(1, 4), gain=0.5), codebook(width=3))
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, "Patches"])
+def test_whatever_was_saved_is_what_loads(name, tmp_path):
+    torch.manual_seed(0)
+    model = {**BUILT_IN, "Patches": patches}[name]().eval()
+    model.save_pretrained(tmp_path)
+    for load in (spae.load, Tokenizer.from_pretrained, type(model).from_pretrained):
+        loaded = load(tmp_path)
+        assert type(loaded) is type(model)
+        assert loaded.config == model.config
+        assert not loaded.training
+        tokens = model.encode(images())
+        assert torch.equal(loaded.encode(images()).ids, tokens.ids)
+        assert torch.equal(loaded.decode(tokens), model.decode(tokens))
+    others = {"SPAE": VQGAN, "RQ": LQAE}.get(name, SPAE)
+    with pytest.raises(
+        ValueError, match=rf"name: .* holds a {name}, expected a {others.__name__}; spae.load"
+    ):
+        others.from_pretrained(tmp_path)
+
+
+def test_a_new_tokenizer_has_the_whole_face():
+    model = patches()
+    x = images()
+    tokens = model.encode(x)
+    assert tokens.ids.shape == (4, 17)
+    assert torch.equal(model.tokens(model.words(tokens)).ids, tokens.ids)
+    assert model.encode(x, 1).num_layers == 1
+    assert model.decode(tokens).abs().max() <= 1
+    assert model.preprocess([torch.zeros(3, 20, 20)]).shape == (1, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"images: expected values in \[-1, 1\]"):
+        model(x * 255)
+    with pytest.raises(ValueError, match="codebook: the checkpoint was made with"):
+        Patches(model.config, codebook(width=3, seed=1)).load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("missing", ["forward", "latents", "quantize", "pixels"])
+def test_an_incomplete_tokenizer_cannot_be_built(missing):
+    given = {name: getattr(Patches, name) for name in ("forward", "latents", "quantize", "pixels")}
+    del given[missing]
+    partial = type("Partial", (Tokenizer,), given)
+    with pytest.raises(TypeError, match=rf"abstract .*\b{missing}\b"):
+        partial(SPAEConfig(**SMALL, grids=(1, 4)), codebook(width=3))
+    with pytest.raises(TypeError, match="abstract"):
+        Tokenizer(SPAEConfig(**SMALL, grids=(1, 4)), codebook(width=3))
+
+
+def test_none_stands_on_another():
+    classes = (SPAE, VQGAN, LQAE)
+    assert not any(issubclass(a, b) for a in classes for b in classes if a is not b)
+    assert RQ.__mro__[1] is VQGAN
+    assert not any(map(inspect.isfunction, vars(RQ).values())), "only another configuration"
+
+
+def test_the_registry_refuses_two_of_a_name_and_names_what_it_knows(tmp_path):
+    impostor = type("SPAE", (Tokenizer,), {"__module__": "elsewhere"})
+    with pytest.raises(ValueError, match=r"register: the name 'SPAE' is taken by spae.tokenizers.spae.SPAE"):
+        register(impostor)
+    assert register(SPAE) is SPAE
+    unregistered = type("Nameless", (Patches,), {})(patches().config, codebook(width=3))
+    with pytest.raises(ValueError, match=r"class: .* 'Nameless'; expected one of LQAE, .*SPAE"):
+        unregistered.save_pretrained(tmp_path)
+
+
+def test_code_tables():
+    for table in (codebook(), LearnedCodebook(5, 3)):
+        assert isinstance(table, CodeTable)
+        assert len(table.checksum) == 64
+        assert table.width == table.vectors.shape[1]
+        assert set(table.identity()) >= {"name", "shape", "checksum"}
+    assert not isinstance(nn.Linear(2, 2), CodeTable)
+    assert LearnedCodebook(5, 3).llm_ids is None
+
+
+def test_tokens_of_other_vectors_are_refused():
+    torch.manual_seed(0)
+    one, two = (BUILT_IN["VQGAN"]().eval() for _ in range(2))
+    saved = tokens_to_json(one, one.encode(images(2)), ["a", "b"])
+    names, tokens = tokens_from_json(one, saved)
+    assert names == ["a", "b"]
+    assert torch.equal(tokens.ids, one.encode(images(2)).ids)
+    with pytest.raises(ValueError, match="tokens: made with the codebook"):
+        tokens_from_json(two, saved)
+
+
+def test_dtype_of_loaded_weights(tmp_path):
+    BUILT_IN["SPAE"]().save_pretrained(tmp_path)
+    loaded = SPAE.from_pretrained(tmp_path, dtype=torch.bfloat16, device="cpu")
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.codebook.vectors.dtype == torch.float32
+    assert SPAE.from_pretrained(tmp_path).dtype == torch.float32
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub of one repository, and what it was asked for."""
+    asked = []
+
+    def download(name, **options):
+        asked.append((name, options))
+        if name != "someone/model":
+            raise checkpoints.LocalEntryNotFoundError("not there")
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(checkpoints, "snapshot_download", download)
+    monkeypatch.setenv("SPAE_OFFLINE", "0")
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_the_hub(hub, tmp_path, monkeypatch):
+    BUILT_IN["SPAE"]().save_pretrained(tmp_path / "snapshot")
+    loaded = spae.load(
+        "someone/model", revision="v1", token="secret", cache_dir=tmp_path, local_files_only=True
+    )
+    assert isinstance(loaded, SPAE)
+    ((name, options),) = hub
+    assert name == "someone/model"
+    patterns = options.pop("allow_patterns")
+    assert {"config.json", "model.safetensors", "codebook/*", "preprocessor_config.json"} <= set(patterns)
+    assert options == {"revision": "v1", "token": "secret", "cache_dir": tmp_path, "local_files_only": True}
+    monkeypatch.setenv("SPAE_OFFLINE", "1")
+    spae.load("someone/model")
+    assert hub[-1][1]["local_files_only"] is True
+    with pytest.raises(FileNotFoundError, match=r"someone/modle is no folder .* the hub gives no repository"):
+        spae.load("someone/modle")
+
+
+def test_a_mistyped_path_is_not_looked_up(hub, tmp_path):
+    (tmp_path / "runs").mkdir()
+    mistyped = (
+        "runs/emojy",
+        "./runs",
+        "../emoji/model",
+        "a/b/c",
+        "emojy64",
+        "/a/b",
+        "~/model",
+        tmp_path / "x",
+        "runs/",
+    )
+    for name in mistyped:
+        with pytest.raises(
+            FileNotFoundError, match=r"is no folder with config.json and no bundled model \(.*mnist"
+        ):
+            spae.load(name)
+    assert hub == []
+
+
+def test_the_version_is_the_package_s():
+    assert spae.__version__ == importlib.metadata.version("spae")
+    assert "__version__" in spae.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        spae.nonsense  # noqa: B018
+
+
+def test_a_learned_index_never_stands_still():
+    """Whatever changes the vectors, torch's count of changes in place (`_version`) included or not."""
+    torch.manual_seed(0)
+    book = LearnedCodebook(6, 3, update="gradient")
+
+    def fresh():
+        return torch.equal(book.index.codes, book.vectors)
+
+    assert fresh()
+    for kind in (torch.optim.Adam, torch.optim.SGD):
+        for options in ({}, {"foreach": True}, {"fused": True}):
+            book.vectors.grad = torch.ones_like(book.vectors)
+            before = book.index.codes.clone()
+            kind(book.parameters(), 0.1, **options).step()
+            assert not torch.equal(book.vectors, before)
+            assert fresh(), (kind, options)
+    book.load_state_dict(LearnedCodebook(6, 3, update="gradient").state_dict())
+    assert fresh()
+    with torch.no_grad():
+        book.vectors[2].copy_(torch.zeros(3))
+    assert fresh()
+    for _ in range(20):  # a new tensor may lie where the old one lay
+        book.vectors = nn.Parameter(torch.randn(6, 3))
+        assert fresh()
+    version = book.vectors._version
+    book.vectors.data.mul_(2)
+    assert book.vectors._version == version
+    assert fresh()
+    book.vectors.detach().numpy()[0] = 5
+    assert fresh()
+    assert book.index is book.index
