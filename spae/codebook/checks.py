@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,3 +34,16 @@ def rows_by_word(words: list[str]) -> dict[str, int]:
         if (first := rows.setdefault(word, row)) != row:
             raise ValueError(f"words: expected distinct words, got {word!r} at positions {first} and {row}")
     return rows
+
+
+def rows_of(words: Sequence[str], row_of: Mapping[str, int], name: str) -> Tensor:
+    """The row of each word of a table called `name`, int64 [n]; raises as `CodeTable.ids_of`."""
+    if isinstance(words, str):
+        raise TypeError(f"words: expected a sequence of words, got one string {words!r}")
+    rows = []
+    for position, word in enumerate(words):
+        row = row_of.get(word)
+        if row is None:
+            raise ValueError(f"words: no word {word!r} (position {position}) in codebook {name!r}")
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.int64)

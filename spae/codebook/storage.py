@@ -7,21 +7,17 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.numpy
 
 from spae import assets
+from spae.codebook.data import FORMAT, CodebookData, Known
 
-if TYPE_CHECKING:
-    from spae.codebook.table import Codebook
-
-FORMAT = 1
 _ARRAYS, _ABOUT = "codebook.safetensors", "codebook.json"
 
 
-def write(codebook: Codebook, folder: Path) -> None:
+def write(codebook: CodebookData, folder: Path) -> None:
     """Write a codebook into a folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {
@@ -29,7 +25,7 @@ def write(codebook: Codebook, folder: Path) -> None:
         "name": codebook.name,
         "normalisation": codebook.normalisation,
         "checksum": codebook.checksum,
-        "duplicates": codebook.duplicates(),
+        "duplicates": codebook.duplicates,
         "words": codebook.words,
     }
     arrays = {
@@ -46,39 +42,37 @@ def write(codebook: Codebook, folder: Path) -> None:
     os.replace(unfinished, folder / _ABOUT)
 
 
-def read(folder: Path, *, verify: bool = True) -> Codebook:
+def read(folder: Path, *, verify: bool = True) -> CodebookData:
     """The codebook in a folder; its vectors are mapped into memory.
 
     Raises:
         FileNotFoundError: the folder holds no codebook.
         ValueError: it is of another format, or (with `verify`) its content does not match its checksum.
     """
-    from spae.codebook.table import Codebook
-
     if not (folder / _ABOUT).is_file():
         raise FileNotFoundError(f"{folder} holds no codebook: it has no {_ABOUT}")
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
         raise ValueError(f"{folder / _ABOUT}: expected codebook format {FORMAT}, got {about.get('format')!r}")
+    known = Known(about["checksum"], [tuple(group) for group in about["duplicates"]])
     with safetensors.safe_open(folder / _ARRAYS, framework="pt", device="cpu") as arrays:
-        codebook = Codebook(
+        codebook = CodebookData.of(
             about["words"],
             arrays.get_tensor("vectors"),
             arrays.get_tensor("llm_ids"),
             round_trips=arrays.get_tensor("round_trips"),
             name=about["name"],
             normalisation=about["normalisation"],
+            known=None if verify else known,
         )
-    if verify and codebook.checksum != about["checksum"]:
+    if verify and codebook.checksum != known.checksum:
         raise ValueError(
-            f"codebook in {folder}: the content has checksum {codebook.checksum}, "
-            f"expected {about['checksum']}"
+            f"codebook in {folder}: the content has checksum {codebook.checksum}, expected {known.checksum}"
         )
-    codebook._recall(about["checksum"], [tuple(group) for group in about["duplicates"]])
     return codebook
 
 
-def prepared(entry: str, make: Callable[[], Codebook]) -> Codebook:
+def prepared(entry: str, make: Callable[[], CodebookData]) -> CodebookData:
     """The codebook under `entry` in the cache of derived data, made there first if need be."""
     # `cached` checks every byte on every call, so reading need not verify again.
     return read(assets.cached(entry, lambda folder: write(make(), folder)), verify=False)

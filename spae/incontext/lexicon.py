@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from spae.checksum import checksum
 from spae.codebook import CodeTable
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens
@@ -87,10 +87,8 @@ class Lexicon:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the codebook, the pyramid and what is allowed where."""
-        digest = hashlib.sha256(f"{self.codebook.checksum} {self.pyramid}".encode())
-        for ids in self._sets:
-            digest.update(len(ids).to_bytes(8, "little") + ids.numpy().astype("<i8").tobytes())
-        return digest.hexdigest()
+        sets = [part for ids in self._sets for part in (len(ids).to_bytes(8, "little"), ids)]
+        return checksum([f"{self.codebook.checksum} {self.pyramid}", *sets])
 
 
 def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spae import assets
+from spae.frozen import Frozen
 from spae.models.batch_norm import BatchNorm
 from spae.models.blocks import convolution
 from spae.models.lite0 import CHANNELS, EMBED_DIM, Lite0
@@ -34,9 +34,8 @@ class SemanticFeatures(nn.Module):
     a convolutional encoder does not know which positions stand for the whole image. Images below 128 pixels
     are enlarged to 128 for the network.
 
-    The network is frozen and too large to be copied: like a codebook it is in no state dict, no
-    `parameters()` and no `buffers()`, follows `.to(device)` but not `.to(dtype)`, and is shared by deep
-    copies. State dicts hold its name and checksum; loading them beside another network raises ValueError.
+    The network is `Frozen`: in no state dict, and shared by deep copies. State dicts hold its name and
+    checksum; loading them beside another network raises ValueError.
 
     Args:
         latent_dim: D.
@@ -52,7 +51,7 @@ class SemanticFeatures(nn.Module):
 
     def __init__(self, latent_dim: int, pyramid: Pyramid, layers: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self._frozen = _Shared(Lite0.load())
+        self._frozen = Frozen(Lite0.load())
         self.grid = pyramid.shape
         mask = torch.zeros(self.grid)
         for layer in range(layers):
@@ -134,22 +133,7 @@ class SemanticFeatures(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SemanticFeatures:
         super()._apply(fn, recurse)
-        network = self._frozen.network
-        weight = next(network.parameters())
-        # As for codebooks: `fn` may also change the dtype, or fill with garbage; only the device is followed.
-        device = fn(torch.empty(0, device=weight.device)).device
-        if device != weight.device:
-            self._frozen = _Shared(network.to(device))
-        return self
-
-
-class _Shared:
-    """Holds a network out of nn.Module's sight, and shares it between deep copies."""
-
-    def __init__(self, network: Lite0) -> None:
-        self.network = network
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        self._frozen.follow(fn)
         return self
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from spae.checksum import checksum
 
 
 @runtime_checkable
@@ -36,11 +37,8 @@ class ImageTextScorer(Protocol):
 
 def checksum_of(tensors: Mapping[str, Tensor], *about: object) -> str:
     """SHA-256, hex, of named tensors and of what else matters (by its `repr`)."""
-    digest = hashlib.sha256(repr(about).encode())
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    named = [(f"{name} {tensor.dtype} {list(tensor.shape)}", tensor) for name, tensor in tensors.items()]
+    return checksum([repr(about), *(part for pair in named for part in pair)])
 
 
 def check_images(images: Tensor) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from spae.checksum import checksum
+from spae.codebook.checks import rows_by_word, rows_of
 from spae_ops import CodeIndex
 
 Update = Literal["ema", "gradient"]
@@ -46,6 +46,7 @@ class LearnedCodebook(nn.Module):
         self.update, self.decay, self.revive_below = update, decay, revive_below
         self.synchronised = False
         self.words = [f"<{code}>" for code in range(size)]
+        self._row_of = rows_by_word(self.words)
         self.name = f"learned-{size}"
         vectors = torch.randn(size, width) / width**0.5
         if update == "gradient":
@@ -80,9 +81,7 @@ class LearnedCodebook(nn.Module):
     @property
     def checksum(self) -> str:
         """SHA-256 (hex) over the vectors as they are now."""
-        digest = hashlib.sha256(f"spae learned codebook {list(self.vectors.shape)}".encode())
-        digest.update(np.ascontiguousarray(self.vectors.detach().cpu().numpy(), dtype="<f4").data)
-        return digest.hexdigest()
+        return checksum([f"spae learned codebook {list(self.vectors.shape)}", self.vectors])
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint says of it: its vectors are in the weights, so only their shape."""
@@ -91,11 +90,7 @@ class LearnedCodebook(nn.Module):
 
     def ids_of(self, words: Sequence[str]) -> Tensor:
         """Strings like "<17>" -> int64 [n]. Raises ValueError for any other."""
-        place = {word: code for code, word in enumerate(self.words)}
-        if unknown := [word for word in words if word not in place]:
-            raise ValueError(f"words: no word {unknown[0]!r} in codebook {self.name!r}")
-        ids = [place[word] for word in words]
-        return torch.tensor(ids, dtype=torch.int64, device=self.vectors.device)
+        return rows_of(words, self._row_of, self.name).to(self.vectors.device)
 
     def learn(self, queries: Tensor, ids: Tensor) -> Tensor | None:
         """Take in what was looked up. Call it once in each forward pass of training, after the lookups.

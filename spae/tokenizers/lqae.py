@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from spae import assets
+from spae.checksum import checksum, state_parts
 from spae.codebook import Codebook, CodeTable
+from spae.frozen import Frozen
 from spae.losses import reconstruction_loss
 from spae.optional import needs
 from spae.tokenizers.base import SPAEOutput, Tokenizer
@@ -69,10 +71,9 @@ class LQAE(Tokenizer):
         self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts
         self.mask_rate = config.mask_rate
         frozen = load_bert() if config.mask_rate is not None and bert is None else bert
-        # In a list, so that it is no submodule: frozen, and too large to be saved or synchronised.
-        self._bert = [] if frozen is None else [frozen.eval().requires_grad_(False)]
-        for model in cast(list[Any], self._bert):
-            words, width = model.get_input_embeddings().weight.shape
+        self._bert = None if frozen is None else Frozen[Any](frozen)
+        if self._bert is not None:
+            words, width = self._bert.network.get_input_embeddings().weight.shape
             if width != codebook.width or int(codebook.llm_ids.max()) >= words:
                 raise ValueError(
                     f"bert: expected the codebook's words, {codebook}, got a table [{words}, {width}]"
@@ -101,18 +102,23 @@ class LQAE(Tokenizer):
     def codebook_identity(self) -> dict[str, Any]:
         """The codebook's, with BERT's weights in the checksum."""
         identity = super().codebook_identity()
-        for model in self._bert:
-            digest = hashlib.sha256(identity["checksum"].encode())
-            for name, value in sorted(model.state_dict().items()):
-                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-            identity |= {"bert": type(model).__name__, "checksum": digest.hexdigest()}
+        if self._bert is not None:
+            bert = self._bert.network
+            digest = checksum([identity["checksum"], *state_parts(bert)])
+            identity |= {"bert": type(bert).__name__, "checksum": digest}
         return identity
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LQAE:
+        super()._apply(fn, recurse)
+        if self._bert is not None:
+            self._bert.follow(fn)
+        return self
 
     def _read(self, quantized: Tensor, ids: Tensor, *, masks: bool) -> Tensor:
         """BERT's last hidden states over the words, in their places: [B, D, *shape] -> the same."""
-        if not self._bert:
+        if self._bert is None:
             return quantized
-        bert: Any = self._bert[0].to(quantized.device)
+        bert = self._bert.network
         table = bert.get_input_embeddings().weight
         rows = self.codebook.llm_ids.to(ids.device)[ids]
         # BERT knows its rows at their own length; the gradient passes along the unit rows.

@@ -12,7 +12,8 @@ import torch
 
 from spae import assets
 from spae.assets.resumable import resumable
-from spae.codebook import Codebook, sources
+from spae.codebook import Codebook
+from spae.codebook.sources import gguf as source
 from spae.models.minilm import MiniLM
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
@@ -272,7 +273,7 @@ def test_gguf_tables_are_cached_until_the_file_changes(tmp_path, own_cache, monk
     file = write_gguf(tmp_path / "tiny.gguf", **BYTE_LEVEL)
     first = Codebook.from_gguf(file)
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_open_gguf", lambda file: pytest.fail("the cached table was not used"))
+        patch.setattr(source, "_open_gguf", lambda file: pytest.fail("the cached table was not used"))
         assert Codebook.load(file).checksum == first.checksum
     write_gguf(file, **(BYTE_LEVEL | {"pre": "gpt-2"}))
     changed = Codebook.from_gguf(file)

@@ -94,7 +94,7 @@ def test_the_network_is_frozen_and_nowhere_registered(network):
 def test_shared_by_copies_and_kept_by_pickle():
     spae, x = model().eval(), images()
     twin = copy.deepcopy(spae)
-    assert twin.semantic._frozen is spae.semantic._frozen
+    assert twin.semantic._frozen.network is spae.semantic._frozen.network
     with torch.no_grad():
         twin.semantic.gain.add_(1)
     assert not torch.equal(twin.semantic.gain, spae.semantic.gain)

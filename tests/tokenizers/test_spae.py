@@ -231,8 +231,7 @@ def test_checkpoints_refuse_another_codebook(tmp_path):
 @pytest.mark.parametrize("kind", ["none", "centre"])
 def test_a_subset_of_a_named_codebook_is_found_again(tmp_path, monkeypatch, kind):
     """A checkpoint holds the rows of a part of a table, so its name alone loads the model."""
-    whole = codebook()
-    whole.source = "smollm2"
+    whole = Codebook.from_data(codebook().data.from_source("smollm2"))
     monkeypatch.setattr(Codebook, "load", lambda name: {"smollm2": whole}[name])
     part = whole.subset(torch.arange(5, 60, 2)).normalised(kind)
     spae, x = SPAE(SMALL, part).eval(), images()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import math
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -247,9 +249,8 @@ def test_nouns_are_singular_and_known(tmp_path, monkeypatch):
 
 
 def test_subsets_know_their_rows_of_the_source():
-    whole = small()
-    assert whole.source is None
-    whole.source = "somewhere"
+    assert small().source is None
+    whole = Codebook.from_data(small().data.from_source("somewhere"))
     assert whole.rows is None
     part = whole.subset([7, 2, 5]).subset([2, 0])
     assert part.source == "somewhere"
@@ -436,3 +437,39 @@ def test_compiled_lookup_takes_the_table_as_it_is():
     ids = torch.tensor([2, 0])
     compiled = torch.compile(codebook, fullgraph=True, backend="eager")
     assert compiled(ids).equal(codebook(ids))
+
+
+def test_the_data_below_the_module():
+    """Plain and frozen; what is known of it goes with it to another device, and nothing is computed twice."""
+    data = small().data
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.name = "other"
+    assert data.checksum == small().checksum
+    assert "checksum" in vars(data.to(torch.device("meta")))
+    assert data.select("all") is data
+    assert data.normalised("none") is data
+    named = data.from_source("somewhere").subset([3, 1])
+    assert (named.source, named.rows.tolist()) == ("somewhere", [3, 1])
+    assert Codebook.from_data(named).words == ["\n", "dog"]
+    with pytest.raises(AttributeError, match="source"):
+        small().source = "somewhere"
+
+
+def test_nothing_below_the_module_imports_it():
+    """`data` and what it stands on, then storage, then the sources, then the module: no circle."""
+    code = "import sys, spae.codebook.{0}; print('spae.codebook.codebook' in sys.modules)"
+    source = "import sys, types, pathlib\n" + (
+        "for name in ('spae', 'spae.codebook'):\n"
+        "    package = types.ModuleType(name); package.__path__ = [str(pathlib.Path(*name.split('.')))]\n"
+        "    sys.modules[name] = package\n"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    for module in ("data", "storage", "sources"):
+        done = subprocess.run(
+            [sys.executable, "-c", source + code.format(module)],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == "False", module

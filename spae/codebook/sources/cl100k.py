@@ -18,8 +18,8 @@ from torch import Tensor
 from spae import assets
 from spae.assets.resumable import resumable
 from spae.codebook import vocabulary
+from spae.codebook.data import CodebookData
 from spae.codebook.storage import prepared
-from spae.codebook.table import Codebook
 from spae.models.minilm import MiniLM
 
 _VERSION = 1
@@ -27,7 +27,7 @@ _CHUNK = 2048  # words per encoder call, and per file that survives an interrupt
 _URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 
 
-def load(encode: Callable[[list[str]], Tensor] | None, *, progress: bool = True) -> Codebook:
+def load(encode: Callable[[list[str]], Tensor] | None, *, progress: bool = True) -> CodebookData:
     """The codebook, with vectors from `encode` (n texts -> [n, D]) or, if that is None, from MiniLM."""
     ids, words = valid_tokens(_ranks_file(progress))
     if encode is not None:
@@ -36,7 +36,7 @@ def load(encode: Callable[[list[str]], Tensor] | None, *, progress: bool = True)
     weights = next(file for file in assets.REGISTRY["minilm"].files if file.name == "model.safetensors")
     entry = f"codebooks/cl100k-minilm-{weights.sha256[:12]}-v{_VERSION}"
 
-    def make() -> Codebook:
+    def make() -> CodebookData:
         encoder = MiniLM.load(progress=progress)
         # Beside the entry, not inside: what is encoded already must outlive an interruption.
         parts = assets.cache_root() / "derived" / f"{entry}.parts"
@@ -75,10 +75,10 @@ def _ranks_file(progress: bool) -> Path:
         return assets.require("cl100k", progress=progress)
 
 
-def _codebook(ids: list[int], words: list[str], vectors: np.ndarray, name: str) -> Codebook:
+def _codebook(ids: list[int], words: list[str], vectors: np.ndarray, name: str) -> CodebookData:
     # Its tokenizer looks a whole piece up before it merges, so a token reads back whenever it is one piece.
     round_trips = [vocabulary.cl100k_piece(word) for word in words]
-    return Codebook(
+    return CodebookData.of(
         words,
         torch.from_numpy(vectors),
         torch.tensor(ids),

@@ -1,4 +1,4 @@
-"""Where codebooks come from: by name, GGUF files, transformers models, and tiktoken's cl100k_base."""
+"""Codebooks from GGUF files: a model's input embeddings and its tokenizer's vocabulary."""
 
 from __future__ import annotations
 
@@ -11,64 +11,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from spae import assets
-from spae.codebook import storage, vocabulary
+from spae.codebook import vocabulary
+from spae.codebook.data import CodebookData
 from spae.codebook.storage import prepared
-from spae.codebook.table import Codebook
 from spae.optional import needs
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-Encode = Callable[[list[str]], Tensor]
-"""A text encoder: n texts -> floating-point [n, D]."""
-
-NAMES = ("smollm2", "gemma3-65k", "cl100k")
 _VERSION = 1  # of what the derived tables hold: words, escapes, round trips
 _GEMMA_SIZE = 65_536
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # GGUF's token types; 5 is "unused"
 _PIECES = {"smollm": vocabulary.smollm_piece, "gpt-2": vocabulary.gpt2_piece}
 
 
-def load(source: str | os.PathLike[str], *, encode: Encode | None = None, progress: bool = True) -> Codebook:
-    """`Codebook.load` without its normalisation."""
-    if encode is not None and source != "cl100k":
-        raise ValueError(f"encode: only 'cl100k' takes a text encoder, {source!r} has vectors of its own")
-    if source in NAMES:
-        book = _named(str(source), encode, progress)
-        # With an encoder of the caller's, the name alone does not make the table again.
-        book.source = None if encode else str(source)
-        return book
-    path = Path(source)
-    if path.is_dir():
-        return storage.read(path)
-    if path.is_file():
-        return from_gguf(path)
-    raise ValueError(
-        f"source: expected one of {', '.join(NAMES)}, a folder or a GGUF file, got {str(source)!r}"
-    )
-
-
-def _named(name: str, encode: Encode | None, progress: bool) -> Codebook:
-    if name == "smollm2":
-        return prepared(_derived("smollm2", "smollm2"), lambda: _smollm2(progress))
-    if name == "gemma3-65k":
-        return prepared(_derived("gemma3-65k", "gemma3"), lambda: _gemma(progress))
-    from spae.codebook import cl100k
-
-    return cl100k.load(encode, progress=progress)
-
-
-def from_gguf(
+def read(
     path: str | os.PathLike[str],
     *,
     ids: Sequence[int] | None = None,
     name: str | None = None,
     cache: bool = True,
-) -> Codebook:
-    """`Codebook.from_gguf`."""
+) -> CodebookData:
+    """See `Codebook.from_gguf`."""
     file = Path(path)
     name = name or file.stem
     if not cache:
@@ -81,50 +47,26 @@ def from_gguf(
     return prepared(f"codebooks/gguf-{key}-v{_VERSION}", lambda: _read_gguf(file, ids, name))
 
 
-def from_transformers(model: Any, tokenizer: Any = None, *, name: str | None = None) -> Codebook:
-    """`Codebook.from_transformers`."""
-    if isinstance(model, str | os.PathLike):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-        model = AutoModelForCausalLM.from_pretrained(model)
-    elif tokenizer is None:
-        raise TypeError("tokenizer: expected the model's tokenizer, got None (only a folder brings its own)")
-    table = model.get_input_embeddings().weight.detach().float().cpu().clone()
-    count = min(len(table), len(tokenizer))  # some tables are padded, some tokenizers extended
-    ids = list(range(count))
-    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    texts = [tokenizer.decode([i], **options) for i in ids]
-    readings = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    round_trips = [list(reading) == [i] for i, reading in zip(ids, readings, strict=True)]
-    # A replacement character that does not read back stands for bytes that decode could not show.
-    tokens = tokenizer.convert_ids_to_tokens(ids)
-    spellings = [
-        text.encode("utf-8", "surrogatepass")
-        if round_trip or "\ufffd" not in text
-        else vocabulary.byte_level_bytes(token) or b""
-        for text, token, round_trip in zip(texts, tokens, round_trips, strict=True)
-    ]
-    owners: dict[str, int] = {}
-    for wanted in (True, False):  # the id that a text is read back as owns it, else the first that writes it
-        for i, (spelling, round_trip) in enumerate(zip(spellings, round_trips, strict=True)):
-            if round_trip == wanted and (text := vocabulary.decoded(spelling)):
-                owners.setdefault(text, i)
-    words = vocabulary.distinct_words(spellings, owners)
-    name = name or str(getattr(model, "name_or_path", "")) or type(model).__name__
-    return Codebook(words, table[:count], round_trips=torch.tensor(round_trips), name=name)
-
-
 def _derived(name: str, asset: str) -> str:
     """The cache entry of a table that is made from an asset's first file."""
     return f"codebooks/{name}-{assets.REGISTRY[asset].files[0].sha256[:12]}-v{_VERSION}"
 
 
-def _smollm2(progress: bool) -> Codebook:
+def smollm2(progress: bool) -> CodebookData:
+    """SmolLM2's whole vocabulary, 49,152 x 576."""
+    return prepared(_derived("smollm2", "smollm2"), lambda: _smollm2(progress))
+
+
+def gemma3_65k(progress: bool) -> CodebookData:
+    """The first 65,536 normal pieces of Gemma-3's vocabulary, x 640."""
+    return prepared(_derived("gemma3-65k", "gemma3"), lambda: _gemma(progress))
+
+
+def _smollm2(progress: bool) -> CodebookData:
     return _read_gguf(assets.require("smollm2", progress=progress), None, "smollm2")
 
 
-def _gemma(progress: bool) -> Codebook:
+def _gemma(progress: bool) -> CodebookData:
     file = assets.require("gemma3", progress=progress)
     if progress:
         print("spae: preparing the table gemma3-65k, once (about 20 s)", file=sys.stderr, flush=True)
@@ -134,7 +76,7 @@ def _gemma(progress: bool) -> Codebook:
     return _from_reader(reader, normal, "gemma3-65k")
 
 
-def _read_gguf(file: Path, ids: Sequence[int] | None, name: str) -> Codebook:
+def _read_gguf(file: Path, ids: Sequence[int] | None, name: str) -> CodebookData:
     try:
         return _from_reader(_open_gguf(file), ids, name)
     except ValueError as error:
@@ -156,7 +98,7 @@ def _field(reader: GGUFReader, key: str, default: Any = ...) -> Any:
     return default if field is None else field.contents()
 
 
-def _from_reader(reader: GGUFReader, ids: Sequence[int] | None, name: str) -> Codebook:
+def _from_reader(reader: GGUFReader, ids: Sequence[int] | None, name: str) -> CodebookData:
     from gguf.quants import dequantize
 
     tokens = _field(reader, "tokens")
@@ -184,7 +126,7 @@ def _from_reader(reader: GGUFReader, ids: Sequence[int] | None, name: str) -> Co
         round_trips = vocabulary.read_back(
             wanted, llm_ids, vocabulary.AddedTokens(added), is_one_token, owners
         )
-    return Codebook(
+    return CodebookData.of(
         [words[i] for i in llm_ids],
         torch.from_numpy(dequantize(table.data[llm_ids], table.tensor_type)),
         torch.tensor(llm_ids),
