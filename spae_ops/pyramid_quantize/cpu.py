@@ -15,7 +15,7 @@ from spae_ops._implementation import Lookup
 from spae_ops.nearest_code.cpu import unavailable
 from spae_ops.pyramid import Pyramid
 from spae_ops.pyramid_quantize.reference import layer_queries_backward
-from spae_ops.pyramid_quantize.rules import layout
+from spae_ops.pyramid_quantize.rules import layout, tokens_of
 
 # Of the latents: float64 products would not be exact, so that fused multiply-add could change them.
 DTYPES = QUERY_DTYPES
@@ -41,10 +41,10 @@ def dequantize(ids: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, fill: st
 def layer_queries(z: Tensor, ids: Tensor, codes: Tensor, pyramid: Pyramid, layer: int, rule: str) -> Tensor:
     """The queries of a layer (eq. 2), z [B, D, *shape] -> [B, n_l, D] float32."""
     table = layout(pyramid, z.device)
-    first = pyramid.num_tokens_upto(layer)
-    at = table.places[first : pyramid.num_tokens_upto(layer + 1)]
+    tokens = tokens_of(pyramid, layer)
+    at = table.places[tokens]
     chains = table.chains[at]
-    return _queries(z, ids, codes, at, torch.where(chains < first, chains, -1), rule)
+    return _queries(z, ids, codes, at, torch.where(chains < tokens.start, chains, -1), rule)
 
 
 def _queries(z: Tensor, ids: Tensor, codes: Tensor, at: Tensor, chains: Tensor, rule: str) -> Tensor:

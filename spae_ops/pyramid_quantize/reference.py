@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
 from spae_ops._implementation import Lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.rules import features, next_query, query_scale
+from spae_ops.pyramid_quantize.rules import features, layout, next_query, query_scale, tokens_of
 
 
 def unavailable(device: torch.device | None) -> str | None:
@@ -21,7 +23,7 @@ def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Look
     count = torch.zeros(z.shape[1], dtype=torch.int64, device=z.device)
     ids = []
     for layer in range(pyramid.num_layers):
-        at = pyramid.flat_positions(layer).to(z.device)
+        at = _places(pyramid, layer, z.device)[0]
         query = next_query(z[:, at], total[:, at], count[at, None], rule).float()
         ids.append(lookup(query.flatten(0, 1)).reshape(query.shape[:2]))
         total[:, at] += codes[ids[-1]].double()
@@ -36,8 +38,7 @@ def dequantize(ids: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, fill: st
 
 def layer_queries(z: Tensor, ids: Tensor, codes: Tensor, pyramid: Pyramid, layer: int, rule: str) -> Tensor:
     """The queries of a layer (eq. 2), z [B, D, *shape] -> [B, n_l, D] float32, or float64 if z is."""
-    at = pyramid.flat_positions(layer).to(z.device)
-    count = lookups_before(pyramid, layer).to(z.device)
+    at, count = _places(pyramid, layer, z.device)
     total = z.new_zeros(len(z), len(at), codes.shape[1], dtype=torch.float64)
     if layer > 0:
         earlier = pyramid.upto(layer)
@@ -49,15 +50,15 @@ def layer_queries(z: Tensor, ids: Tensor, codes: Tensor, pyramid: Pyramid, layer
 def layer_queries_backward(grad: Tensor, pyramid: Pyramid, layer: int, rule: str) -> Tensor:
     """Gradient of `layer_queries` in z: grad [B, n_l, D] -> [B, D, *shape]. With rule "rq" also that of
     `dilation_subsample`."""
-    scale = query_scale(lookups_before(pyramid, layer), rule).to(grad.device, grad.dtype)
-    full = grad.new_zeros(len(grad), pyramid.depth().numel(), grad.shape[2])
-    full[:, pyramid.flat_positions(layer).to(grad.device)] = grad * scale[:, None]
+    at, count = _places(pyramid, layer, grad.device)
+    full = grad.new_zeros(len(grad), prod(pyramid.shape), grad.shape[2])
+    full[:, at] = grad * query_scale(count, rule).to(grad.dtype)[:, None]
     return full.transpose(1, 2).unflatten(2, pyramid.shape).contiguous()
 
 
 def dilation_subsample(z: Tensor, pyramid: Pyramid, layer: int) -> Tensor:
     """z [B, D, *shape] -> [B, n_l, D], the latents at a layer's positions (eq. 1)."""
-    return channels_last(z)[:, pyramid.flat_positions(layer).to(z.device)].contiguous()
+    return channels_last(z)[:, _places(pyramid, layer, z.device)[0]].contiguous()
 
 
 def channels_last(z: Tensor) -> Tensor:
@@ -67,16 +68,14 @@ def channels_last(z: Tensor) -> Tensor:
 
 def code_sums(ids: Tensor, codes: Tensor, pyramid: Pyramid) -> Tensor:
     """Sum of the chosen codes at each position, float64 [B, P, D], added in order of layers."""
-    total = torch.zeros(
-        len(ids), pyramid.depth().numel(), codes.shape[1], dtype=torch.float64, device=ids.device
-    )
-    layers = ids.split(pyramid.tokens_per_layer, dim=1)
-    for layer, chosen in enumerate(layers):
-        total[:, pyramid.flat_positions(layer).to(ids.device)] += codes[chosen].double()
+    size = len(ids), prod(pyramid.shape), codes.shape[1]
+    total = torch.zeros(size, dtype=torch.float64, device=ids.device)
+    for layer, chosen in enumerate(ids.split(pyramid.tokens_per_layer, dim=1)):
+        total[:, _places(pyramid, layer, ids.device)[0]] += codes[chosen].double()
     return total
 
 
-def lookups_before(pyramid: Pyramid, layer: int) -> Tensor:
-    """m_l of eq. 2 at a layer's positions, int64 [n_l]."""
-    at = pyramid.flat_positions(layer)
-    return torch.zeros_like(at) if layer == 0 else pyramid.upto(layer).depth().flatten()[at]
+def _places(pyramid: Pyramid, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The flat positions of a layer's tokens and m_l of eq. 2 there, both int64 [n_l]."""
+    table, tokens = layout(pyramid, device), tokens_of(pyramid, layer)
+    return table.places[tokens], table.order[tokens]

@@ -22,7 +22,8 @@ class Layout(NamedTuple):
     covered: bool [P], positions with a token. depth: int64 [P], tokens at each position.
     source: int64 [P], for each position itself if it is covered, else the token position of its ancestor, the
     finest cell around it.
-    places: int64 [n], the position of each token. chains: int64 [P, J], the tokens at each position in order,
+    places: int64 [n], the position of each token. order: int64 [n], its place in its position's chain (m_l of
+    eq. 2). chains: int64 [P, J], the tokens at each position in order,
     then -1.
     rounds: for each of `Pyramid.rounds` its tokens and their positions, both int64 [r].
     """
@@ -31,6 +32,7 @@ class Layout(NamedTuple):
     depth: Tensor
     source: Tensor
     places: Tensor
+    order: Tensor
     chains: Tensor
     rounds: tuple[tuple[Tensor, Tensor], ...]
 
@@ -42,6 +44,11 @@ def next_query(z: Tensor, total: Tensor, count: int | Tensor, rule: str) -> Tens
     count, so that fused multiply-add cannot change the result.
     """
     return (count + 1) * z - total if rule == "saq" else z - total
+
+
+def tokens_of(pyramid: Pyramid, layer: int) -> slice:
+    """A layer's tokens."""
+    return slice(pyramid.num_tokens_upto(layer), pyramid.num_tokens_upto(layer + 1))
 
 
 def query_scale(count: Tensor, rule: str) -> Tensor:
@@ -107,6 +114,7 @@ def _make_layout(pyramid: Pyramid, device: torch.device) -> Layout:
         depth,
         there(source),
         there(places),
+        there(table.order),
         there(tokens_at),
         tuple((there(tokens), there([places[t] for t in tokens])) for tokens in table.rounds),
     )

@@ -176,6 +176,23 @@ def test_half_precision_in_float32_out():
         assert set(half.grad.unique().tolist()) == {2.0, 3.0}
 
 
+@pytest.mark.parametrize(
+    ("op", "reads_values"),
+    [
+        ("distance_cross_entropy", True),
+        ("pyramid_quantize", True),
+        ("pyramid_dequantize", True),
+        ("layer_queries", True),
+        ("layer_queries_backward", False),
+        ("dilation_subsample", False),
+        ("pyramid_covered", False),
+    ],
+)
+def test_ops_that_wait_for_the_device_stay_out_of_cuda_graphs(op, reads_values):
+    tags = getattr(torch.ops.spae_ops, op).default.tags
+    assert (torch.Tag.cudagraph_unsafe in tags) == reads_values
+
+
 @pytest.mark.parametrize("op", ["quantize", "dequantize", "queries", "subsample"])
 def test_opcheck(op):
     pyramid = Pyramid.square(4, (1, 2, 4))
