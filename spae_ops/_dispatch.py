@@ -110,6 +110,7 @@ CROSS_ENTROPY = Family[CrossEntropy](
 )
 PYRAMID = Family[PyramidOps](
     {
+        "triton": "spae_ops.pyramid_quantize.triton",
         "cpu": "spae_ops.pyramid_quantize.cpu",
         "torch": "spae_ops.pyramid_quantize.torch",
         "reference": "spae_ops.pyramid_quantize.reference",

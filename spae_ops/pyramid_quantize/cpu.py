@@ -15,6 +15,7 @@ from spae_ops._implementation import Lookup
 from spae_ops.nearest_code.cpu import unavailable
 from spae_ops.pyramid import Pyramid
 from spae_ops.pyramid_quantize.reference import layer_queries_backward
+from spae_ops.pyramid_quantize.rounds import choose
 from spae_ops.pyramid_quantize.rules import layout, tokens_of
 
 # Of the latents: float64 products would not be exact, so that fused multiply-add could change them.
@@ -24,10 +25,12 @@ DTYPES = QUERY_DTYPES
 def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Lookup) -> tuple[Tensor, Tensor]:
     """z [B, D, *shape], codes [K, D] -> ids int64 [B, num_tokens], quantized float32 [B, D, *shape]."""
     table = layout(pyramid, z.device)
-    ids = torch.empty(len(z), pyramid.num_tokens, dtype=torch.int64, device=z.device)
-    for number, (tokens, at) in enumerate(table.rounds):
-        query = _queries(z, ids, codes, at, table.chains[at, :number], rule)
-        ids[:, tokens] = lookup(query.flatten(0, 1)).reshape(query.shape[:2])
+
+    def gather(ids: Tensor, number: int) -> Tensor:
+        at = table.rounds[number][1]
+        return _queries(z, ids, codes, at, table.chains[at, :number], rule)
+
+    ids = choose(z, pyramid, gather, lookup)
     return ids, dequantize(ids, codes, pyramid, rule, "nearest")
 
 
