@@ -69,7 +69,8 @@ def pyramid_quantize(
     float32, so every implementation chooses the same ids. Not differentiable: the straight-through estimator
     is the caller's.
 
-    Raises as `nearest_code` does, and ValueError for latents that do not fit the pyramid.
+    Raises as `nearest_code` does, and ValueError for latents that do not fit the pyramid, or whose queries do
+    not fit float32.
     """
     _check_pyramid(pyramid)
     table = as_table(codes, SEARCH, impl)
@@ -134,7 +135,7 @@ def layer_queries(
 
     z: [B, D, *shape] fp32|fp16|bf16|fp64. ids: int64 [B, n], holding at least the layers before `layer`
     (0-based).
-    Returns [B, n_l, D] float32 (float64 if z is).
+    Returns [B, n_l, D] float32 (float64 if z is). NotImplementedError for a z with a forward-mode tangent.
     """
     _check_pyramid(pyramid)
     _check_layer(pyramid, layer)

@@ -61,6 +61,28 @@ def test_pyramid_and_loss_agree_with_the_cpu(impl):
     torch.testing.assert_close(loss.cpu(), distance_cross_entropy(x, codes, target))
 
 
+@pytest.mark.parametrize("rule", ["saq", "rq"])
+def test_pyramid_gathers_agree_with_the_cpu(rule):
+    """What Triton gathers from chosen codes, and the gradient of it."""
+    pytest.importorskip("triton", reason="needs triton")
+    from spae_ops.pyramid_quantize import reference
+    from spae_ops.pyramid_quantize import triton as ours
+
+    pyramid = Pyramid((5, 16, 16), ((1, 2, 2), (5, 4, 4), (5, 16, 16), (5, 16, 16)))
+    codes, ids = torch.randn(3000, 130), torch.randint(3000, (3, pyramid.num_tokens))
+    for dtype in strategies.DTYPES:
+        z = torch.randn(3, 130, *pyramid.shape).to(dtype)
+        for fill in ("nearest", "zero"):
+            got = ours.dequantize(ids.cuda(), codes.to(dtype).cuda(), pyramid, rule, fill)
+            assert torch.equal(got.cpu(), reference.dequantize(ids, codes.to(dtype), pyramid, rule, fill))
+        for layer in range(pyramid.num_layers):
+            query = ours.layer_queries(z.cuda(), ids.cuda(), codes.cuda(), pyramid, layer, rule)
+            assert torch.equal(query.cpu(), reference.layer_queries(z, ids, codes, pyramid, layer, rule))
+            grad = ours.layer_queries_backward(query, pyramid, layer, rule)
+            expected = reference.layer_queries_backward(query.cpu(), pyramid, layer, rule)
+            assert torch.equal(grad.cpu(), expected)
+
+
 LOSSES = [
     i.name
     for i in spae_ops.implementations("distance_cross_entropy")
