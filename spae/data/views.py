@@ -29,8 +29,11 @@ class Views(Dataset[Any]):
     def __init__(
         self, dataset: Dataset[Any], count: int, *, shift: int = 4, mirror: bool = True, seed: int = 0
     ):
-        if count < 1 or shift < 0:
-            raise ValueError(f"count must be at least 1 and shift at least 0, got {count} and {shift}")
+        for name, value, least in (("count", count, 1), ("shift", shift, 0), ("seed", seed, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: expected a whole number from {least}, got {value!r}")
+        if not isinstance(mirror, bool):
+            raise ValueError(f"mirror: expected true or false, got {mirror!r}")
         self.dataset, self.count, self.shift, self.mirror, self.seed = dataset, count, shift, mirror, seed
         self.size = len(dataset)  # pyright: ignore[reportArgumentType]
 
@@ -43,7 +46,8 @@ class Views(Dataset[Any]):
         if view == 0:
             return sample
         if isinstance(sample, tuple | list):
-            return type(sample)([self._view(sample[0], view, item), *sample[1:]])
+            seen = self._view(sample[0], view, item), *sample[1:]
+            return type(sample)(*seen) if hasattr(sample, "_fields") else type(sample)(seen)
         return self._view(sample, view, item)
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spae import data
+from spae.data import open_data
 from spae.scorers.conse import ConSEScorer
 from spae.scorers.features import dataset_features
 from spae.scorers.ridge import fit
@@ -35,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="where the map goes (.safetensors)")
     arguments = parser.parse_args(argv)
     scorer = ConSEScorer.load()
-    dataset = data.load(arguments.data, arguments.split, size=arguments.size)
-    if not hasattr(dataset, "captions"):
-        raise ValueError(f"--data: expected a set with captions, {arguments.data!r} has none")
+    dataset = open_data(arguments.data, arguments.split, image_size=arguments.size)
+    if not all(dataset.captions):
+        raise ValueError(f"--data: expected a caption for each image, {arguments.data!r} has not")
     report: dict[str, float | int | str] = {"images": len(dataset)}
     ridge = fit(scorer.embeddings_of(dataset), scorer.encoder(dataset.captions).cpu(), arguments.penalty)
     ridge.save(arguments.out)
     if arguments.test_split:
-        test = data.load(arguments.data, arguments.test_split, size=arguments.size)
+        test = open_data(arguments.data, arguments.test_split, image_size=arguments.size)
         # One image a caption: several pictures of the same thing would have the same answer.
         first = sorted({caption: i for i, caption in reversed(list(enumerate(test.captions)))}.values())
         texts = [test.captions[i] for i in first]

@@ -12,11 +12,11 @@ from typing import Any, cast
 from torch.utils.data import Dataset
 
 from spae.codebook import Codebook
+from spae.data import open_data
 from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
 from spae.tokenizers.lqae import bert_codebook
-from spae.training.data import open_dataset
 from spae.training.guidance import semantic_guidance
 
 FOLDER = Path(__file__).parent.parent / "presets"
@@ -26,8 +26,8 @@ _QUANTIZER = ("grids", "rule", "latent_norm", "codebook_size", "codebook_dim", "
 
 @dataclass(frozen=True)
 class Preset:
-    """data: see `open_dataset`. tokenizer: "spae", "vqgan" or "lqae". model: fields of its config. train:
-    fields of TrainConfig but for output_dir.
+    """data: see `spae.data.open_data`. tokenizer: "spae", "vqgan" or "lqae". model: fields of its config.
+    train: fields of TrainConfig but for output_dir.
 
     codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae"; "vqgan" has none.
 
@@ -56,7 +56,7 @@ class Preset:
 
     def dataset(self, split: Any, image_size: tuple[int, ...]) -> Dataset[Any]:
         """Training set, or held-out images."""
-        return open_dataset(self.data, split, image_size=image_size)
+        return open_data(self.data, split, image_size=image_size)
 
     def build_objective(
         self, model: Tokenizer, dataset: Dataset[Any]

@@ -54,5 +54,5 @@ def test_what_is_left_alone():
     assert torch.equal(views[-1][0], views[14][0])
     with pytest.raises(IndexError):
         views[15]
-    with pytest.raises(ValueError, match="count must be at least 1 and shift at least 0, got 0 and 4"):
+    with pytest.raises(ValueError, match="count: expected a whole number from 1, got 0"):
         Views(Pictures(), 0)

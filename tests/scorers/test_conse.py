@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spae import assets, data
+from spae.data.open import SOURCES
 from spae.models.lite0 import Lite0
 from spae.scorers import ConSEScorer, ImageTextScorer, RidgeMap, fit_ridge
 from spae.scorers import conse as conse_module
@@ -149,11 +150,11 @@ def test_the_command_fits_saves_and_measures(network, tmp_path, monkeypatch, cap
         return ConSEScorer(network, letters, NAMES, size=32, ridge=ridge)
 
     monkeypatch.setattr(conse_module.ConSEScorer, "load", load)
-    monkeypatch.setattr(data, "load", lambda name, split, size: Captioned(split, size))
+    monkeypatch.setitem(SOURCES, "colours", lambda place, split, shape: Captioned(split, shape[0]))
     out = tmp_path / "map.safetensors"
     arguments = [
         "--data",
-        "colours",
+        "colours:all",
         "--test-split",
         "test",
         "--size",

@@ -1,0 +1,330 @@
+"""The one door to data: whatever a specification names, as items of one form."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spae.data.packaged import check_choice
+from spae.data.sets import SETS, dataset_class
+from spae.data.sources import HuggingFaceImages, ImageFolder, Size, TarShards, check_shape, expand
+from spae.data.views import Views
+
+SPLITS = ("train", "dev", "test")
+_SYNONYMS = {"dev": ("dev", "val", "valid", "validation")}
+_SHARES = {"train": 0.8, "dev": 0.9, "test": 1.0}  # each reaches up to here
+_SHARD = re.compile(r"\.(tar|tar\.gz|tgz)$")
+
+Spec = str | Path | Mapping[str, Any]
+Opener = Callable[..., Any]
+
+
+class Item(NamedTuple):
+    """image: float32 [C, *image_size] in [-1, 1]. caption: "" for none. label: the class, -1 for none. key:
+    what the item is called in its source."""
+
+    image: Tensor
+    caption: str
+    label: int
+    key: str
+
+
+class Unsplit(NamedTuple):
+    """What an opener returns of a source that has no splits of its own: all there is."""
+
+    dataset: Any
+
+
+class Images(Dataset[Item]):
+    """The items of a source, or the rows of it that make a split.
+
+    Attributes:
+        source: the source's own dataset, with what else it knows.
+        rows: N row numbers in the source.
+        captions: N strings. Items without one have the name of their class with spaces for underscores, or
+            "".
+        labels: int64 [N], -1 for none.
+        keys: N strings.
+        classes: names of the classes; none if they are not known.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        rows: Sequence[int] | None = None,
+        *,
+        classes: Sequence[str] = (),
+        shape: tuple[int, ...] | None = None,
+    ):
+        self.source, self.shape = source, shape
+        self.rows = range(len(source)) if rows is None else rows
+        self.classes = tuple(classes or getattr(source, "classes", None) or ())
+        labels = np.asarray(_listed(source, "labels", -1))
+        self.labels = (labels if labels.ndim == 1 else np.full(len(source), -1))[list(self.rows)]
+        keys, captions = _listed(source, "keys", None), _listed(source, "captions", "")
+        self.keys = [str(row) if keys[row] is None else str(keys[row]) for row in self.rows]
+        self.captions = [
+            captions[row] or self._name(label) for row, label in zip(self.rows, self.labels, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.source[self.rows[index]]
+        image: Tensor = sample[0] if isinstance(sample, tuple | list) else sample
+        key = self.keys[index]
+        if self.shape is not None and tuple(image.shape[1:]) != self.shape:
+            raise ValueError(
+                f"{key}: expected an image [C, {', '.join(map(str, self.shape))}], got {list(image.shape)}"
+            )
+        return Item(image, self.captions[index], int(self.labels[index]), key)
+
+    def _name(self, label: int) -> str:
+        return self.classes[label].replace("_", " ") if 0 <= label < len(self.classes) else ""
+
+
+def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | None = None) -> Images | Views:
+    """The data that a specification names, for training and evaluation alike: `Item`s of known number.
+
+    Args:
+        spec: a string "KIND:PLACE", the name of a packaged set, or the path of a folder or of shards; or a
+            mapping with exactly one KIND: PLACE. The kinds are
+            "name": a packaged set (`spae.data.SETS`), whose splits and options are its own;
+            "folder": a folder of image files, with class folders, captions (`ImageFolder`), or both; in it,
+            folders for the splits, e.g. ImageNet's;
+            "tar": webdataset's shards, `.tar` or `.tar.gz` (`TarShards`): a pattern, in which "{split}" is
+            replaced, or a folder of files whose names begin with the splits';
+            "hf": a Hugging Face data set by its name on the hub, or its folder; options "image", "label" and
+            "caption" name columns;
+            "cifar10": CIFAR-10's official archive for Python, or the folder in it;
+            and what was added with `register`.
+            Besides, a mapping may say "train", "dev" and "test", what the splits are called there; "classes",
+            the names of the classes; "views", arguments of `Views` for the training images; and the options
+            of its kind.
+        split: "train", "dev", "test", or another that the source knows; None: all of a source that has no
+            splits. Where a folder, shards or a saved data set have none, items fall to "train", "dev" and
+            "test" by the SHA-256 of their keys, 80, 10 and 10 of 100: an item never moves, whatever else is
+            added.
+        image_size: pixels a side; (height, width); or (frames, height, width) for video. By default what the
+            source has, or 128.
+
+    Raises:
+        ValueError: another specification, an unknown split, option or size, or no image in the split. The
+            message names the file and what was expected. Damaged images raise when they are read.
+        FileNotFoundError: no such folder or file.
+        ImportError, AssetNotCached, AssetError: as the source says.
+    """
+    kind, place, options = parse(spec)
+    views, classes = options.pop("views", None), options.pop("classes", ())
+    names = {name: options.pop(name) for name in SPLITS if name in options}
+    _check_entries(names, classes, views)
+    opener = SOURCES[kind]
+    known = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if kind != "name" and (unknown := sorted(set(options) - set(known))):
+        raise ValueError(f"data: expected {', '.join(known) or 'no option'} beside {kind!r}, got {unknown}")
+    shape = None if image_size is None else check_shape(image_size)
+    opened = opener(place, names.get(split, split) if split else None, shape, **options)
+    if isinstance(opened, Unsplit):
+        dataset = opened.dataset
+        rows = None if split is None else automatic_split(_listed(dataset, "keys", None), split)
+    else:
+        dataset, rows = opened, None
+    images = Images(dataset, rows, classes=classes, shape=shape)
+    return images if views is None or split != "train" else Views(images, **views)
+
+
+def parse(spec: Spec) -> tuple[str, str, dict[str, Any]]:
+    """A specification's kind, place and options. Raises ValueError for another one."""
+    if isinstance(spec, str | Path):
+        kind, colon, place = str(spec).partition(":")
+        if colon and kind in SOURCES:
+            return kind, place, {}
+        if spec in SETS:
+            return "name", str(spec), {}
+        if Path(spec).is_dir():
+            holds_shards = any(_SHARD.search(path.name) for path in Path(spec).iterdir())
+            return "tar" if holds_shards else "folder", str(spec), {}
+        if _SHARD.search(str(spec)):
+            return "tar", str(spec), {}
+        kinds = ", ".join(f"{kind}:PLACE" for kind in SOURCES if kind != "name")
+        raise ValueError(f"data: expected one of {', '.join(SETS)}, {kinds} or a folder, got {str(spec)!r}")
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"data: expected a string or a mapping, got {spec!r}")
+    options = dict(spec)
+    kinds = [kind for kind in SOURCES if kind in options]
+    if len(kinds) != 1:
+        raise ValueError(f"data: expected exactly one of {', '.join(SOURCES)}, got {sorted(options)}")
+    place = options.pop(kinds[0])
+    if not isinstance(place, str | Path) or not str(place):
+        raise ValueError(f"data.{kinds[0]}: expected a name or path, got {place!r}")
+    return kinds[0], str(place), options
+
+
+def _check_entries(names: Mapping[str, Any], classes: Any, views: Any) -> None:
+    for split, name in names.items():
+        if not isinstance(name, str):
+            raise ValueError(f"data.{split}: expected the name of a split, got {name!r}")
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"data.classes: expected a list of names, got {classes!r}")
+    if views is not None:
+        if not isinstance(views, Mapping):
+            raise ValueError(f"data.views: expected arguments of Views, got {views!r}")
+        known = list(inspect.signature(Views).parameters)[1:]
+        if unknown := sorted(set(views) - set(known)):
+            raise ValueError(f"data.views: expected {', '.join(known)}, got {unknown}")
+
+
+def automatic_split(keys: Sequence[Any], split: str) -> list[int]:
+    """The rows whose keys fall to a split, by the SHA-256 of the key (of the row's number, if it is None).
+
+    Raises ValueError for another split than `SPLITS`, and if no row falls to it.
+    """
+    check_choice("split", split, SPLITS)
+    rows = [row for row, key in enumerate(keys) if _part(str(row if key is None else key)) == split]
+    if not rows:
+        raise ValueError(
+            f"split: the {len(keys)} images have no splits of their own, and none falls to {split!r} of the "
+            "automatic ones: expected more images, or folders train/ and test/"
+        )
+    return rows
+
+
+def _part(key: str) -> str:
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    return next(split for split, end in _SHARES.items() if place < end)
+
+
+def _listed(source: Any, name: str, default: Any) -> Sequence[Any]:
+    """What a source says of its items, with the default for each if it says nothing."""
+    values = getattr(source, name, None)
+    if values is None:
+        return [default] * len(source)
+    if len(values) != len(source):
+        raise ValueError(f"{name}: expected one for each of the {len(source)} items, got {len(values)}")
+    return values
+
+
+SOURCES: dict[str, Opener] = {}
+
+
+def register(kind: str) -> Callable[[Opener], Opener]:
+    """Decorator that adds a kind of source: `opener(place, split, shape, *, option=.., ..)`.
+
+    place: what the specification says after the kind. split: what the split is called there, None for all.
+    shape: `check_shape` of the size, None for the source's own. The opener returns a dataset of images float
+    [C, *shape] in [-1, 1], or of tuples that begin with one, which may have attributes `captions`, `labels`,
+    `keys` and `classes`; or `Unsplit` of one.
+    """
+    if not kind.isidentifier() or kind in SOURCES or kind in (*SPLITS, "views", "classes"):
+        raise ValueError(f"kind: expected a new name, got {kind!r}")
+
+    def add(opener: Opener) -> Opener:
+        SOURCES[kind] = opener
+        return opener
+
+    return add
+
+
+@register("name")
+def _packaged(place: str, split: str | None, shape: tuple[int, ...] | None, **options: Any) -> Any:
+    dataset = dataset_class(place)
+    _needs_split(split, place)
+    known = inspect.signature(dataset).parameters
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"data: expected options of {place!r}, {', '.join(known)}, got {unknown}")
+    if shape is not None:
+        if ("frames" in known) != (len(shape) == 3):
+            wanted = "(frames, height, width)" if "frames" in known else "(height, width)"
+            raise ValueError(f"image_size: expected {wanted}, which {place} has, got {shape}")
+        if shape[-1] != shape[-2]:
+            raise ValueError(f"image_size: expected a square, which {place} has, got {shape}")
+        options = {"size": shape[-1], **({"frames": shape[0]} if len(shape) == 3 else {}), **options}
+    return dataset(split, **options)
+
+
+@register("folder")
+def _folder(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
+    root, size = Path(place), shape or 128
+    if split is None:
+        return ImageFolder(root, size)
+    known = dict.fromkeys([*SPLITS, *_SYNONYMS["dev"], split])
+    folders = [root / name for name in known if (root / name).is_dir()]
+    own = {"train", *_SYNONYMS["dev"]} & {folder.name for folder in folders} or split not in SPLITS
+    if not root.is_dir() or not own:
+        return Unsplit(ImageFolder(root, size))
+    chosen = [folder for folder in folders if folder.name in _SYNONYMS.get(split, (split,))]
+    if not chosen:
+        raise FileNotFoundError(
+            f"data: expected a folder {str(root / split)!r} beside {', '.join(f.name for f in folders)}; "
+            f'another name for it is given as {{"folder": {place!r}, "{split}": "NAME"}}'
+        )
+    classes = {c.name for f in folders for c in f.iterdir() if c.is_dir() and not c.name.startswith(".")}
+    tables = [path for path in sorted(root.iterdir()) if path.is_file()]
+    return ImageFolder(chosen[0], size, classes=classes, tables=tables)
+
+
+@register("tar")
+def _tar(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
+    size, folder = shape or 128, Path(place)
+    if "{split}" in place:
+        return TarShards(place.replace("{split}", split or "*"), size)
+    if not folder.is_dir():
+        return Unsplit(TarShards(place, size))
+    shards = sorted(str(path) for path in folder.iterdir() if _SHARD.search(path.name))
+    if split is None:
+        return TarShards(shards, size)
+    if split not in SPLITS:  # a file or pattern that the specification names
+        return TarShards(expand(str(folder / split)), size)
+    known = dict.fromkeys([*SPLITS, *_SYNONYMS["dev"]])
+    of = {
+        name: [shard for shard in shards if re.match(rf"{name}(?![A-Za-z])", Path(shard).name)]
+        for name in known
+    }
+    if not any(of.values()):
+        return Unsplit(TarShards(shards, size))
+    chosen = [shard for name in _SYNONYMS.get(split, (split,)) for shard in of[name]]
+    if not chosen:
+        raise FileNotFoundError(
+            f"data: expected shards {folder / split}*.tar or .tar.gz, "
+            f"got only {', '.join(name for name, found in of.items() if found)}"
+        )
+    return TarShards(chosen, size)
+
+
+@register("hf")
+def _hf(
+    place: str,
+    split: str | None,
+    shape: tuple[int, ...] | None,
+    *,
+    image: str | None = None,
+    label: str | None = None,
+    caption: str | None = None,
+) -> Any:
+    if HuggingFaceImages.has_splits(place):
+        _needs_split(split, place)
+    dataset = HuggingFaceImages.load(place, split, shape or 128, image=image, label=label, caption=caption)
+    return dataset if HuggingFaceImages.has_splits(place) else Unsplit(dataset)
+
+
+@register("cifar10")
+def _cifar10(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
+    from spae.data.cifar10 import CIFAR10
+
+    return CIFAR10(place, _needs_split(split, "cifar10"), shape or 32)
+
+
+def _needs_split(split: str | None, place: str) -> str:
+    if split is None:
+        raise ValueError(f"split: expected one of those that {place} has, got None")
+    return split
