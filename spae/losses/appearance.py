@@ -9,6 +9,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from spae.configs import Config, Weight
 from spae.losses.adversarial import Game, generator_loss
 from spae_ops import CodeIndex, Pyramid, pyramid_dequantize
 
@@ -16,7 +17,7 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class AppearanceConfig:
+class AppearanceConfig(Config):
     """The weights of eq. 8, by the paper's letters, with the paper's values.
 
     reconstruction: "l2" (the paper's) or "l1".
@@ -25,21 +26,14 @@ class AppearanceConfig:
     gan: "hinge" or "non_saturating".
     """
 
-    reconstruction: Literal["l2", "l1"] = "l2"
-    beta: float = 0.33
-    lambda_: float = 0.1
-    eta: float = 0.1
-    phi: float = 1e-4
-    gan: Game = "hinge"
+    section = "objective"
 
-    def __post_init__(self) -> None:
-        for name in ("beta", "lambda_", "eta", "phi"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected a weight of at least 0, got {getattr(self, name)}")
-        if self.reconstruction not in ("l2", "l1"):
-            raise ValueError(f"reconstruction: expected 'l2' or 'l1', got {self.reconstruction!r}")
-        if self.gan not in ("hinge", "non_saturating"):
-            raise ValueError(f"gan: expected 'hinge' or 'non_saturating', got {self.gan!r}")
+    reconstruction: Literal["l2", "l1"] = "l2"
+    beta: Weight = 0.33
+    lambda_: Weight = 0.1
+    eta: Weight = 0.1
+    phi: Weight = 1e-4
+    gan: Game = "hinge"
 
 
 def appearance_loss(

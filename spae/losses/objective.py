@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.func import functional_call
 
+from spae.configs import Decay, Natural, Weight
 from spae.losses.adversarial import LeCAM, discriminator_loss
 from spae.losses.appearance import AppearanceConfig, Perceptual, appearance_loss
 
@@ -24,32 +25,27 @@ class Output(Protocol):
 
 
 Semantic = Callable[[Any, Any], Tensor]
+_LEAST_SEMANTIC = 1e-6  # of the dynamic weight's denominator
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig(AppearanceConfig):
     """The weights of eqs. 8 and 9 with the paper's values.
 
-    alpha: of the semantic loss, times w = sg(L_appearance / L_semantic) if `dynamic_weight`.
+    alpha: of the semantic loss, times w = sg(L_appearance / L_semantic) if `dynamic_weight`. The paper does
+        not bound w. Here it is max(L_appearance, 0) / max(L_semantic, 1e-6): the hinge game's generator term
+        can make L_appearance negative, and a negative w would push words away from what the image shows, so
+        guidance rests until L_appearance is positive again; and where every word fits already, L_semantic is
+        0.
     discriminator_start: the update (0-based) from which the discriminator trains and the generator's loss
         counts.
     lecam_decay: of LeCAM's moving averages.
     """
 
-    alpha: float = 1.0
+    alpha: Weight = 1.0
     dynamic_weight: bool = True
-    discriminator_start: int = 0
-    lecam_decay: float = 0.999
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ObjectiveConfig:
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"objective: unknown fields {unknown}; this version knows {sorted(known)}")
-        return cls(**values)
+    discriminator_start: Natural = 0
+    lecam_decay: Decay = 0.999
 
 
 class Objective(nn.Module):
@@ -105,7 +101,7 @@ class Objective(nn.Module):
         semantic = self.semantic(output, guidance)
         weight = self.config.alpha
         if self.config.dynamic_weight:
-            weight = weight * _ratio(total, semantic)
+            weight = weight * _dynamic_weight(total, semantic)
         return total + weight * semantic, {**terms, "appearance": total, "semantic": semantic}
 
     def adversarial(self, step: int) -> bool:
@@ -138,9 +134,10 @@ class Objective(nn.Module):
         return functional_call(self.discriminator, weights, (reconstruction,))
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """sg(numerator / denominator), of the means over all processes."""
-    both = torch.stack([numerator.detach().float(), denominator.detach().float()])
+def _dynamic_weight(appearance: Tensor, semantic: Tensor) -> Tensor:
+    """w of eq. 9, of the losses' means over all processes, within the bounds that `ObjectiveConfig` names."""
+    both = torch.stack([appearance.detach().float(), semantic.detach().float()])
     if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(both)
-    return both[0] / both[1]
+        distributed.all_reduce(both, distributed.ReduceOp.SUM)
+        both = both / distributed.get_world_size()
+    return both[0].clamp_min(0) / both[1].clamp_min(_LEAST_SEMANTIC)

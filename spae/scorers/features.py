@@ -52,7 +52,8 @@ class TextFeatureCache:
         """K words -> unit vectors float32 [K, E] on the CPU. Not to be modified.
 
         Raises:
-            ValueError: no words, or the scorer gave something else than [n, E] for n words.
+            ValueError: no words, or the scorer gave something else than finite [n, E] for n words; nothing of
+            that is kept.
         """
         if not words:
             raise ValueError("words: expected at least one, got none")
@@ -77,7 +78,8 @@ class TextFeatureCache:
                 f"scorer: text_features gave {list(features.shape)} for {len(words)} words, expected "
                 f"[{len(words)}, E]"
             )
-        return features.detach().to("cpu", torch.float32).numpy()
+        # Before they are kept: what is cached stays.
+        return _finite(features, self.scorer.name, words).numpy()
 
 
 @torch.no_grad()
@@ -94,19 +96,22 @@ def dataset_features(
         batch_size, num_workers: for the images' `DataLoader`.
 
     Raises:
-        ValueError: the scorer reads captions and the data set, or an item of it, has none.
+        ValueError: the scorer reads captions and the data set, or an item of it, has none; or it gave a
+            feature that is not finite.
     """
     if hasattr(scorer, "caption_features"):
         captions = _captions_of(dataset, scorer.name)
         distinct = list(dict.fromkeys(captions))
         place = {caption: i for i, caption in enumerate(distinct)}
-        return scorer.caption_features(distinct).cpu()[[place[caption] for caption in captions]]
+        features = _finite(scorer.caption_features(distinct), scorer.name, distinct)
+        return features[[place[caption] for caption in captions]]
     batches: Iterable[Tensor] = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=_images_of
     )
     done: list[Tensor] = []
     for images in batches:
-        done.append(scorer.image_features(images).float().cpu())
+        start = sum(map(len, done))
+        done.append(_finite(scorer.image_features(images), scorer.name, range(start, start + len(images))))
         if progress:
             count = sum(map(len, done))
             end = "\n" if count == len(dataset) else ""
@@ -117,6 +122,19 @@ def dataset_features(
                 flush=True,
             )
     return torch.cat(done)
+
+
+def _finite(features: Tensor, scorer: str, items: Sequence[Any]) -> Tensor:
+    """float32 on the CPU. Raises ValueError naming the first item whose feature is not finite."""
+    features = features.detach().to("cpu", torch.float32)
+    bad = (~torch.isfinite(features)).flatten(1).any(1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(
+            f"scorer: expected finite features of {scorer}, got {features[row].tolist()[:3]} .. for "
+            f"{items[row]!r}"
+        )
+    return features
 
 
 _HOW_TO_NAME = (

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spae.optional import needs
-from spae.scorers.protocol import check_images, checksum_of, unit
+from spae.scorers.protocol import check_images, checksum_of, choose_device, unit
 
 Template = Callable[[str], str]
 _libraries: list[torch.library.Library] = []  # what they define goes when they are collected
 
 
 class OpenCLIPScorer:
-    """CLIP's agreement of images and words: the f_image and f_text of SPAE (eq. 4).
+    """CLIP's agreement of images and words: the f_image and f_text of SPAE (eqs. 5, 6).
 
     A word's feature is the mean of its unit features in 80 prompts ("a photo of the {word}.", ..), made unit
     again. The word is stripped of the white space around it, which means something to the language model and
@@ -62,7 +62,7 @@ class OpenCLIPScorer:
         architecture: str,
         checkpoint: str,
         *,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         precision: str = "fp32",
         templates: Sequence[Template] | None = None,
         batch_size: int = 512,
@@ -70,6 +70,7 @@ class OpenCLIPScorer:
         """A model that open_clip knows by name, e.g. "ViT-B-32", with weights from a file or by a tag.
 
         A tag, e.g. "laion2b_s34b_b79k", is downloaded by open_clip from its hub if it is not there yet.
+        device: of the model; None: the accelerator's, the CPU without one.
 
         Raises:
             ImportError: open_clip is missing.
@@ -77,7 +78,11 @@ class OpenCLIPScorer:
         """
         clip = import_open_clip()
         model = clip.create_model(
-            architecture, checkpoint, precision=precision, device=device, require_pretrained=True
+            architecture,
+            checkpoint,
+            precision=precision,
+            device=choose_device(device),
+            require_pretrained=True,
         )
         model.eval().requires_grad_(False)
         return cls(

@@ -13,7 +13,7 @@ from spae.checksum import checksum
 
 @runtime_checkable
 class ImageTextScorer(Protocol):
-    """The f_image and f_text of SPAE's semantic guidance (eq. 4); the raw score of eq. 5 is their product.
+    """The f_image and f_text of SPAE's semantic guidance (eq. 5); eq. 6 normalises their product.
 
     Attributes:
         name: which scorer this is, for people.
@@ -45,6 +45,14 @@ def check_images(images: Tensor) -> None:
     """Raises ValueError unless `images` is floating-point [B, 3, H, W]."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ValueError(f"images: expected float [B, 3, H, W], got {images.dtype} {list(images.shape)}")
+
+
+def choose_device(device: torch.device | str | None) -> torch.device:
+    """The given device; for None the accelerator's, where images are in training, or the CPU without one."""
+    if device is not None:
+        return torch.device(device)
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else found
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
+from spae.configs import Config, Count, Decay, Natural, Positive, Range, Weight
 from spae.training.schedule import Schedule
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # what NumPy takes
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """What a run does. All fields but those marked * (`settings.MAY_CHANGE`) must stay the same
     when a run resumes.
 
@@ -39,43 +42,35 @@ class TrainConfig:
         tensorboard: * log to `output_dir/tensorboard` as well.
     """
 
-    steps: int
-    batch_size: int
+    section = "train"
+
+    steps: Count
+    batch_size: Count
     output_dir: str
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    discriminator_learning_rate: float | None = None
+    learning_rate: Positive = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    discriminator_learning_rate: Positive | None = None
     schedule: Schedule = "inverse_sqrt"
-    warmup_steps: int = 0
-    cooldown_steps: int = 0
-    accumulation: int = 1
-    clip_norm: float | None = 1.0
-    loss_weights: dict[str, float] = field(default_factory=dict)
-    ema_decay: float | None = None
+    warmup_steps: Natural = 0
+    cooldown_steps: Natural = 0
+    accumulation: Count = 1
+    clip_norm: Positive | None = 1.0
+    loss_weights: dict[str, Weight] = field(default_factory=dict)
+    ema_decay: Decay | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    seed: int = 0
-    log_every: int = 10
-    eval_every: int | None = None
-    checkpoint_steps: int | None = None
-    checkpoint_minutes: float | None = 10
-    keep_checkpoints: int = 2
-    num_workers: int = 0
+    seed: Seed = 0
+    log_every: Count = 10
+    eval_every: Natural | None = None
+    checkpoint_steps: Count | None = None
+    checkpoint_minutes: Weight | None = 10
+    keep_checkpoints: Count = 2
+    num_workers: Natural = 0
     progress: bool = True
     tensorboard: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "output_dir", str(self.output_dir))
-        for name in ("steps", "batch_size", "accumulation", "log_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """From the fields by name. Raises ValueError for others."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"train: unknown fields {unknown}; this version knows {sorted(known)}")
-        return cls(**values)
+        super().__post_init__()
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON gives them back: lists for tuples."""

@@ -7,25 +7,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch.utils.data import Dataset
 
 from spae.codebook import Codebook
+from spae.configs import Config, Count, check_arguments, checked
 from spae.data import open_data
+from spae.data.open import parse
 from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
 from spae.tokenizers.lqae import bert_codebook
-from spae.training.guidance import semantic_guidance
+from spae.training.config import TrainConfig
+from spae.training.guidance import check_guidance, semantic_guidance, start_guidance
 
 FOLDER = Path(__file__).parent.parent / "presets"
+_PARTS = ("perceptual", "discriminator", "semantic")  # of an objective, beside its weights
+_Perceptual = Literal["lite0", "lpips-vgg", "lpips-alex", "lpips-squeeze"]
+_CONFIGS: dict[str, type[SPAEConfig]] = {"spae": SPAEConfig, "vqgan": VQGANConfig, "lqae": LQAEConfig}
 _SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
 _QUANTIZER = ("grids", "rule", "latent_norm", "codebook_size", "codebook_dim", "update", "mask_rate")
 
 
 @dataclass(frozen=True)
-class Preset:
+class Preset(Config):
     """data: see `spae.data.open_data`. tokenizer: "spae", "vqgan" or "lqae". model: fields of its config.
     train: fields of TrainConfig but for output_dir.
 
@@ -34,25 +40,44 @@ class Preset:
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
         "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
         "discriminator": {"kind": "patch"|"residual"} and that one's arguments;
-        "semantic": see `semantic_guidance`.
+        "semantic": see `semantic_guidance`, and `start_guidance` for its "start".
     None stands for the model's own losses, weighed by the loss_weights of `train`.
+
+    Raises ValueError, naming section and entry, for anything that no run could be made of as far as can be
+    said without opening the data, the codebook or a network.
     """
+
+    section = "preset"
 
     data: str | dict[str, Any]
     model: dict[str, Any]
     train: dict[str, Any]
-    tokenizer: str = "spae"
+    tokenizer: Literal["spae", "vqgan", "lqae"] = "spae"
     codebook: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "output_dir" in self.train:
+            raise ValueError("train.output_dir: expected none in a preset; a run has its folder")
+        TrainConfig.from_dict({**self.train, "output_dir": ""})
+        if isinstance(self.data, dict):
+            parse(self.data)
+        config = _CONFIGS[self.tokenizer]
+        check_arguments("model", config, self.model)
+        config.from_dict(self.model)
+        if self.tokenizer != "vqgan":
+            load = Codebook.load if self.tokenizer == "spae" else bert_codebook
+            check_arguments("codebook", load, self.codebook)
+        if self.objective is not None:
+            _check_objective(self.objective)
 
     def build(self) -> Tokenizer:
         if self.tokenizer == "vqgan":
             return VQGAN(cast(VQGANConfig, VQGANConfig.from_dict(self.model)))
         if self.tokenizer == "lqae":
             return LQAE(cast(LQAEConfig, LQAEConfig.from_dict(self.model)), bert_codebook(**self.codebook))
-        if self.tokenizer == "spae":
-            return SPAE(SPAEConfig.from_dict(self.model), Codebook.load(**self.codebook))
-        raise ValueError(f"tokenizer: expected 'spae', 'vqgan' or 'lqae', got {self.tokenizer!r}")
+        return SPAE(SPAEConfig.from_dict(self.model), Codebook.load(**self.codebook))
 
     def dataset(self, split: Any, image_size: tuple[int, ...]) -> Dataset[Any]:
         """Training set, or held-out images."""
@@ -61,22 +86,32 @@ class Preset:
     def build_objective(
         self, model: Tokenizer, dataset: Dataset[Any]
     ) -> tuple[Objective | None, Dataset[Any]]:
-        """The objective for a model of this preset, and the training set with what guides it."""
+        """The objective for a model of this preset, and the training set with what guides it. No weight of
+        the model changes: that is `initialise`."""
         if self.objective is None:
             return None, dataset
-        entries, semantic = dict(self.objective), None
-        perceptual, discriminator = entries.pop("perceptual", None), entries.pop("discriminator", None)
-        guidance = entries.pop("semantic", None)
-        config = ObjectiveConfig.from_dict(entries)
+        entries = dict(self.objective)
+        perceptual, discriminator, guidance = (entries.pop(part, None) for part in _PARTS)
+        semantic = None
         if guidance is not None:
             semantic, dataset = semantic_guidance(guidance, model, dataset)
         objective = Objective(
-            config,
+            ObjectiveConfig.from_dict(entries),
             perceptual=None if perceptual is None else _perceptual(perceptual),
             discriminator=None if discriminator is None else _discriminator(discriminator, model.config),
             semantic=semantic,
         )
         return objective, dataset
+
+    def initialise(self, model: Tokenizer, objective: Objective | None, dataset: Dataset[Any]) -> None:
+        """Fit the weights that do not begin at random (`start_guidance`): once, before a run's first step. A
+        run that goes on has them in its checkpoint.
+
+        objective, dataset: from `build_objective`.
+        """
+        guidance = (self.objective or {}).get("semantic")
+        if guidance is not None and objective is not None:
+            start_guidance(guidance, model, objective.semantic, dataset)
 
     def to_dict(self) -> dict[str, Any]:
         """As a preset's file holds it: without what has its default."""
@@ -94,19 +129,24 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
     """A preset by name, or from a JSON file, with overrides like "model.rule=rq" or "train.steps=500".
 
     The value is read as JSON, and as a string where it is none; sections inside a section appear as they are
-    named. "quantizer.rule" and the like stand for "model.rule". Raises ValueError for an unknown name or
-    section; unknown keys raise where they are used.
+    named. "quantizer.rule" and the like stand for "model.rule".
+
+    Raises ValueError for an unknown name, a file that is no JSON object, and whatever `Preset` does not take:
+    the message names the section and the entry, what came and what was expected.
     """
     path = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
     if not path.is_file():
-        raise ValueError(f"preset: expected one of {presets()} or a JSON file, got {name!r}")
-    values = json.loads(path.read_text())
+        raise ValueError(f"preset: expected one of {presets()} or a JSON file, got {str(name)!r}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"preset: expected JSON in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"preset: expected an object of sections in {path}, got {values!r:.80}")
     values.pop("description", None)
     for override in overrides:
         _set(values, override)
-    if unknown := sorted(set(values) - set(_SECTIONS)):
-        raise ValueError(f"preset: unknown sections {unknown} in {path.name}; expected {_SECTIONS}")
-    return Preset(**values)
+    return Preset.from_dict(values)
 
 
 def _set(values: dict[str, Any], override: str) -> None:
@@ -118,7 +158,7 @@ def _set(values: dict[str, Any], override: str) -> None:
         path[0] = "model"
     if path[0] not in _SECTIONS:
         raise ValueError(f"override: no section {path[0]!r} in {override!r}; expected one of {_SECTIONS}")
-    if path[0] == "data" and len(path) > 1 and isinstance(values["data"], str):
+    if path[0] == "data" and len(path) > 1 and isinstance(values.get("data"), str):
         values["data"] = {"name": values["data"]}
     *sections, last = path
     for part in sections:
@@ -127,26 +167,48 @@ def _set(values: dict[str, Any], override: str) -> None:
         values = values[part]
     try:
         values[last] = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         values[last] = text
 
 
+def _check_objective(objective: dict[str, Any]) -> None:
+    entries = dict(objective)
+    perceptual, discriminator, guidance = (entries.pop(part, None) for part in _PARTS)
+    ObjectiveConfig.from_dict(entries)
+    if perceptual is not None:
+        checked("objective.perceptual", perceptual, _Perceptual)
+    if discriminator is not None:
+        _check_discriminator(discriminator)
+    if guidance is not None:
+        check_guidance(guidance)
+
+
 def _perceptual(name: str) -> FeatureDistance | LPIPS:
+    checked("objective.perceptual", name, _Perceptual)
     if name == "lite0":
-        from spae.models.lite0 import Lite0  # pyright: ignore[reportMissingImports]
+        from spae.models.lite0 import Lite0
 
         return FeatureDistance(Lite0.load(), "lite0_features")
-    kind, _, net = name.partition("-")
-    if kind != "lpips" or net not in ("vgg", "alex", "squeeze"):
-        raise ValueError(f"perceptual: expected lite0, lpips-vgg, lpips-alex or lpips-squeeze, got {name!r}")
-    return LPIPS(net)
+    return LPIPS(name.removeprefix("lpips-"))
+
+
+def _check_discriminator(entries: Any) -> None:
+    if not isinstance(entries, dict) or entries.get("kind") not in ("patch", "residual"):
+        got = entries.get("kind") if isinstance(entries, dict) else entries
+        raise ValueError(f"objective.discriminator.kind: expected 'patch' or 'residual', got {got!r}")
+    check_arguments("objective.discriminator", _patch if entries["kind"] == "patch" else _residual, entries)
+
+
+def _patch(kind: str, channels: Count = 64, num_layers: Count = 3) -> None:
+    """What a configuration says of a `PatchDiscriminator`."""
+
+
+def _residual(kind: str, channels: Count = 64) -> None:
+    """What a configuration says of a `ResidualDiscriminator`."""
 
 
 def _discriminator(entries: dict[str, Any], config: SPAEConfig) -> PatchDiscriminator | ResidualDiscriminator:
     arguments = {"in_channels": config.in_channels, **entries}
-    kind = arguments.pop("kind", None)
-    if kind == "patch":
+    if arguments.pop("kind") == "patch":
         return PatchDiscriminator(ndim=config.ndim, **arguments)
-    if kind == "residual":
-        return ResidualDiscriminator(config.image_size, **arguments)
-    raise ValueError(f"discriminator.kind: expected 'patch' or 'residual', got {kind!r}")
+    return ResidualDiscriminator(config.image_size, **arguments)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from spae.data.open import parse
 from spae.eval.figures import reconstruction_page
 from spae.eval.metrics import psnr
 from spae.eval.reconstruction import decode_all, encode_all
 from spae.tokenizers import Tokenizer
+from spae.training.checkpoints import checkpoints
 from spae.training.config import TrainConfig
 from spae.training.disk import replace_text
 from spae.training.loop import Trainer
@@ -41,6 +43,8 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
     dataset, held_out = (preset.dataset(split, model.config.image_size) for split in ("train", "test"))
     settings = _settings(preset, dataset)
     objective, dataset = preset.build_objective(model, dataset)
+    if not checkpoints(output_dir / "checkpoints"):
+        preset.initialise(model, objective, dataset)
     trainer = Trainer(
         model,
         dataset,
@@ -63,10 +67,10 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
 
 def _settings(preset: Preset, dataset: Dataset[Any]) -> dict[str, Any]:
     """What of a preset the trainer cannot know: the parts of the objective and the data."""
-    data = {"name": preset.data} if isinstance(preset.data, str) else dict(preset.data)
+    kind, place, options = parse(preset.data)
     return {
         "objective": {key: part for key, part in (preset.objective or {}).items() if part is not None},
-        "data": {**data, "sha256": _sample_checksum(dataset)},
+        "data": {kind: place, **options, "sha256": _sample_checksum(dataset)},
     }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spae.codebook import CodeTable
+from spae.configs import Count, Positive, Weight
 from spae.losses.semantic import SemanticLoss, relative_scores
 from spae.models.semantic_features import SemanticFeatures
 
@@ -19,14 +20,14 @@ def start_semantic_features(
     codebook: CodeTable,
     dataset: Dataset[Any],
     *,
-    sharpness: float = 33.0,
-    ridge: float = 0.5,
-    batch_size: int = 64,
+    sharpness: Weight = 33.0,
+    ridge: Positive = 0.5,
+    batch_size: Count = 64,
 ) -> None:
     """`SemanticFeatures.fit` to the words that fit the images of a data set.
 
     An image's target is the mean of the words' vectors, weighed by the softmax of `sharpness` times their
-    relative scores (eq. 5), and brought to the table's zero mean and unit variance in every channel, as
+    relative scores (eq. 6), and brought to the table's zero mean and unit variance in every channel, as
     latents are before the matched norm. One pass over the data set, which takes the frozen network's forward
     passes; the semantic loss draws nothing.
 

@@ -23,7 +23,7 @@ MAY_CHANGE = frozenset(
         *("steps", "output_dir", "log_every", "eval_every", "checkpoint_steps", "checkpoint_minutes"),
         *("keep_checkpoints", "num_workers", "progress", "tensorboard"),
     )
-) | {"data.folder", "data.shards", "codebook.name"}
+) | {"data.folder", "data.tar", "data.hf", "data.cifar10", "codebook.name"}
 """Settings that may be others when a run resumes: how long it is, what it reports and keeps, how its data are
 loaded, and where data and codebook lie, since their content is compared."""
 

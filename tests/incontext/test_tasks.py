@@ -11,10 +11,22 @@ from spae.codebook import Codebook
 from spae.eval.episodes import Episode, FewShotSetting, Shot, sample_episodes
 from spae.eval.fewshot import WordImages, evaluate_fewshot, overlap_guess, shuffled
 from spae.incontext import Example, Lexicon
-from spae.incontext.tasks import classification_task, classify
-from spae.incontext.tasks.denoising import DEGRADATIONS, RATES, corrupt, denoising_task, majority
-from spae.incontext.tasks.generation import captioned_images_task, image_query
-from spae.incontext.tasks.text import answer_text, captioning_task, question_about, vqa_task
+from spae.incontext.tasks import (
+    DEGRADATIONS,
+    RATES,
+    answer_text,
+    caption_text,
+    captioned_images_task,
+    captioning_task,
+    classification_task,
+    classify,
+    corrupt,
+    denoising_task,
+    image_query,
+    majority,
+    question_about,
+    vqa_task,
+)
 from spae.llm.journal import Journal
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
@@ -158,6 +170,10 @@ def test_captions_and_questions():
     llm = Copier()
     task = captioning_task([words(1), words(2)], ["A dog.", "A cat."])
     assert answer_text(llm, task, words(2)) == "A cat."
+    assert caption_text(llm, task, words(2)) == "A cat", "V2L's end of a caption"
+    assert answer_text(llm, task, words(2), stop=("t", "\n")) == "A ca"
+    longer = captioning_task([words(1), words(2)], ["A dog", "A cat"])
+    assert caption_text(llm, longer, words(2)) == "A cat", "a line ends it too"
     task = vqa_task([words(1), words(2)], ["what shape?", "what colour?"], ["circle", "red"])
     assert answer_text(llm, task, question_about(words(1), "what shape?")) == "circle"
     assert llm.decode(llm.asked[-1]).endswith("Condition:<257> Question: what shape? Answer:")
@@ -199,8 +215,26 @@ def test_denoising_task():
     assert denoising_task(degraded, original, lexicon, condition_layers=1) == (task, query)
     generator = torch.Generator().manual_seed(0)
     for rate in (0.0, 0.2, 0.6):
-        changed = (corrupt(original, rate, 10**6, generator).ids != original.ids).sum().item()
+        changed = (corrupt([original], rate, 10**6, generator)[0].ids != original.ids).sum().item()
         assert changed == round(5 * rate)
+
+
+def test_condition_and_answer_are_corrupted_alike():
+    """The same positions, the same words; those of fewer layers are the first."""
+    pyramid = Pyramid.square(8, (1, 2, 8))
+    count = pyramid.num_tokens
+    original = PyramidTokens(torch.arange(3 * count).reshape(3, count), pyramid)
+    degraded = PyramidTokens(original.ids + 10**4, pyramid)
+    generator = torch.Generator().manual_seed(0)
+    short, whole = corrupt([degraded.upto(2), original], 0.5, 10**9, generator)
+    assert short.ids.shape == (3, 5)
+    assert short.num_layers == 2
+    replaced = whole.ids != original.ids
+    assert replaced.sum(1).tolist() == [round(0.5 * count)] * 3
+    assert not torch.equal(replaced[0], replaced[1])
+    assert torch.equal(short.ids != degraded.ids[:, :5], replaced[:, :5])
+    assert torch.equal(short.ids[replaced[:, :5]], whole.ids[:, :5][replaced[:, :5]])
+    assert replaced[:, :5].any()
 
 
 def _with_vocabulary(llm, size):

@@ -107,6 +107,36 @@ def test_equation_9_with_and_without_the_dynamic_weight(dynamic):
     assert torch.allclose(out.reconstruction.grad, expected)
 
 
+@pytest.mark.parametrize(
+    ("appearance", "semantic", "weight"),
+    [(-3.0, 2.0, 0.0), (3.0, 2.0, 1.5), (3.0, 0.0, 3e6), (0.0, 0.0, 0.0), (-3.0, 0.0, 0.0)],
+)
+def test_the_dynamic_weight_neither_turns_around_nor_divides_by_zero(appearance, semantic, weight):
+    """With the hinge game's -D(fake) the appearance loss can be negative; a semantic loss can be exactly 0."""
+    out = output(commitment=appearance)
+    out.reconstruction = IMAGES.clone().requires_grad_()
+    score = torch.tensor(semantic, requires_grad=True)
+    objective = Objective(ObjectiveConfig(beta=1.0), semantic=lambda given, guidance: score)
+    total, terms = objective(out, IMAGES, 0)
+    total.backward()
+    assert terms["appearance"].item() == appearance
+    assert score.grad.item() == pytest.approx(weight)
+    assert total.item() == pytest.approx(appearance + weight * semantic)
+
+
+def test_guidance_rests_while_a_hinge_game_outweighs_the_rest():
+    judge, out = Judge(), output()
+    with torch.no_grad():
+        judge.layer.bias.fill_(100.0)
+    score = torch.tensor(2.0, requires_grad=True)
+    objective = Objective(discriminator=judge, semantic=lambda given, guidance: score)
+    total, terms = objective(out, IMAGES, 0)
+    assert terms["appearance"] < -5
+    total.backward()
+    assert score.grad == 0
+    assert out.reconstruction.grad.abs().sum() > 0
+
+
 def test_a_semantic_loss_needs_guidance():
     with pytest.raises(ValueError, match="guidance: expected what the semantic loss looks at, got None"):
         Objective(semantic=lambda output, guidance: guidance.sum())(output(), IMAGES)
@@ -203,10 +233,18 @@ def test_lpips_is_the_package_s(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"beta": -1}, "beta: expected a weight of at least 0, got -1"),
-        ({"eta": float("nan")}, "eta: expected a weight"),
+        ({"beta": -1}, "objective.beta: expected a number from 0, got -1"),
+        ({"eta": float("nan")}, "objective.eta: expected a number from 0, got nan"),
+        ({"alpha": float("inf")}, "objective.alpha: expected a number from 0, got inf"),
+        ({"alpha": True}, "objective.alpha: expected a number from 0, got True"),
+        (
+            {"discriminator_start": 1.5},
+            "objective.discriminator_start: expected a whole number from 0, got 1.5",
+        ),
+        ({"lecam_decay": 1}, "objective.lecam_decay: expected a number from 0 to below 1, got 1"),
+        ({"dynamic_weight": 1}, "objective.dynamic_weight: expected true or false, got 1"),
         ({"gan": "wgan"}, "gan: expected 'hinge' or 'non_saturating', got 'wgan'"),
-        ({"reconstruction": "l3"}, "reconstruction: expected 'l2' or 'l1', got 'l3'"),
+        ({"reconstruction": "l3"}, "objective.reconstruction: expected 'l2' or 'l1', got 'l3'"),
         ({"gamma": 1}, r"objective: unknown fields \['gamma'\]"),
     ],
 )

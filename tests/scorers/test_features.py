@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spae import assets
+from spae.models.minilm import MiniLM
 from spae.scorers import CaptionScorer, ImageTextScorer, TextFeatureCache, dataset_features
 from spae.scorers.protocol import checksum_of
 
@@ -129,6 +130,47 @@ def test_every_image_of_a_dataset(scorer, capsys):
         match=r"dataset: .* reads names, expected one for each of the 5 images, got 0 .* In a folder",
     ):
         dataset_features(scorer, Captioned(None))
+
+
+def test_features_that_are_not_finite_are_named_and_not_kept(scorer, monkeypatch):
+    compute = scorer.text_features
+    bad = WORDS[4]
+    monkeypatch.setattr(
+        scorer,
+        "text_features",
+        lambda words: torch.where(
+            torch.tensor([[word == bad] for word in words]), float("nan"), compute(words)
+        ),
+    )
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=rf"scorer: expected finite features of .*, got \[nan.* for {bad!r}"
+        ):
+            TextFeatureCache(scorer, chunk=3, progress=False).features(WORDS)
+    monkeypatch.setattr(scorer, "text_features", compute)
+    torch.testing.assert_close(
+        TextFeatureCache(scorer, chunk=3, progress=False).features(WORDS), compute(WORDS)
+    )
+
+    class Dark(Pixels):
+        def image_features(self, images):
+            return super().image_features(images) / (images.mean((1, 2, 3))[:, None] != 0)
+
+    with pytest.raises(ValueError, match=r"expected finite features of mean colour, got .* for 0"):
+        dataset_features(Dark(), Captioned(None), batch_size=2, progress=False)
+    monkeypatch.setattr(scorer, "caption_features", lambda texts: compute(texts) / 0)
+    with pytest.raises(ValueError, match=r"expected finite features of a/b letters, got .* for 'dog'"):
+        dataset_features(scorer, Captioned(["dog", "cat"] * 2 + ["zebra"]))
+
+
+@pytest.mark.parametrize("found", [None, torch.device("cuda")])
+def test_scorers_are_where_images_are(monkeypatch, found):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found)
+    asked = []
+    monkeypatch.setattr(MiniLM, "load", lambda device: asked.append(device))
+    CaptionScorer()
+    CaptionScorer(device="meta")
+    assert asked == [found or torch.device("cpu"), torch.device("meta")]
 
 
 def test_checksums_see_names_values_and_settings():

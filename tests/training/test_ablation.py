@@ -57,7 +57,7 @@ def preset(tmp_path, monkeypatch):
         "objective": {
             "perceptual": "lite0",
             "discriminator": {"kind": "patch", "channels": 4, "num_layers": 2},
-            "semantic": {"scorer": "toy", "thresholds": [0.98, 0.95, 0.9, 0.85, 0.8]},
+            "semantic": {"scorer": "caption", "thresholds": [0.98, 0.95, 0.9, 0.85, 0.8]},
         },
         "train": {"steps": 1, "batch_size": 2, "progress": False},
     }
@@ -65,7 +65,7 @@ def preset(tmp_path, monkeypatch):
     path.write_text(json.dumps(content))
 
     def guide(entries, model, dataset):
-        assert entries["scorer"] == "toy"
+        assert entries["scorer"] == "caption"
         return Semantic(entries["thresholds"]), GuidedImages(dataset, torch.zeros(len(dataset), 8))
 
     monkeypatch.setattr("spae.training.presets.semantic_guidance", guide)
@@ -142,5 +142,7 @@ def test_guidance_by_configuration(tmp_path):
     assert isinstance(loss, semantic.SemanticLoss)
     assert loss.thresholds == (0.9,)
     assert torch.equal(guided[3][1], Toy.image_features(data[3][None])[0])
-    with pytest.raises(ValueError, match=r"semantic.scorer: expected one of .*'caption'.* got 'clip'"):
+    with pytest.raises(
+        ValueError, match=r"objective.semantic.scorer: expected one of .*'caption'.* got 'clip'"
+    ):
         guidance.semantic_guidance({"scorer": "clip"}, model, data)

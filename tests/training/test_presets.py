@@ -122,8 +122,12 @@ def test_parts_of_an_objective_by_name():
             "objective.discriminator.kind=dense",
             "discriminator.kind: expected 'patch' or 'residual', got 'dense'",
         ),
-        ("objective.perceptual=vgg", "perceptual: expected lite0, lpips-vgg, .* got 'vgg'"),
+        (
+            "objective.perceptual=vgg",
+            "objective.perceptual: expected one of 'lite0', 'lpips-vgg', .* got 'vgg'",
+        ),
         ("objective.weight=2", r"objective: unknown fields \['weight'\]"),
+        ("objective.discriminator.colour=2", r"objective.discriminator: unknown fields \['colour'\]"),
     ]:
         with pytest.raises(ValueError, match=message):
             build("emoji128", [*plain, override])

@@ -1,5 +1,44 @@
 """In-context tasks: what a frozen language model is shown, what it is asked, and what counts as right."""
 
 from spae.incontext.tasks.classification import Verdict, classification_task, classify
+from spae.incontext.tasks.denoising import (
+    DEGRADATIONS,
+    RATES,
+    answers_of,
+    corrupt,
+    denoising_task,
+    majority,
+    paired_task,
+)
+from spae.incontext.tasks.generation import captioned_images_task, image_query
+from spae.incontext.tasks.text import (
+    END_OF_LINE,
+    END_OF_SENTENCE,
+    answer_text,
+    caption_text,
+    captioning_task,
+    question_about,
+    vqa_task,
+)
 
-__all__ = ["Verdict", "classification_task", "classify"]
+__all__ = [
+    "DEGRADATIONS",
+    "END_OF_LINE",
+    "END_OF_SENTENCE",
+    "RATES",
+    "Verdict",
+    "answer_text",
+    "answers_of",
+    "caption_text",
+    "captioned_images_task",
+    "captioning_task",
+    "classification_task",
+    "classify",
+    "corrupt",
+    "denoising_task",
+    "image_query",
+    "majority",
+    "paired_task",
+    "question_about",
+    "vqa_task",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -58,13 +58,25 @@ DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def corrupt(tokens: PyramidTokens, rate: float, num_codes: int, generator: torch.Generator) -> PyramidTokens:
-    """Tokens of which round(rate * n) of each image's n became random ones of the codebook."""
-    ids = tokens.ids.clone()
-    count = round(rate * ids.shape[1])
-    order = torch.rand(ids.shape, generator=generator).argsort(1)[:, :count]
-    random = torch.randint(num_codes, order.shape, generator=generator)
-    return PyramidTokens(ids.scatter(1, order, random), tokens.pyramid)
+def corrupt(
+    tokens: Sequence[PyramidTokens], rate: float, num_codes: int, generator: torch.Generator
+) -> list[PyramidTokens]:
+    """Several pyramids of the same images, corrupted alike: the same positions became the same words.
+
+    tokens: each [B, n_i]; those of fewer layers have the first of the positions. round(rate * n) of the
+        longest one's n positions, drawn for each image, get random words of the codebook.
+    """
+    longest = max((one.ids for one in tokens), key=lambda ids: ids.shape[1])
+    count = round(rate * longest.shape[1])
+    chosen = torch.rand(longest.shape, generator=generator).argsort(1)[:, :count]
+    random = torch.randint(num_codes, chosen.shape, generator=generator)
+    replaced = torch.zeros_like(longest, dtype=torch.bool).scatter(1, chosen, True)
+    words = torch.zeros_like(longest).scatter(1, chosen, random)
+    return [
+        PyramidTokens(ids.where(~replaced[:, : ids.shape[1]], words[:, : ids.shape[1]]), one.pyramid)
+        for one in tokens
+        for ids in (one.ids,)
+    ]
 
 
 def denoising_task(
@@ -78,20 +90,19 @@ def denoising_task(
     """Ten examples of one image with decreasing corruption, and the query that they lead up to.
 
     degraded, original: one image's tokens before and after what is to be undone. Each example pairs a
-    corrupted copy of `degraded`, in its first `condition_layers` layers, with a copy of `original` corrupted
-    at the same rate; the query's condition is `degraded` itself. The copies of `original` differ, so that
-    none shows the answer, but their majority does: report it beside what the model makes of them.
+    corrupted copy of `degraded`, in its first `condition_layers` layers, with a copy of `original` in which
+    the same positions have the same random words, as V2L does it; the query's condition is `degraded` itself.
+    The copies of `original` differ, so that none shows the answer, but their majority does: report it beside
+    what the model makes of them.
     """
     if len(degraded) != 1 or len(original) != 1:
         raise ValueError(f"original: expected one image, got {len(original)} and {len(degraded)} degraded")
     generator = torch.Generator().manual_seed(seed)
     examples = []
     for rate in RATES:
-        condition, answer = (
-            lexicon.llm_ids(corrupt(tokens, rate, len(lexicon.codebook), generator))[0]
-            for tokens in (degraded.upto(condition_layers), original)
-        )
-        examples.append(Example(condition, answer))
+        both = degraded.upto(condition_layers), original
+        condition, answer = corrupt(both, rate, len(lexicon.codebook), generator)
+        examples.append(Example(lexicon.llm_ids(condition)[0], lexicon.llm_ids(answer)[0]))
     query = Example(lexicon.llm_ids(degraded.upto(condition_layers))[0])
     return Task(_TEMPLATE, tuple(examples)), query
 

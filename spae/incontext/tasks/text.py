@@ -38,11 +38,38 @@ def question_about(words: Sequence[int], question: str) -> Content:
     return (tuple(words), f" Question: {question}")
 
 
+END_OF_LINE = ("\n",)
+"""Where an answer ends: every example is a line."""
+END_OF_SENTENCE = (".", "\n")
+"""Where a caption ends: V2L's is the token ".", and here no caption goes on into the next example."""
+
+
 def answer_text(
-    llm: FrozenLLM, task: Task, condition: Content, *, max_tokens: int = 32, sampling: Sampling = GREEDY
+    llm: FrozenLLM,
+    task: Task,
+    condition: Content,
+    *,
+    stop: Sequence[str] = END_OF_LINE,
+    max_tokens: int = 32,
+    sampling: Sampling = GREEDY,
 ) -> str:
-    """What the model writes after the condition, up to the end of the line or `max_tokens` tokens."""
+    """What the model writes after the condition, up to the first token of one of `stop`, which is left out,
+    or `max_tokens` tokens."""
     ids = prompt(llm, task, Example(condition), max_tokens).ids
-    stop = llm.encode("\n")[:1]
-    written = llm.generate([ids], max_tokens, sampling=sampling, stop=stop)[0].tolist()
+    ends = [llm.encode(text)[0] for text in stop]
+    written = llm.generate([ids], max_tokens, sampling=sampling, stop=ends)[0].tolist()
     return llm.decode([token for token in written if token >= 0]).strip()
+
+
+def caption_text(
+    llm: FrozenLLM,
+    task: Task,
+    words: Sequence[int],
+    *,
+    stop: Sequence[str] = END_OF_SENTENCE,
+    max_tokens: int = 32,
+    sampling: Sampling = GREEDY,
+) -> str:
+    """The caption that the model writes for an image, its words as the model's ids: `answer_text` to the end
+    of the sentence, without its full stop."""
+    return answer_text(llm, task, tuple(words), stop=stop, max_tokens=max_tokens, sampling=sampling)
