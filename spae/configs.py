@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T", bound="Config")
@@ -85,13 +85,8 @@ def check_arguments(section: str, function: Callable[..., Any], values: Any, *, 
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     check_entries(section, values, [p.name for p in named])
-    where = function.__init__ if inspect.isclass(function) and not is_dataclass(function) else function
-    try:
-        hints = get_type_hints(where, include_extras=True)
-    except (NameError, TypeError):  # names that only a type checker imports
-        hints = {}
     for name, value in values.items():
-        checked(f"{section}.{name}", value, hints.get(name, Any))
+        checked(f"{section}.{name}", value, _hint(function, name))
     if missing := [p.name for p in named if p.default is p.empty and p.name not in values]:
         raise ValueError(f"{section}: expected {', '.join(missing)} too, got {sorted(values)}")
 
@@ -102,10 +97,23 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     Knows numbers, bool, str, None, Literal, unions, tuples, sequences and mappings of those, and `Range` in
     Annotated; any other type holds what it wants.
     """
-    fits, value = _fit(value, hint)
+    fits, fitted = _fit(value, hint)
     if not fits:
         raise ValueError(f"{name}: expected {_described(hint)}, got {value!r:.200}")
-    return value
+    return fitted
+
+
+def _hint(function: Callable[..., Any], name: str) -> Any:
+    """The type of one parameter; Any where only a type checker knows the names in it."""
+    if is_dataclass(function):
+        return get_type_hints(function, include_extras=True)[name]
+    where = function.__init__ if inspect.isclass(function) else getattr(function, "__func__", function)
+    where = inspect.unwrap(where)
+    alone = SimpleNamespace(__annotations__={name: where.__annotations__.get(name, Any)})
+    try:
+        return get_type_hints(alone, where.__globals__, include_extras=True)[name]
+    except NameError:
+        return Any
 
 
 def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
@@ -148,7 +156,10 @@ def _fit_several(value: Any, origin: Any, arguments: tuple[Any, ...]) -> tuple[b
             return False, value
         key, item = arguments or (Any, Any)
         return all(_fit(k, key)[0] and _fit(v, item)[0] for k, v in value.items()), value
-    return True, value
+    try:
+        return not inspect.isclass(origin) or isinstance(value, origin), value
+    except TypeError:  # a protocol that cannot be asked
+        return True, value
 
 
 def _described(hint: Any) -> str:

@@ -65,7 +65,10 @@ class Preset(Config):
             parse(self.data)
         config = _CONFIGS[self.tokenizer]
         check_arguments("model", config, self.model)
-        config.from_dict(self.model)
+        try:
+            config.from_dict(self.model)
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from error
         if self.tokenizer != "vqgan":
             load = Codebook.load if self.tokenizer == "spae" else bert_codebook
             check_arguments("codebook", load, self.codebook)

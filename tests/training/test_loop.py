@@ -218,7 +218,7 @@ def test_errors(tmp_path, monkeypatch):
         trainer(tmp_path, loss_weights={"semantic": 1.0}).train()
     with pytest.raises(ValueError, match="batch_size must be at most the 30 samples"):
         trainer(tmp_path, batch_size=31).train()
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"train.steps: expected a whole number from 1, got 0"):
         trainer(tmp_path, steps=0)
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(
