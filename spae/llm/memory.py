@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 if TYPE_CHECKING:
-    from spae.llm.local import ReadPrefix
+    from spae.llm.protocol import Prefix
 
 _ROOM = 256
 
@@ -59,12 +59,12 @@ def _appended(room: Tensor | None, filled: int, new: Tensor) -> Tensor:
 
 
 class Memory:
-    """Of one text. Prefixes hold its beginnings; one reading at a time goes on behind one of them."""
+    """A text's keys and values. Prefixes hold its beginnings; one reading at a time goes on behind one."""
 
     def __init__(self) -> None:
         self.cache = Cache(layer_class_to_replicate=GrowingLayer)
         self._layers: Any = self.cache.layers
-        self._held: WeakSet[ReadPrefix] = WeakSet()
+        self._held: WeakSet[Prefix] = WeakSet()
         self._in_use = False
 
     def behind(self, length: int) -> Memory:
@@ -82,7 +82,7 @@ class Memory:
         memory._in_use = True
         return memory
 
-    def hold(self, prefix: ReadPrefix) -> None:
+    def hold(self, prefix: Prefix) -> None:
         """Keep a prefix's tokens for as long as it lives."""
         self._held.add(prefix)
 
