@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.contestants import Contestant
 
 TURN_SECONDS, TURN_CALLS = 0.2, 10
-REST = 0.25  # OpenMP threads may spin for 0.2 s after their work, in the way of whoever is next
+REST = 0.25  # OpenMP threads may spin for 0.2 s after their work, in the way of the next contestant
 ROOT = Path(__file__).parent.parent
 
 
@@ -133,7 +133,7 @@ def answer(case: Case, workers: Iterable[Worker], folder: Path) -> None:
 
 
 def take_turns(case: Case, workers: Iterable[Worker], repeats: int) -> None:
-    """Rounds A B C, A B C, ..: a drift of the machine's speed then meets all alike."""
+    """Rounds A B C, A B C, ..: a drift of the machine's speed then affects all of them equally."""
     for _ in range(repeats):
         for worker in workers:
             name = worker.contestant.name

@@ -185,10 +185,10 @@ class Question(ABC):
 def _taking_part(only: list[str] | None, setting: Setting) -> tuple[list[Contestant], list[dict[str, Any]]]:
     """Those that can run here, and why the others cannot."""
     taking_part, absent = [], []
-    everyone = contestants(setting.question, setting.device, setting.also)
-    chosen = [c for c in everyone if c.kind != "yardstick" and (not only or any(p in c.name for p in only))]
-    others = {c.yardstick for c in everyone} - {c.yardstick for c in chosen}
-    for contestant in everyone:
+    listed = contestants(setting.question, setting.device, setting.also)
+    chosen = [c for c in listed if c.kind != "yardstick" and (not only or any(p in c.name for p in only))]
+    others = {c.yardstick for c in listed} - {c.yardstick for c in chosen}
+    for contestant in listed:
         if contestant not in chosen and (contestant.kind != "yardstick" or contestant.name in others):
             continue
         reason = contestant.unavailable()
@@ -197,7 +197,7 @@ def _taking_part(only: list[str] | None, setting: Setting) -> tuple[list[Contest
         else:
             absent.append(_absent(contestant.name, reason))
     if all(one.kind == "yardstick" for one in taking_part):
-        raise ValueError("only: nobody is left: " + "; ".join(f"{n['name']}: {n['absent']}" for n in absent))
+        raise ValueError("only: no contestant is left: " + "; ".join(f"{n['name']}: {n['absent']}" for n in absent))
     return taking_part, absent
 
 

@@ -53,7 +53,7 @@ def _prepare(impl: Impl | None) -> Callable[[Any], Call]:
 
 
 class _Works:
-    """Calls by the name of a work; models and code indices are made at the first call that needs them."""
+    """Calls by the name of a workload; models and code indices are made at the first call that needs them."""
 
     def __init__(self, codes: Any, impl: Impl | None) -> None:
         from spae.codebook import Codebook

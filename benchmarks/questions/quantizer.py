@@ -22,7 +22,7 @@ WORKS = {
 AXES = {"queries": "N", "codes": "K", "width": "D", "layers": "full layers"}
 OURS, BEFORE = "spae_ops auto", "spae_ops torch"
 _STYLE = {OURS: "#1b6ca8", BEFORE: "#8a9299", "spae_ops triton": "#c2701c", "spae_ops cuda": "#3f8f4f"}
-_TOLERANCE = 1e-3  # of losses and gradients of a whole model, which no two libraries round alike
+_TOLERANCE = 1e-3  # of losses and gradients of a whole model, which no two libraries round the same way
 
 
 class QuantizerQuestion(Question):

@@ -22,7 +22,7 @@ Layout = Literal["examples", "segments"]
 
 @dataclass(frozen=True)
 class Options:
-    """Of `decode`.
+    """How `decode` goes about it.
 
     num_layers: how many layers to generate; None means all of the pyramid's.
     par_layers: with mode "par", only the first p layers are PAR; the rest is PNAR, conditioned on those p
@@ -292,7 +292,7 @@ def _generate(
 
 
 def _common(prompts: Sequence[Sequence[list[int]]]) -> int:
-    """How many leading sections all prompts have alike."""
+    """How many leading sections all prompts share."""
     count = 0
     for sections in zip(*prompts, strict=False):
         if any(section != sections[0] for section in sections):
