@@ -14,6 +14,8 @@ namespace spae {
 // The first k codes by (sqdist64, id) among those offered, each at most once.
 class Ranking {
  public:
+  static constexpr int64_t kEntryBytes = sizeof(std::pair<double, int64_t>);
+
   explicit Ranking(int64_t k) : capacity_(static_cast<size_t>(k)) {}
 
   void offer(double sqdist, int64_t id) {
@@ -62,9 +64,15 @@ struct Candidate {
 // to be one: the slot's k-th best lower bound, or a better one from elsewhere.
 class CandidateLists {
  public:
+  // What a slot takes when everything in it is full.
+  static int64_t slot_bytes(int64_t k) {
+    const int64_t lists = capacity(k) * static_cast<int64_t>(sizeof(Candidate)) + (k > 1 ? k * 4 + 8 : 0);
+    return lists + 16 + static_cast<int64_t>(sizeof(Evaluated)) + k * Ranking::kEntryBytes;
+  }
+
   void assign(int64_t slots, int64_t k) {
     k_ = k;
-    capacity_ = std::max<int64_t>(32, 2 * k);
+    capacity_ = capacity(k);
     const auto count = static_cast<size_t>(slots);
     thresholds_.assign(count, -std::numeric_limits<float>::max());
     sizes_.assign(count, 0);
@@ -99,11 +107,12 @@ class CandidateLists {
       if (k_ == 1) continue;
       const float* heap = lower_.data() + s * static_cast<size_t>(k_);
       lower.insert(lower.end(), heap, heap + lower_sizes_[s]);
+      if (static_cast<int64_t>(lower.size()) < k_) continue;
+      std::nth_element(lower.begin(), lower.begin() + (k_ - 1), lower.end(), std::greater<float>());
+      lower.resize(static_cast<size_t>(k_));
+      best = std::max(best, lower.back());
     }
-    if (k_ == 1 || static_cast<int64_t>(lower.size()) < k_) return best;
-    const auto kth = lower.begin() + (k_ - 1);
-    std::nth_element(lower.begin(), kth, lower.end(), std::greater<float>());
-    return std::max(best, *kth);
+    return best;
   }
 
   void drop_beaten(int64_t slot, float threshold) {
@@ -156,6 +165,8 @@ class CandidateLists {
     Ranking best;
     int64_t count;
   };
+
+  static int64_t capacity(int64_t k) { return std::max<int64_t>(32, 2 * k); }
 
   // Adds to the slot's k largest lower bounds and returns the k-th, or the lowest float while there are fewer.
   float kth_lower(size_t slot, float lower) {

@@ -1,11 +1,10 @@
 """`distance_cross_entropy` on CPUs, compiled: loss and gradient in one pass over tiles of codes.
 
 The method and its bounds are in `csrc/distance_cross_entropy/distance_cross_entropy.h`.
-
-Scores are computed in fp32 with the
-codes' common mean taken out, the target's distance and whatever fp32 leaves too coarse in float64. The same
-bits come out on every run and for every number of threads (`torch.set_num_threads`); instruction sets
-(`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that runs) round differently.
+Scores are computed in fp32 with the codes' common mean taken out, the target's distance and whatever fp32
+leaves too coarse in float64. The same bits come out on every run and for every number of threads
+(`torch.set_num_threads`); instruction sets (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that
+runs) round differently.
 """
 
 from __future__ import annotations

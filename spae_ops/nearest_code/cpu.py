@@ -1,12 +1,11 @@
 """`nearest_code` on CPUs, compiled: an int8 or fp32 screen with a proven bound, float64 for what it leaves.
 
-The method and its proof are in `csrc/nearest_code/cpu/nearest_code.h`.
-
-Ids and distances are the definition's bit for bit,
-whatever the instruction set (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that runs), the
-screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much), pruning by a fifth of the dimensions
-first (`SPAE_PRUNE=on|off`, default where a trial on some of a call's queries finds them near codes) and the
-number of threads (`torch.set_num_threads`).
+The method and its proof are in `csrc/nearest_code/cpu/nearest_code.h`. Ids and distances are the definition's
+bit for bit, whatever the instruction set (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that
+runs), the screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much), pruning by a fifth of the
+dimensions first (`SPAE_PRUNE=on|off`, default where a trial on some of a call's queries finds them near
+codes) and the number of threads (`torch.set_num_threads`). Beyond its results a search takes some 16 MiB, or
+an eightieth of an fp32 [N, K] if that is more, but never less than a block of queries needs.
 """
 
 from __future__ import annotations

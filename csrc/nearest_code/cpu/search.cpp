@@ -19,6 +19,10 @@ namespace {
 
 // Packed queries held at a time.
 constexpr int64_t kPassBytes = int64_t{8} << 20;
+// Their candidate lists may take more where [N, K] is large: an eightieth of it in fp32.
+constexpr int64_t kMinListBytes = int64_t{8} << 20;
+constexpr int64_t kMaxListBytes = int64_t{256} << 20;
+constexpr int64_t kListShare = 20;
 // The first rows of many tell how the others will fare in int8.
 constexpr int64_t kTrialRows = 96;
 
@@ -47,7 +51,8 @@ class Search {
                 (choice_ == ScreenChoice::kInt8 || task_.queries.width() >= task_.kernels.min_width8);
     const bool trial = int8 && choice_ == ScreenChoice::kAuto && count >= 2 * kTrialRows;
     for (int64_t first = 0, last = 0; first < count; first = last) {
-      last = std::min(count, first + (trial && first == 0 ? kTrialRows : max_rows(int8)));
+      const int64_t most = max_rows(int8);
+      last = std::min(count, first + (trial && first == 0 ? std::min(kTrialRows, most) : most));
       std::vector<int64_t> rows(static_cast<size_t>(last - first));
       std::iota(rows.begin(), rows.end(), first);
       rows = run_pass(std::move(rows), int8);
@@ -73,10 +78,14 @@ class Search {
     }
   }
 
-  // Rows of a pass.
+  // Rows of a pass: bounded by what they take packed, unless that is less than a group, and by their candidate lists,
+  // unless these leave less than a block.
   int64_t max_rows(bool int8) const {
     const Screen& screen = int8 ? *int8_ : *fp32_;
-    return std::max(kPassBytes / screen.row_bytes(), max_group_blocks(screen) * screen.block_rows());
+    const int64_t packed = std::max(kPassBytes / screen.row_bytes(), max_group_blocks(screen) * screen.block_rows());
+    const int64_t share = task_.queries.count() * task_.codes.count() / kListShare;
+    const int64_t listed = steps_.max_rows(std::clamp(share, kMinListBytes, kMaxListBytes));
+    return std::max<int64_t>(std::min(packed, listed), screen.block_rows());
   }
 
   // Answers the rows, but for those that the int8 screen gives up, which it returns.

@@ -25,22 +25,30 @@ constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
 void Steps::run() {
   if (pass_.rows() == 0) return;
   const int64_t groups = pass_.groups(), ranges = num_ranges(), tiles = static_cast<int64_t>(task_.tiles.size());
-  lists_ = workers_;
+  // A worker has one task at a time, a range of a group is one task: lists for either keep tasks apart.
+  lists_ = std::min(workers_, ranges);
   candidates_.assign(pass_.rows() * lists_, task_.k);
   // Neighbouring tasks share a range of tiles, so workers side by side read the same codes.
   for_each_task(groups * ranges, workers_, [&](int64_t task, int64_t worker) {
-    const int64_t range = task / groups;
-    screen(pass_.group(task % groups), range * tiles / ranges, (range + 1) * tiles / ranges, worker * pass_.rows());
+    const int64_t range = task / groups, list = ranges <= workers_ ? range : worker;
+    screen(pass_.group(task % groups), range * tiles / ranges, (range + 1) * tiles / ranges, list * pass_.rows());
   });
   for_each_range(pass_.rows(), 8, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) finish_row(row);
   });
 }
 
+int64_t Steps::max_rows(int64_t bytes) const {
+  return bytes / (std::min(workers_, max_ranges()) * CandidateLists::slot_bytes(task_.k));
+}
+
+int64_t Steps::max_ranges() const {
+  return std::max<int64_t>(static_cast<int64_t>(task_.tiles.size()) / kMinTilesPerTask, 1);
+}
+
 int64_t Steps::num_ranges() const {
-  const auto tiles = static_cast<int64_t>(task_.tiles.size());
   const int64_t wanted = (kTasksPerWorker * workers_ + pass_.groups() - 1) / pass_.groups();
-  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(tiles / kMinTilesPerTask, 1));
+  return std::clamp<int64_t>(wanted, 1, max_ranges());
 }
 
 // Screens one group against tiles [begin, end) of the list, into the slots from `slots` on.
@@ -103,13 +111,15 @@ void Steps::finish_row(int64_t row) {
   const int64_t query = pass_.query(row);
   Scorer scorer(task_, query, pass_.bound(row));
   Ranking best(task_.k);
+  const float threshold = candidates_.merged_threshold(row, pass_.rows(), lists_);
   std::vector<Candidate> all;
   for (int64_t slot = row; slot < lists_ * pass_.rows(); slot += pass_.rows()) {
     task_.out.rescored[query] += candidates_.merge_evaluated(slot, best);
+    candidates_.drop_beaten(slot, threshold);
     candidates_.take(slot, kAll, all);
   }
   if (pass_.is_screened(row)) {
-    scorer.evaluate(all, candidates_.merged_threshold(row, pass_.rows(), lists_), best);
+    scorer.evaluate(all, threshold, best);
   } else if (pass_.int8()) {
     return;  // for a pass in fp32
   } else {

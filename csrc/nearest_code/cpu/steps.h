@@ -15,10 +15,14 @@ class Steps {
   Steps(const SearchTask& task, Pass& pass, ScreenChoice choice, int64_t workers)
       : task_(task), pass_(pass), choice_(choice), workers_(workers) {}
 
+  // The most rows whose candidate lists take no more than `bytes`.
+  int64_t max_rows(int64_t bytes) const;
+
   // Answers the rows of the pass, but for those that the int8 screen gives up.
   void run();
 
  private:
+  int64_t max_ranges() const;
   int64_t num_ranges() const;
   void screen(const Group& group, int64_t begin, int64_t end, int64_t slots);
   void collect(uint32_t hits, const Block& block, int64_t tile, int64_t slots, const float* scores);
