@@ -197,7 +197,9 @@ def _taking_part(only: list[str] | None, setting: Setting) -> tuple[list[Contest
         else:
             absent.append(_absent(contestant.name, reason))
     if all(one.kind == "yardstick" for one in taking_part):
-        raise ValueError("only: no contestant is left: " + "; ".join(f"{n['name']}: {n['absent']}" for n in absent))
+        raise ValueError(
+            "only: no contestant is left: " + "; ".join(f"{n['name']}: {n['absent']}" for n in absent)
+        )
     return taking_part, absent
 
 

@@ -61,11 +61,11 @@ def read_sized(source: Any, size: Size, name: object = None) -> Tensor:
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return _frames(source, *frames, (height, width), name)
+        return _frames(source, frames[0], (height, width), name)
     if hasattr(source, "seek"):
         source.seek(0)
     with Image.open(source) as animation:
-        return _frames(animation, *frames, (height, width), name or source)
+        return _frames(animation, frames[0], (height, width), name or source)
 
 
 def _frames(animation: Any, frames: int, size: tuple[int, int], name: object) -> Tensor:
