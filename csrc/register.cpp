@@ -7,7 +7,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spae_ops, library) {
   library.def(
       "nearest_code_cpu_search(Tensor x, Tensor codes, Tensor panels, Tensor panels8, Tensor bounds, Tensor frame, "
       "Tensor? mask, int k, str isa, str screen, str prune) -> (Tensor ids, Tensor sqdist, Tensor rescored)");
-  // The CUDA kernels in the order in which spae_ops/nearest_code/tensor_cores.py runs them; it says what the shapes are.
+  // The CUDA kernels in the order in which spae_ops/lookup/tensor_cores.py runs them; it says what the shapes are.
   library.def("nearest_code_cuda_frame(Tensor x, Tensor frame, Tensor(a!) out, Tensor(b!) measured) -> ()");
   library.def(
       "nearest_code_cuda_screen(Tensor queries, Tensor table, Tensor inverse, Tensor bias, Tensor(a!) scores, "

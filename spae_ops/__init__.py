@@ -10,10 +10,10 @@ from spae_ops._dispatch import implementations
 from spae_ops._implementation import Impl
 from spae_ops._version import __version__
 from spae_ops.code_index import CodeIndex
-from spae_ops.distance_cross_entropy import distance_cross_entropy
-from spae_ops.nearest_code import NearestCode, nearest_code, squared_distance, topk_codes
+from spae_ops.cross_entropy import distance_cross_entropy
+from spae_ops.lookup import NearestCode, nearest_code, squared_distance, topk_codes
 from spae_ops.pyramid import Pyramid, Round
-from spae_ops.pyramid_quantize import (
+from spae_ops.quantize import (
     PyramidCodes,
     dilation_subsample,
     layer_queries,

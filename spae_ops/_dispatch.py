@@ -93,27 +93,27 @@ class Family(Generic[T]):
 
 SEARCH = Family[Search](
     {
-        "cuda": "spae_ops.nearest_code.cuda",
-        "triton": "spae_ops.nearest_code.triton",
-        "cpu": "spae_ops.nearest_code.cpu",
-        "torch": "spae_ops.nearest_code.torch",
-        "reference": "spae_ops.nearest_code.reference",
+        "cuda": "spae_ops.lookup.cuda",
+        "triton": "spae_ops.lookup.triton",
+        "cpu": "spae_ops.lookup.cpu",
+        "torch": "spae_ops.lookup.torch",
+        "reference": "spae_ops.lookup.reference",
     }
 )
 CROSS_ENTROPY = Family[CrossEntropy](
     {
-        "triton": "spae_ops.distance_cross_entropy.triton",
-        "cpu": "spae_ops.distance_cross_entropy.cpu",
-        "torch": "spae_ops.distance_cross_entropy.torch",
-        "reference": "spae_ops.distance_cross_entropy.reference",
+        "triton": "spae_ops.cross_entropy.triton",
+        "cpu": "spae_ops.cross_entropy.cpu",
+        "torch": "spae_ops.cross_entropy.torch",
+        "reference": "spae_ops.cross_entropy.reference",
     }
 )
 PYRAMID = Family[PyramidOps](
     {
-        "triton": "spae_ops.pyramid_quantize.triton",
-        "cpu": "spae_ops.pyramid_quantize.cpu",
-        "torch": "spae_ops.pyramid_quantize.torch",
-        "reference": "spae_ops.pyramid_quantize.reference",
+        "triton": "spae_ops.quantize.triton",
+        "cpu": "spae_ops.quantize.cpu",
+        "torch": "spae_ops.quantize.torch",
+        "reference": "spae_ops.quantize.reference",
     }
 )
 FAMILIES: dict[str, Family[Any]] = {

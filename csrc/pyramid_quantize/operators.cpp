@@ -1,5 +1,5 @@
 // The gathers of pyramid quantization on CPUs: the next queries and the features of positions whose codes are known,
-// straight from the codes, so that no running sums are kept. spae_ops/pyramid_quantize/rules.py defines the values; all
+// straight from the codes, so that no running sums are kept. spae_ops/quantize/rules.py defines the values; all
 // in float64, rounded once, and bit for bit the same.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -1,4 +1,5 @@
 import pickle
+import pkgutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from spae_ops import CodeIndex, distance_cross_entropy, nearest_code, pyramid_qu
 from spae_ops._dispatch import CROSS_ENTROPY, PYRAMID, SEARCH
 from spae_ops._implementation import NothingPrepared
 from spae_ops.code_index import as_table
-from spae_ops.nearest_code import torch as screened
+from spae_ops.lookup import torch as screened
 
 
 def codebook(num_codes=50, width=8):
@@ -144,3 +145,8 @@ def test_a_new_kernel_is_registered_in_one_line():
 def test_every_family_ends_in_the_definition(family):
     assert family.names[-2:] == ["torch", "reference"]
     assert family.resolve("op", "auto", torch.device("meta"))[0] == "torch"
+
+
+def test_no_function_hides_a_module():
+    for module in pkgutil.iter_modules(spae_ops.__path__):
+        assert not callable(getattr(spae_ops, module.name, None)), module.name

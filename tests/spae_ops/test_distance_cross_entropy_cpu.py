@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spae_ops import CodeIndex, _extension, distance_cross_entropy, squared_distance
-from spae_ops.distance_cross_entropy import cpu, reference
+from spae_ops.cross_entropy import cpu, reference
 
 if _extension.reason() is not None:
     pytest.skip(f"needs the compiled operators: {_extension.reason()}", allow_module_level=True)
@@ -242,7 +242,7 @@ void* operator new(std::size_t size) {
 """
 ONE_WORKER_FAILS = """
 import ctypes, sys, torch
-from spae_ops.distance_cross_entropy import cpu
+from spae_ops.cross_entropy import cpu
 width = 1000  # four rows, or what a vector holds, take a multiple of 16,000 bytes
 codes, x, target = torch.randn(5000, width), torch.randn(4, width), torch.arange(4)
 prepared, library = cpu.prepare(codes), ctypes.CDLL(sys.argv[1])

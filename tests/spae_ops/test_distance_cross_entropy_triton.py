@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="needs triton")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
-    from spae_ops.distance_cross_entropy import triton as implementation
+    from spae_ops.cross_entropy import triton as implementation
 
 TEMPERATURES = (1e-3, 0.1, 1.0, 1e3)
 
@@ -245,7 +245,7 @@ def check(x, codes, target, temperature):
 
 
 COMPILE = r"""
-from spae_ops.distance_cross_entropy import triton as implementation
+from spae_ops.cross_entropy import triton as implementation
 
 kernels = implementation.kernels
 TYPES = dict(

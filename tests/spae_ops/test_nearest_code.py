@@ -229,7 +229,7 @@ def _with_nan(values, row):
 
 
 def test_unavailable_implementation_raises_with_its_reason(monkeypatch):
-    from spae_ops.nearest_code import reference
+    from spae_ops.lookup import reference
 
     monkeypatch.setattr(reference, "unavailable", lambda device: "it is away today")
     with pytest.raises(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spae_ops import _extension
-from spae_ops.nearest_code import cpu
+from spae_ops.lookup import cpu
 
 if _extension.reason() is not None:
     pytest.skip(f"needs the compiled operators: {_extension.reason()}", allow_module_level=True)
@@ -410,7 +410,7 @@ def test_prepared_memory_is_the_table_and_a_quarter():
 
 RESIDENT = """
 import torch
-from spae_ops.nearest_code import cpu
+from spae_ops.lookup import cpu
 
 def status(field):
     with open("/proc/self/status") as lines:

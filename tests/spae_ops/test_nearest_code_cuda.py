@@ -24,7 +24,7 @@ from torch.utils.cpp_extension import include_paths
 
 from spae.testing import oracles, strategies
 from spae_ops import _extension
-from spae_ops.nearest_code import cuda, tensor_cores
+from spae_ops.lookup import cuda, tensor_cores
 
 ROOT = Path(__file__).parents[2]
 CSRC, EMULATOR = ROOT / "csrc", Path(__file__).parent / "cuda_emulator"

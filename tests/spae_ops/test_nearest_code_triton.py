@@ -19,8 +19,8 @@ pytest.importorskip("triton", reason="needs triton")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
-    from spae_ops.nearest_code import tensor_cores
-    from spae_ops.nearest_code import triton as implementation
+    from spae_ops.lookup import tensor_cores
+    from spae_ops.lookup import triton as implementation
 
 
 def test_answers_in_the_interpreter(run_interpreted):
@@ -196,7 +196,7 @@ def test_missing_triton_is_an_import_error_that_says_so(run_python):
     result = run_python(
         "import sys; sys.modules['triton'] = None\n"
         "import spae_ops\n"
-        "try:\n    import spae_ops.nearest_code.triton\n"
+        "try:\n    import spae_ops.lookup.triton\n"
         "except ImportError as error:\n    assert 'needs triton 3.6 or later' in str(error), error\n"
         "else:\n    raise AssertionError\n"
     )
@@ -207,7 +207,7 @@ def test_cpu_tensors_need_the_interpreter(run_python):
     result = run_python(
         "import sys, torch, spae_ops\n"
         "assert 'triton' not in sys.modules\n"
-        "from spae_ops.nearest_code import triton\n"
+        "from spae_ops.lookup import triton\n"
         "reason = triton.unavailable(torch.device('cpu'))\n"
         "assert reason == 'runs on CUDA tensors; on CPU only with TRITON_INTERPRET=1', reason\n"
         "assert triton.unavailable(torch.device('meta')) == 'runs on CUDA tensors, got meta'\n"
@@ -216,8 +216,8 @@ def test_cpu_tensors_need_the_interpreter(run_python):
 
 
 COMPILE = r"""
-from spae_ops.nearest_code import tensor_cores
-from spae_ops.nearest_code import triton as implementation
+from spae_ops.lookup import tensor_cores
+from spae_ops.lookup import triton as implementation
 
 kernels = implementation.kernels
 TYPES = dict(

@@ -65,8 +65,8 @@ def test_pyramid_and_loss_agree_with_the_cpu(impl):
 def test_pyramid_gathers_agree_with_the_cpu(rule):
     """What Triton gathers from chosen codes, and the gradient of it."""
     pytest.importorskip("triton", reason="needs triton")
-    from spae_ops.pyramid_quantize import reference
-    from spae_ops.pyramid_quantize import triton as ours
+    from spae_ops.quantize import reference
+    from spae_ops.quantize import triton as ours
 
     pyramid = Pyramid((5, 16, 16), ((1, 2, 2), (5, 4, 4), (5, 16, 16), (5, 16, 16)))
     codes, ids = torch.randn(3000, 130), torch.randint(3000, (3, pyramid.num_tokens))

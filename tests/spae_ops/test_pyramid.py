@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import spae_ops
 from spae.testing import oracles, strategies
 from spae_ops import Pyramid
-from spae_ops.pyramid_quantize.rules import layout
+from spae_ops.quantize.rules import layout
 
 PAPER = Pyramid.square(16, (1, 2, 4, 8, 16, 16))
 

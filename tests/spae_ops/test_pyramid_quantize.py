@@ -16,8 +16,8 @@ from spae_ops import (
     pyramid_dequantize,
     pyramid_quantize,
 )
-from spae_ops.pyramid_quantize import reference
-from spae_ops.pyramid_quantize import torch as rounds
+from spae_ops.quantize import reference
+from spae_ops.quantize import torch as rounds
 
 IMPLS = [i.name for i in spae_ops.implementations("pyramid_quantize") if i.available]
 every_impl = pytest.mark.parametrize("impl", IMPLS)

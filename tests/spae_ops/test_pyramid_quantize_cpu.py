@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spae.testing import strategies
 from spae_ops import CodeIndex, Pyramid, _extension, nearest_code, pyramid_quantize
-from spae_ops.pyramid_quantize import cpu, reference
+from spae_ops.quantize import cpu, reference
 
 if _extension.reason() is not None:
     pytest.skip(f"needs the compiled operators: {_extension.reason()}", allow_module_level=True)

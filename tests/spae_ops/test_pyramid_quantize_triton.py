@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from spae.testing import strategies
 from spae_ops import Pyramid, layer_queries, nearest_code, pyramid_dequantize, pyramid_quantize
-from spae_ops.pyramid_quantize import reference
+from spae_ops.quantize import reference
 
 pytest.importorskip("triton", reason="needs triton")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
-    from spae_ops.pyramid_quantize import triton as implementation
+    from spae_ops.quantize import triton as implementation
 
 # More places than a program takes, and layers out of order.
 PYRAMIDS = [
@@ -177,7 +177,7 @@ def check_gathers(z, ids, codes, pyramid, rule):
 
 
 COMPILE = r"""
-from spae_ops.pyramid_quantize import triton as implementation
+from spae_ops.quantize import triton as implementation
 
 kernels = implementation.kernels
 POINTERS = dict(ids="*i64", positions="*i64", sources="*i64", chains="*i64", codes="*fp32", out="*fp32")

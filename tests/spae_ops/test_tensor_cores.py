@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spae_ops.nearest_code import frame, tensor_cores
+from spae_ops.lookup import frame, tensor_cores
 
 # Terms a step adds, bits below the largest exponent that it keeps, what the docstring says is needed of G.
 MODELS = {"V100": (4, 23, 0.75), "A100": (8, 24, 0.35), "H100, H200, B200": (16, 25, 0.17)}

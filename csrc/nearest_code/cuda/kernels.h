@@ -1,6 +1,6 @@
 // nearest_code on NVIDIA GPUs: what the kernels and the operators that launch them share. No torch here.
 //
-// The method, its proof and what it assumes of the tensor cores are in spae_ops/nearest_code/tensor_cores.py, whose
+// The method, its proof and what it assumes of the tensor cores are in spae_ops/lookup/tensor_cores.py, whose
 // functions call these in turn: frame, screen (sm_80 or sm_90a), certify, resolve, merge. Shapes: N queries and K codes
 // of width D; R = N padded to kRowBlock, T = ceil(K / kTile), W = D padded to kWidthStep. Offsets are 64-bit, every
 // output has one writer, and what it writes does not depend on timing.

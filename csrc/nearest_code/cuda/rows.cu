@@ -42,7 +42,7 @@ class Row {
   int64_t offset_;
 };
 
-// sqdist64 (spae_ops/nearest_code/distance.py), the same in all lanes: lane j is the definition's lane j, and the
+// sqdist64 (spae_ops/lookup/distance.py), the same in all lanes: lane j is the definition's lane j, and the
 // exchanges add the definition's pairs, a + b here where b + a there. The products are exact, fused or not.
 __device__ __forceinline__ double squared_distance(const Row& q, const Row& c, int64_t width) {
   double sum = 0;

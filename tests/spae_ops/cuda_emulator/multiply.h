@@ -1,4 +1,4 @@
-// The arithmetic of tensor cores as experiments found it (sources in spae_ops/nearest_code/tensor_cores.py): one step
+// The arithmetic of tensor cores as experiments found it (sources in spae_ops/lookup/tensor_cores.py): one step
 // adds `sum_terms` products to the accumulator, all cut to multiples of 2^(x - sum_bits), x the largest exponent (of a
 // product the sum of its factors'), and cuts the exact sum to fp32. A format's subnormals have the exponent of its
 // smallest normal number, whatever their leading bit; zeros count for nothing.

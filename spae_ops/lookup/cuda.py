@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from spae_ops import _extension
-from spae_ops.nearest_code import tensor_cores
-from spae_ops.nearest_code.tensor_cores import Index, Prepared, Summary
+from spae_ops.lookup import tensor_cores
+from spae_ops.lookup.tensor_cores import Index, Prepared, Summary
 
 LAYOUT = "cuda/1"
 ROW_BLOCK = 128

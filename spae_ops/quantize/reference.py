@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spae_ops._implementation import Lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.rules import features, layout, next_query, query_scale, tokens_of
+from spae_ops.quantize.rules import features, layout, next_query, query_scale, tokens_of
 
 
 def unavailable(device: torch.device | None) -> str | None:

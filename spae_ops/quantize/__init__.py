@@ -1,4 +1,4 @@
-from spae_ops.pyramid_quantize.api import (
+from spae_ops.quantize.api import (
     PyramidCodes,
     dilation_subsample,
     layer_queries,

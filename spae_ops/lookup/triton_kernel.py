@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spae_ops.nearest_code import tensor_cores
+from spae_ops.lookup import tensor_cores
 
 TILE = tl.constexpr(tensor_cores.TILE)
 LANES = tl.constexpr(32)

@@ -70,7 +70,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spae_ops.nearest_code.frame import scale_of, shift_of
+from spae_ops.lookup.frame import scale_of, shift_of
 
 TILE = 128
 WIDTH_STEP = 64

@@ -27,13 +27,13 @@ from torch import Tensor
 
 from spae_ops import _checks
 from spae_ops._implementation import NothingPrepared as Prepared
-from spae_ops.nearest_code.frame import scale_of, shift_of
+from spae_ops.lookup.frame import scale_of, shift_of
 
 try:
     import triton
 
-    from spae_ops.distance_cross_entropy import triton_kernel as kernels
-    from spae_ops.nearest_code.triton import OPTIONS, capability, processors, unavailable
+    from spae_ops.cross_entropy import triton_kernel as kernels
+    from spae_ops.lookup.triton import OPTIONS, capability, processors, unavailable
 except ImportError as error:
     raise ImportError(f"needs triton 3.6 or later, pip install 'triton>=3.6': {error}") from error
 

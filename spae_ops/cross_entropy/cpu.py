@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spae_ops import _extension
 from spae_ops._checks import QUERY_DTYPES
-from spae_ops.nearest_code.cpu import LAYOUT, Prepared, prepare, unavailable
+from spae_ops.lookup.cpu import LAYOUT, Prepared, prepare, unavailable
 
 DTYPES = QUERY_DTYPES
 

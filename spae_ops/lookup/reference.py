@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spae_ops._implementation import NothingPrepared as Prepared
-from spae_ops.nearest_code.distance import LANES, squared_distance
+from spae_ops.lookup.distance import LANES, squared_distance
 
 __all__ = ["LAYOUT", "Prepared", "prepare", "search", "split", "unavailable"]
 

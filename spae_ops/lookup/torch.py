@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spae_ops._implementation import NothingPrepared as Prepared
-from spae_ops.nearest_code.distance import squared_distance
+from spae_ops.lookup.distance import squared_distance
 
 __all__ = ["LAYOUT", "Prepared", "prepare", "screen", "search", "unavailable"]
 

@@ -17,14 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spae_ops.nearest_code import tensor_cores
-from spae_ops.nearest_code.tensor_cores import Index, Prepared, Summary
+from spae_ops.lookup import tensor_cores
+from spae_ops.lookup.tensor_cores import Index, Prepared, Summary
 
 try:
     import triton
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    from spae_ops.nearest_code import triton_kernel as kernels
+    from spae_ops.lookup import triton_kernel as kernels
 except ImportError as error:
     raise ImportError(f"needs triton 3.6 or later, pip install 'triton>=3.6': {error}") from error
 

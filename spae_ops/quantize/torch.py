@@ -11,14 +11,14 @@ from torch import Tensor
 
 from spae_ops._implementation import Lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.reference import (
+from spae_ops.quantize.reference import (
     channels_last,
     dequantize,
     layer_queries,
     layer_queries_backward,
     unavailable,
 )
-from spae_ops.pyramid_quantize.rules import features, layout, next_query
+from spae_ops.quantize.rules import features, layout, next_query
 
 __all__ = ["dequantize", "layer_queries", "layer_queries_backward", "quantize", "unavailable"]
 

@@ -13,9 +13,9 @@ from spae_ops._dispatch import PYRAMID, SEARCH
 from spae_ops._implementation import Impl, prepared_by
 from spae_ops.code_index import CodeIndex, Table, as_table
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.reference import channels_last
-from spae_ops.pyramid_quantize.reference import dilation_subsample as subsample
-from spae_ops.pyramid_quantize.rules import FILLS, RULES, layout
+from spae_ops.quantize.reference import channels_last
+from spae_ops.quantize.reference import dilation_subsample as subsample
+from spae_ops.quantize.rules import FILLS, RULES, layout
 
 
 class PyramidCodes(NamedTuple):

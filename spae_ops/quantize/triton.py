@@ -20,14 +20,14 @@ from torch import Tensor
 from spae_ops._checks import QUERY_DTYPES
 from spae_ops._implementation import Lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.rounds import choose
-from spae_ops.pyramid_quantize.rules import layout, tokens_of
+from spae_ops.quantize.rounds import choose
+from spae_ops.quantize.rules import layout, tokens_of
 
 try:
     import triton
 
-    from spae_ops.nearest_code.triton import OPTIONS, unavailable
-    from spae_ops.pyramid_quantize import triton_kernel as kernels
+    from spae_ops.lookup.triton import OPTIONS, unavailable
+    from spae_ops.quantize import triton_kernel as kernels
 except ImportError as error:
     raise ImportError(f"needs triton 3.6 or later, pip install 'triton>=3.6': {error}") from error
 

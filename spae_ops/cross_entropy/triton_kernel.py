@@ -44,7 +44,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spae_ops.nearest_code.triton_kernel import squared_distance
+from spae_ops.lookup.triton_kernel import squared_distance
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 WEIGHT_BITS = tl.constexpr(14)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spae_ops.nearest_code.distance import squared_distance
-from spae_ops.nearest_code.torch import COLUMNS, LAYOUT, ROWS, Prepared, prepare, screen, unavailable
+from spae_ops.lookup.distance import squared_distance
+from spae_ops.lookup.torch import COLUMNS, LAYOUT, ROWS, Prepared, prepare, screen, unavailable
 
 __all__ = ["LAYOUT", "Prepared", "loss_and_gradient", "prepare", "unavailable"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spae_ops._implementation import Lookup
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.rules import layout
+from spae_ops.quantize.rules import layout
 
 
 def choose(z: Tensor, pyramid: Pyramid, gather: Callable[[Tensor, int], Tensor], lookup: Lookup) -> Tensor:

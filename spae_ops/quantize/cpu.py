@@ -12,11 +12,11 @@ from torch import Tensor
 from spae_ops import _extension
 from spae_ops._checks import QUERY_DTYPES
 from spae_ops._implementation import Lookup
-from spae_ops.nearest_code.cpu import unavailable
+from spae_ops.lookup.cpu import unavailable
 from spae_ops.pyramid import Pyramid
-from spae_ops.pyramid_quantize.reference import layer_queries_backward
-from spae_ops.pyramid_quantize.rounds import choose
-from spae_ops.pyramid_quantize.rules import layout, tokens_of
+from spae_ops.quantize.reference import layer_queries_backward
+from spae_ops.quantize.rounds import choose
+from spae_ops.quantize.rules import layout, tokens_of
 
 # Of the latents: float64 products would not be exact, so that fused multiply-add could change them.
 DTYPES = QUERY_DTYPES

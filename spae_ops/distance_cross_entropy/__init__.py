@@ -1,3 +1,0 @@
-from spae_ops.distance_cross_entropy.api import distance_cross_entropy
-
-__all__ = ["distance_cross_entropy"]
