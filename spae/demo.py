@@ -12,8 +12,8 @@ import torch
 from spae import assets
 from spae.data.mnist import HELD_OUT_PER_CLASS, WORDS, MNISTDigits
 from spae.eval.episodes import FewShotSetting, sample_episodes
-from spae.eval.figures import picture_grid, pyramid_text, reconstruction_page, shown
-from spae.eval.reconstruction import encode_all, evaluate_reconstruction, layer_table
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.figures import picture_grid, pyramid_text, reconstruction_page, shown
 from spae.incontext import Lexicon, Options, decode, seen_masks
 from spae.incontext.tasks import classification_task, classify
 from spae.incontext.tasks.generation import captioned_images_task, image_query
@@ -21,6 +21,7 @@ from spae.llm import FrozenLLM, Sampling, load
 from spae.llm.folders import require_transformers
 from spae.optional import needs
 from spae.tokenizers import Tokenizer
+from spae.tokenizers.batches import encode_all
 from spae_ops import implementations
 
 _SETTING, _SHOWN_LAYERS = FewShotSetting(2, 3), 3

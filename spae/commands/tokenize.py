@@ -18,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from spae.eval.figures import pyramid_text
+    from spae.figures import pyramid_text
 
     images = Images(arguments)
     for paths, tokens in images.encoded():

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spae.eval.reconstruction import encode_all
 from spae.incontext import Lexicon
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens, Tokenizer
+from spae.tokenizers.batches import encode_all
 
 
 def stack(dataset: Dataset[Any], items: Sequence[int]) -> Tensor:

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from spae import data
 from spae.eval.drawing import Drawing, add_drawing, described
-from spae.eval.figures import picture_grid
 from spae.eval.images import stack
-from spae.eval.metrics import psnr
-from spae.eval.reconstruction import decode_all, encode_all
 from spae.eval.run import Measured, Run
 from spae.eval.statistics import mean
 from spae.eval.table import markdown, shown
+from spae.figures import picture_grid
 from spae.incontext import Example, Lexicon, Task
 from spae.incontext.lexicon import seen_masks
+from spae.metrics import psnr
 from spae.tokenizers import PyramidTokens
+from spae.tokenizers.batches import decode_all, encode_all
 
 # The split that examples are drawn from, and the one that is restored.
 DATA = {"digits": ("mnist", "train", "test"), "emoji": ("emoji", "train", "new_both")}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from spae.training.lock import RunInUseError
     from spae.training.log import plot_log, read_log
     from spae.training.loop import NonFiniteLossError, Trainer
-    from spae.training.presets import Preset, load_preset, presets
+    from spae.training.presets import Preset, load_preset, preset_names
     from spae.training.run import train
     from spae.training.schedule import lr_scheduler, schedule_factor
 
@@ -30,7 +30,7 @@ __all__ = [
     "load_preset",
     "lr_scheduler",
     "plot_log",
-    "presets",
+    "preset_names",
     "read_log",
     "schedule_factor",
     "semantic_guidance",
@@ -47,7 +47,7 @@ _MODULES = {
     "lock": ("RunInUseError",),
     "log": ("plot_log", "read_log"),
     "loop": ("NonFiniteLossError", "Trainer"),
-    "presets": ("Preset", "load_preset", "presets"),
+    "presets": ("Preset", "load_preset", "preset_names"),
     "run": ("train",),
     "schedule": ("lr_scheduler", "schedule_factor"),
 }

@@ -123,7 +123,7 @@ class Preset(Config):
         return {name: values[name] for name in _SECTIONS if values[name] != defaults.get(name, ...)}
 
 
-def presets() -> list[str]:
+def preset_names() -> list[str]:
     """Names for `load_preset`."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
@@ -139,7 +139,7 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
     """
     path = Path(name) if str(name).endswith(".json") else FOLDER / f"{name}.json"
     if not path.is_file():
-        raise ValueError(f"preset: expected one of {presets()} or a JSON file, got {str(name)!r}")
+        raise ValueError(f"preset: expected one of {preset_names()} or a JSON file, got {str(name)!r}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

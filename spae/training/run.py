@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from spae.data.open import parse
-from spae.eval.figures import reconstruction_page
-from spae.eval.metrics import psnr
-from spae.eval.reconstruction import decode_all, encode_all
+from spae.figures import reconstruction_page
+from spae.metrics import psnr
 from spae.tokenizers import Tokenizer
+from spae.tokenizers.batches import decode_all, encode_all
 from spae.training.checkpoints import checkpoints
 from spae.training.config import TrainConfig
 from spae.training.disk import replace_text

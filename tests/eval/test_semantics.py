@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from spae import SPAE, Codebook, SPAEConfig
-from spae.eval.figures import semantics_page
 from spae.eval.tasks.semantics import evaluate_semantics, table
+from spae.figures import semantics_page
 
 
 def model():

@@ -12,13 +12,13 @@ from spae.cli import main
 from spae.losses import ObjectiveConfig
 from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.training import TrainConfig, read_log
-from spae.training.presets import load_preset, presets
+from spae.training.presets import load_preset, preset_names
 from spae.training.run import train
 from spae_ops import Pyramid
 
 
 def test_mnist_is_the_whole_vocabulary_without_semantics():
-    assert "mnist" in presets()
+    assert "mnist" in preset_names()
     preset = load_preset("mnist")
     assert preset.codebook == {"source": "smollm2", "normalise": "centre"}
     assert set(preset.train["loss_weights"]) == {"reconstruction", "commitment"}

@@ -5,13 +5,13 @@ import torch
 
 from spae import Codebook, SPAEConfig
 from spae.losses import SemanticLoss
-from spae.training.presets import FOLDER, presets
+from spae.training.presets import FOLDER, preset_names
 
 
 @pytest.mark.parametrize("name", ["emoji64", "fashion", "mnist-semantic"])
 def test_guided_presets_hold_together(name):
     """Without the data, the codebook's file or the scorer: fields are known and layers fit the pyramid."""
-    assert name in presets()
+    assert name in preset_names()
     preset = json.loads((FOLDER / f"{name}.json").read_text())
     config = SPAEConfig.from_dict(preset["model"])
     assert preset["codebook"].keys() <= {"source", "words", "limit", "normalise"}

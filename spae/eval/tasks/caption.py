@@ -13,12 +13,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from spae.data.emoji import content_words
-from spae.eval.figures import picture_grid, printable
 from spae.eval.images import encode_items, stack, words_of
 from spae.eval.labelled import LabelledSet, emoji
 from spae.eval.run import Measured, Run, recall
 from spae.eval.statistics import proportion
 from spae.eval.table import markdown, shown
+from spae.figures import picture_grid, printable
 from spae.incontext.tasks import classify
 from spae.incontext.tasks.text import captioning_task
 from spae.llm import FrozenLLM

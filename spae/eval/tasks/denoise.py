@@ -9,7 +9,6 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from spae.eval.reconstruction import encode_all
 from spae.eval.restoration import (
     Lab,
     Restoration,
@@ -22,6 +21,7 @@ from spae.eval.restoration import (
 from spae.eval.run import Measured, Run
 from spae.incontext.tasks.denoising import DEGRADATIONS, answers_of, denoising_task, majority
 from spae.tokenizers import PyramidTokens
+from spae.tokenizers.batches import encode_all
 
 ABOUT = "Degraded images restored after ten copies, corrupted less and less."
 USES_LLM = True

@@ -7,10 +7,11 @@ from typing import Any
 
 from spae.data.mnist import HELD_OUT_PER_CLASS, MNISTDigits
 from spae.eval.classifier import DigitClassifier
-from spae.eval.figures import reconstruction_page
-from spae.eval.reconstruction import decode_all, encode_all, evaluate_reconstruction, layer_table
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table
 from spae.eval.run import Measured, Run
+from spae.figures import reconstruction_page
 from spae.tokenizers import Tokenizer
+from spae.tokenizers.batches import decode_all, encode_all
 
 ABOUT = "PSNR, usage and legibility of 500 held-out digits, layer by layer."
 USES_LLM = False

@@ -15,17 +15,17 @@ from tqdm.auto import tqdm
 from spae.data.mnist import MNISTDigits
 from spae.eval.classifier import DigitClassifier
 from spae.eval.drawing import Drawing, add_drawing, described, drawing_options
-from spae.eval.figures import picture_grid
-from spae.eval.reconstruction import decode_all, encode_all
 from spae.eval.run import Measured, Run
 from spae.eval.statistics import mean, proportion
 from spae.eval.table import markdown, shown
+from spae.figures import picture_grid
 from spae.incontext import Lexicon
 from spae.incontext.decoding import Layout
 from spae.incontext.lexicon import seen_masks
 from spae.incontext.tasks.generation import captioned_images_task, image_query
 from spae.llm import FrozenLLM, Sampling
 from spae.tokenizers import PyramidTokens, Tokenizer
+from spae.tokenizers.batches import decode_all, encode_all
 
 ABOUT = "Digits drawn from captions by a frozen language model."
 USES_LLM = True

@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spae.eval.images import stack
-from spae.eval.reconstruction import encode_all
 from spae.eval.restoration import (
     Lab,
     Restoration,
@@ -24,6 +23,7 @@ from spae.eval.restoration import (
 from spae.eval.run import Measured, Run
 from spae.incontext.tasks.denoising import outpainting, paired_task
 from spae.tokenizers import PyramidTokens
+from spae.tokenizers.batches import encode_all
 
 ABOUT = "Lower halves of images drawn after examples of other images."
 USES_LLM = True

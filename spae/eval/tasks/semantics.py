@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spae.eval.metrics import psnr
-from spae.eval.reconstruction import decode_all, encode_all
 from spae.eval.run import Measured, Run
 from spae.eval.table import markdown
 from spae.losses.semantic import relative_scores
+from spae.metrics import psnr
 from spae.tokenizers import Tokenizer
+from spae.tokenizers.batches import decode_all, encode_all
 
 ABOUT = "How well each layer's words fit the emoji, for the four splits."
 USES_LLM = False
@@ -156,7 +156,7 @@ def evaluate_emoji(model: Tokenizer, scorer: Any = None) -> dict[str, Any]:
 def draw_emoji(model: Tokenizer, path: Path, *, per_split: int = 3) -> None:
     """A page of emoji and their words: `per_split` from each of the four splits, evenly spread over it."""
     from spae.data.emoji import SPLITS, Emoji
-    from spae.eval.figures import semantics_page
+    from spae.figures import semantics_page
 
     images, captions = [], []
     for split in SPLITS:

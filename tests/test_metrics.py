@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from spae import SPAE, Codebook, SPAEConfig
-from spae.eval.figures import pyramid_text, reconstruction_page, shown
-from spae.eval.metrics import codebook_usage, psnr
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.figures import pyramid_text, reconstruction_page, shown
+from spae.metrics import codebook_usage, psnr
 from spae_ops import Pyramid
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spae.eval.metrics import psnr
 from spae.files import to_bytes
+from spae.metrics import psnr
 from spae.optional import needs
 from spae.tokenizers import PyramidTokens, Tokenizer
 from spae_ops import Pyramid
