@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spae import assets
 from spae.assets import packages
@@ -448,3 +450,28 @@ def test_an_unusable_cache_folder_names_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match="SPAE_CACHE"):
         assets.cached("table-v1", lambda folder: None)
+
+
+@given(
+    st.sampled_from(["a.whl", "a.zip", "a.tgz", "a.tar", "a.deb"]),
+    st.integers(0, 10**6),
+    st.binary(min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_a_spoilt_archive_is_read_or_named(tmp_path_factory, write, name, place, change, cut):
+    folder = tmp_path_factory.mktemp("spoilt")
+    files = {"x.txt": b"x" * 100, "y.bin": bytes(range(256))}
+    writer = {"deb": write.deb, "tgz": write.tarball, "tar": write.tarball}.get(name[2:], write.wheel)
+    path = writer(folder / name, files)
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    content[place : place + len(change)] = b"" if cut else change[: len(content) - place]
+    path.write_bytes(content)
+    try:
+        for _, found in contents(path, lambda name: True):
+            assert len(found) <= 1 << 20
+    except assets.AssetError as error:
+        named = name in str(error)
+    else:
+        named = True
+    assert named

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,7 +17,11 @@ from spae.assets.asset import AssetError
 _BLOCK = 1 << 20
 _AR_MAGIC = b"!<arch>\n"
 _DATA_FORMATS = {"data.tar.xz": "r|xz", "data.tar.gz": "r|gz", "data.tar": "r|"}
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, struct.error),
+    *(EOFError, OSError, ValueError, LookupError, ArithmeticError),
+    RuntimeError,  # of zipfile: encrypted, or packed in a way it does not know
+)
 
 
 def contents(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
@@ -73,6 +78,8 @@ def _members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
 def _named(archive: Path) -> Iterator[None]:
     try:
         yield
+    except AssetError:
+        raise
     except _DAMAGE as error:
         raise AssetError(f"{archive} is damaged or no archive that can be read: {error}") from error
 
