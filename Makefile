@@ -8,7 +8,7 @@ TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
 JOBS ?= 2
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench torture clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +40,10 @@ bench: install
 	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	$(RUN) -m spae fetch smollm2
 	$(RUN) -m benchmarks lookup
+
+# Kills processes at random moments and checks that nothing is lost; about half an hour, not in CI.
+torture: install
+	$(RUN) tests/torture/kills.py --kills 34
 
 clean:
 	rm -rf $(VENV) build *.egg-info spae_ops/*.so
