@@ -28,10 +28,7 @@ KNOWN_UPWARD = {
     ("spae.training.run", "spae.eval.metrics"),
     ("spae.training.run", "spae.eval.reconstruction"),
 }
-KNOWN_CIRCLES = (
-    {"spae.codebook.cl100k", "spae.codebook.sources", "spae.codebook.storage", "spae.codebook.table"},
-    {"spae.tokenizers.base", "spae.tokenizers.registry"},
-)
+KNOWN_CIRCLES = ({"spae.tokenizers.base", "spae.tokenizers.registry"},)
 
 
 def modules() -> dict[str, Path]:
