@@ -82,6 +82,12 @@ def check_ids(name: str, ids: Tensor, codes: Tensor) -> None:
     check_device(name, ids, codes)
 
 
+def check_impl(impl: object) -> None:
+    """Only that it is a name, for the registered ops take no other; dispatch knows which there are."""
+    if not isinstance(impl, str):
+        raise ArgumentTypeError(f"impl: expected 'auto' or an implementation's name, got {impl!r}")
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -134,7 +134,7 @@ def implementations(op: str) -> list[ImplementationInfo]:
     >>> [(i.name, i.available) for i in spae_ops.implementations("nearest_code")][-1]
     ('reference', True)
     """
-    if op not in FAMILIES:
+    if not isinstance(op, str) or op not in FAMILIES:
         raise ValueError(f"op: expected one of {', '.join(FAMILIES)}, got {op!r}")
     rows = []
     for name in FAMILIES[op].names:

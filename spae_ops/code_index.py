@@ -34,6 +34,7 @@ class CodeIndex:
 
     def __init__(self, codebook: Tensor, *, impl: Impl = "auto") -> None:
         _checks.check_codes("codebook", codebook)
+        _checks.check_impl(impl)
         with torch.inference_mode(False):  # what inference mode makes cannot be saved for a backward
             codes = codebook.detach()
             codes = codes.clone() if codes.is_inference() else codes.contiguous()
@@ -123,6 +124,7 @@ class Table(NamedTuple):
 
 def as_table(codes: Tensor | CodeIndex, family: Family[Any] = SEARCH, impl: str = "auto") -> Table:
     """`codes` of any op; values are checked inside the op, where torch.compile does not break."""
+    _checks.check_impl(impl)
     if isinstance(codes, CodeIndex):
         return codes.table(family, impl)
     _checks.check_codes("codes", codes)

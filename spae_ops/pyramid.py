@@ -70,7 +70,7 @@ class Pyramid:
             if len(grid) != len(shape):
                 raise ValueError(f"grids[{layer}]: expected {len(shape)} axes like shape {shape}, got {grid}")
             if any(size % cells for size, cells in zip(shape, grid, strict=True)):
-                raise ValueError(f"grids[{layer}]: {grid} does not divide the latent grid, shape {shape}")
+                raise ValueError(f"grids[{layer}]: expected a grid that divides shape {shape}, got {grid}")
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "grids", grids)
 
@@ -78,6 +78,8 @@ class Pyramid:
     def square(cls, size: int, grids: Sequence[int]) -> Pyramid:
         """A pyramid on a square 2D latent grid: ``Pyramid.square(16, (1, 2, 4, 8, 16, 16))`` is the
         paper's."""
+        if not isinstance(grids, Sequence):
+            raise ValueError(f"grids: expected a sequence of sizes, got {grids!r}")
         return cls((size, size), tuple((cells, cells) for cells in grids))
 
     @property
@@ -98,35 +100,38 @@ class Pyramid:
 
     def num_tokens_upto(self, num_layers: int) -> int:
         """Tokens in the first `num_layers` layers, 0 <= num_layers <= L."""
-        if not 0 <= num_layers <= self.num_layers:
-            raise ValueError(f"num_layers: expected 0..{self.num_layers}, got {num_layers}")
+        if not _is_whole(num_layers) or not 0 <= num_layers <= self.num_layers:
+            raise ValueError(f"num_layers: expected 0..{self.num_layers}, got {num_layers!r}")
         return sum(self.tokens_per_layer[:num_layers])
 
-    def num_layers_of(self, num_tokens: int) -> int:
-        """How many whole layers hold exactly `num_tokens` tokens; the inverse of `num_tokens_upto`."""
+    def num_layers_of(self, num_tokens: int, *, name: str = "num_tokens") -> int:
+        """How many whole layers hold exactly `num_tokens` tokens; the inverse of `num_tokens_upto`.
+
+        name: what the error for any other number calls it.
+        """
         counts = [self.num_tokens_upto(layers) for layers in range(1, self.num_layers + 1)]
         for layers, count in enumerate(counts, start=1):
             if count == num_tokens:  # not `in`: torch.compile may hand a symbolic size
                 return layers
-        raise ValueError(f"num_tokens: expected a whole number of layers, one of {counts}, got {num_tokens}")
+        raise ValueError(f"{name}: expected a whole number of layers, one of {counts}, got {num_tokens}")
 
     def upto(self, num_layers: int) -> Pyramid:
         """The same latent grid with only the first `num_layers` layers, 1 <= num_layers <= L."""
-        if not 1 <= num_layers <= self.num_layers:
-            raise ValueError(f"num_layers: expected 1..{self.num_layers}, got {num_layers}")
+        if not _is_whole(num_layers) or not 1 <= num_layers <= self.num_layers:
+            raise ValueError(f"num_layers: expected 1..{self.num_layers}, got {num_layers!r}")
         return Pyramid(self.shape, self.grids[:num_layers])
 
     def positions(self, layer: int) -> Tensor:
         """Positions of a layer's tokens in the latent grid (eq. 1, 0-based), int64 [n_l, ndim], raster
         order."""
-        if not 0 <= layer < self.num_layers:
-            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer}")
+        if not _is_whole(layer) or not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer!r}")
         return int64(positions(self.shape, self.grids[layer])).reshape(-1, self.ndim)
 
     def flat_positions(self, layer: int) -> Tensor:
         """The same positions as indices into the flattened latent grid, int64 [n_l]."""
-        if not 0 <= layer < self.num_layers:
-            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer}")
+        if not _is_whole(layer) or not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer!r}")
         return int64(chains(self).places[layer])
 
     def depth(self) -> Tensor:
@@ -206,10 +211,14 @@ def int64(values: Sequence) -> Tensor:
     return torch.tensor(values, dtype=torch.int64, device="cpu")
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(value, Sequence) or len(value) == 0:
         raise ValueError(f"{name}: expected a tuple of positive sizes, got {value!r}")
-    if not all(isinstance(size, Integral) and size > 0 for size in value):
+    if not all(_is_whole(size) and size > 0 for size in value):
         raise ValueError(f"{name}: expected positive sizes, got {tuple(value)!r}")
     return tuple(int(size) for size in value)
 

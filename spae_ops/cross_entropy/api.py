@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def distance_cross_entropy(
         raise ValueError(
             f"target: expected shape {list(x.shape[:-1])} like x [.., D], got {list(target.shape)}"
         )
-    if not 0 < temperature < math.inf or temperature < LEAST_TEMPERATURE:
+    if not isinstance(temperature, Real) or not LEAST_TEMPERATURE <= temperature < math.inf:
         raise ValueError(
             f"temperature: expected a positive finite number of at least {LEAST_TEMPERATURE:.3g}, "
             f"got {temperature!r}"

@@ -109,12 +109,12 @@ def pyramid_dequantize(
     _checks.check_ids("ids", ids, table.codes)
     _checks.check_choice("rule", rule, RULES)
     _checks.check_choice("fill", fill, FILLS)
+    _checks.check_impl(impl)
     if ids.ndim != 2:
         raise ValueError(f"ids: expected shape [B, n], got {list(ids.shape)}")
-    held = pyramid.num_layers_of(ids.shape[1])
-    if num_layers is not None and num_layers > held:
-        raise ValueError(f"num_layers: ids hold {held} layers, got {num_layers}")
-    kept = pyramid.upto(held if num_layers is None else num_layers)
+    kept = pyramid.upto(pyramid.num_layers_of(ids.shape[1], name="ids"))
+    if num_layers is not None:
+        kept = kept.upto(num_layers)
     ids = ids[:, : kept.num_tokens]
     quantized = torch.ops.spae_ops.pyramid_dequantize(ids, table.codes, *_flat(kept), rule, fill, impl)
     return PyramidCodes(ids, quantized, _covered(kept, ids.device))
@@ -144,6 +144,7 @@ def layer_queries(
     _checks.check_device("z", z, table.codes)
     _checks.check_ids("ids", ids, table.codes)
     _checks.check_choice("rule", rule, RULES)
+    _checks.check_impl(impl)
     needed = pyramid.num_tokens_upto(layer)
     if ids.ndim != 2 or ids.shape[0] != z.shape[0] or ids.shape[1] < needed:
         raise ValueError(f"ids: expected shape [{z.shape[0]}, n] with n >= {needed}, got {list(ids.shape)}")

@@ -119,11 +119,11 @@ def test_no_mode_leaves_traces(mode):
 @pytest.mark.parametrize(
     ("shape", "grids", "message"),
     [
-        ((16, 16), ((3, 3),), r"grids\[0\]: \(3, 3\) does not divide the latent grid, shape \(16, 16\)"),
+        ((16, 16), ((3, 3),), r"grids\[0\]: expected a grid that divides shape \(16, 16\), got \(3, 3\)"),
         ((16, 16), ((1, 1), (4,)), r"grids\[1\]: expected 2 axes"),
         ((16, 0), ((1, 1),), r"shape: expected positive sizes, got \(16, 0\)"),
         ((16, 16), (), "grids: expected at least one"),
-        ((4, 4), ((8, 8),), "does not divide"),
+        ((4, 4), ((8, 8),), "expected a grid that divides shape"),
         ((), ((),), "shape"),
         ((4, 4), ((2.0, 2.0),), r"grids\[0\]"),
     ],
