@@ -75,11 +75,12 @@ class SemanticFeatures(nn.Module):
             # Projected first and resized then: the same as the other way round, on fewer cells.
             norm, dropout, convolve = project  # pyright: ignore[reportGeneralTypeIssues]
             features = norm(features, inference=inference)
-            projected = convolve(features if inference else dropout(features)).float()
+            features = features if inference else dropout(features)
+            projected = convolve(features.to(convolve.weight.dtype)).float()
             if tuple(projected.shape[2:]) != (1, 1):
                 projected = F.interpolate(projected, self.grid, mode="bilinear", antialias=True)
             joined = joined + self.mask * projected
-        return joined
+        return joined.float()
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]], *, ridge: float = 0.5) -> None:
@@ -112,7 +113,7 @@ class SemanticFeatures(nn.Module):
     def _features(self, images: Tensor) -> list[Tensor]:
         network = self._frozen.network
         size = _MIN_PIXELS if min(images.shape[2:]) < _MIN_PIXELS else None
-        maps = network.features(images, size=size)
+        maps = network.features(images.float(), size=size)
         pooled = network.head(maps[_STRIDES[-1]]).mean((2, 3), keepdim=True)
         return [*(maps[stride] for stride in _STRIDES), pooled]
 

@@ -108,7 +108,35 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
     def decode(self, tokens: PyramidTokens) -> Tensor:
         """Words of any number of layers to images float32 in [-1, 1]."""
         self._check_tokens(tokens)
-        return self.pixels(tokens.ids).float().clamp(-1, 1)
+        return self.pixels(tokens.ids.to(self.device)).float().clamp(-1, 1)
+
+    def tokenize(self, images: Tensor, num_layers: int | None = None) -> Tensor:
+        """`encode` as a bare tensor, int64 [B, n]: rows of the codebook, below `vocab_size`."""
+        return self.encode(images, num_layers).ids
+
+    def detokenize(self, ids: Tensor) -> Tensor:
+        """`decode` of integers [B, n], or [n] for one image, of any number of layers: float32 images [B, ..].
+
+        Raises ValueError for ids out of range or of no whole number of layers.
+        """
+        return self.decode(PyramidTokens.from_ids(ids, self.pyramid))
+
+    def get_image_tokens(self, images: Tensor | PyramidTokens, num_layers: int | None = None) -> Tensor:
+        """Images, or their tokens, as the language model's own ids, int64 [B, n].
+
+        Raises ValueError for a codebook of no language.
+        """
+        llm_ids = self.codebook.llm_ids
+        if llm_ids is None:
+            raise ValueError(f"codebook: expected one with llm_ids, {self.codebook.name!r} is in no language")
+        tokens = images if isinstance(images, PyramidTokens) else self.encode(images, num_layers)
+        self._check_tokens(tokens)
+        return llm_ids[tokens.ids.to(llm_ids.device)]
+
+    @property
+    def vocab_size(self) -> int:
+        """K, the words of the codebook."""
+        return len(self.codebook)
 
     def words(self, tokens: PyramidTokens) -> list[list[list[str]]]:
         """The words of each image, layer by layer: ``words(tokens)[image][layer][token]``."""
@@ -142,9 +170,10 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights. Latents, lookups and a codebook are float32 whatever this is: ids are those of the
-        latents that weights of this precision give."""
-        return next(self.parameters()).dtype
+        """Of the networks' weights. Latents, lookups, statistics and codebooks are float32 whatever this is:
+        ids are those of the latents that weights of this precision give."""
+        table = {id(parameter) for parameter in _parameters(self.codebook)}
+        return next(p.dtype for p in self.parameters() if id(p) not in table)
 
     # Pictures
 
@@ -279,3 +308,7 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
         model.load_state_dict(tensors)
         model.processor = ImageProcessor.load(folder)
         return model.to(device=device, dtype=dtype).eval()
+
+
+def _parameters(table: CodeTable) -> list[nn.Parameter]:
+    return list(table.parameters()) if isinstance(table, nn.Module) else []

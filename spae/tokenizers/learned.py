@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from spae.checksum import checksum
 from spae.codebook.checks import rows_by_word, rows_of
+from spae.models.batch_norm import same_dtype
 from spae_ops import CodeIndex
 
 Update = Literal["ema", "gradient"]
@@ -87,6 +88,9 @@ class LearnedCodebook(nn.Module):
         """What a checkpoint says of it: its vectors are in the weights, so only their shape."""
         shape = list(self.vectors.shape)
         return {"name": self.name, "shape": shape, "checksum": f"learned {shape}"}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedCodebook:
+        return super()._apply(same_dtype(fn), recurse)  # lookups are float32, in every precision of a model
 
     def ids_of(self, words: Sequence[str]) -> Tensor:
         """Strings like "<17>" -> int64 [n]. Raises ValueError for any other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from spae.codebook import CodeTable
 from spae.losses import commitment_loss
-from spae.models.batch_norm import BatchNorm
+from spae.models.batch_norm import BatchNorm, same_dtype
 from spae_ops import Pyramid, pyramid_dequantize, pyramid_quantize
 
 
@@ -48,6 +49,9 @@ class MatchedNorm(nn.Module):
     def forward(self, z: Tensor, *, inference: bool = False) -> Tensor:
         """inference: by the running statistics, which stay as they are, whatever the mode."""
         return self.norm(z, inference=inference) * self.std + self.mean
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MatchedNorm:
+        return super()._apply(same_dtype(fn), recurse)  # the table is float32, and so are its statistics
 
 
 class UnitNorm(nn.Module):

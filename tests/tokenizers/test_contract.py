@@ -27,7 +27,7 @@ from spae import (
     Tokenizer,
     VQGANConfig,
 )
-from spae.files import tokens_from_json, tokens_to_json
+from spae.token_files import TokenWriter, as_tokens, read_tokens
 from spae.tokenizers import checkpoints, register
 from spae_ops import pyramid_dequantize, pyramid_quantize
 
@@ -165,15 +165,16 @@ def test_code_tables():
     assert LearnedCodebook(5, 3).llm_ids is None
 
 
-def test_tokens_of_other_vectors_are_refused():
+def test_tokens_of_other_vectors_are_refused(tmp_path):
     torch.manual_seed(0)
     one, two = (BUILT_IN["VQGAN"]().eval() for _ in range(2))
-    saved = tokens_to_json(one, one.encode(images(2)), ["a", "b"])
-    names, tokens = tokens_from_json(one, saved)
-    assert names == ["a", "b"]
-    assert torch.equal(tokens.ids, one.encode(images(2)).ids)
-    with pytest.raises(ValueError, match="tokens: made with the codebook"):
-        tokens_from_json(two, saved)
+    with open(tmp_path / "tokens.json", "w") as stream, TokenWriter(stream, one, lines=False) as writer:
+        writer.write(["a", "b"], one.encode(images(2)))
+    rows = list(read_tokens(tmp_path / "tokens.json", one))
+    assert [row.name for row in rows] == ["a", "b"]
+    assert torch.equal(as_tokens(rows, one).ids, one.encode(images(2)).ids)
+    with pytest.raises(ValueError, match="codebook: made with learned-40"):
+        list(read_tokens(tmp_path / "tokens.json", two))
 
 
 def test_dtype_of_loaded_weights(tmp_path):
