@@ -11,7 +11,11 @@ ABOUT = "Train a tokenizer; run it again to go on where it stopped."
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="mnist", help="a preset's name or a JSON file (default: mnist)")
-    parser.add_argument("--data", help="a folder of images, or a packaged set, in place of the preset's data")
+    parser.add_argument(
+        "--data",
+        help="in place of the preset's: a folder of images or of shards, a packaged set, or KIND:PLACE; what "
+        "has no splits is split",
+    )
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/PRESET)")
     parser.add_argument(
         "--set",
@@ -27,13 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from spae.training.run import train
 
     out = arguments.out or Path("runs") / Path(arguments.preset).stem
-    finished = train(load_preset(arguments.preset, [*_data(arguments.data), *arguments.set]), out)
+    data = [] if arguments.data is None else [f"data={json.dumps(arguments.data)}"]
+    finished = train(load_preset(arguments.preset, [*data, *arguments.set]), out)
     print(f"{out / 'model'}: trained" if finished else f"stopped; the same command goes on from {out}")
     return 0 if finished else 130
-
-
-def _data(given: str | None) -> list[str]:
-    """As an override of the preset: what is no folder is a name."""
-    if given is None:
-        return []
-    return [f"data={json.dumps({'folder': given} if Path(given).is_dir() else given)}"]

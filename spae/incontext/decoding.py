@@ -35,7 +35,7 @@ class Options:
         unconditional refinement); in "segments" it stays, as it tells which lines belong together.
     sampling: how tokens are chosen.
     log: a JSONL file that keeps every finished segment, so that the same call goes on where it stopped.
-    progress: report on stderr.
+    progress: report on stderr, if that is a terminal.
     """
 
     num_layers: int | None = None
@@ -152,7 +152,9 @@ def decode(
     run = (llm.identity, task, tuple(queries), lexicon.fingerprint, groups, options.sampling)
     log = SegmentLog(options.log, run)
     reader = _Reader(llm)
-    with tqdm(total=len(queries) * num_tokens, unit="token", disable=not options.progress) as bar:
+    with tqdm(
+        total=len(queries) * num_tokens, unit="token", disable=None if options.progress else True
+    ) as bar:
         for group in groups:
             missing = []
             for span in group:

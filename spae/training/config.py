@@ -38,7 +38,7 @@ class TrainConfig(Config):
         checkpoint_steps, checkpoint_minutes: * save this often, by either or both; always at the end as well.
         keep_checkpoints: * how many to keep.
         num_workers: * processes that load data.
-        progress: * show a progress bar.
+        progress: * show a progress bar, if stderr is a terminal.
         tensorboard: * log to `output_dir/tensorboard` as well.
     """
 

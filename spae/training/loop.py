@@ -144,7 +144,9 @@ class Trainer:
         self.model.train()
         self._started = self._window_start = self._saved_at = time.monotonic()
         self._window_step = self._saved_step = self.step
-        bar = tqdm(total=cfg.steps, initial=self.step, disable=not (cfg.progress and main), unit="step")
+        bar = tqdm(
+            total=cfg.steps, initial=self.step, disable=None if cfg.progress and main else True, unit="step"
+        )
         with StopSignals() as signals, bar, RunLog(self.log_file, self.step, cfg, main) as self._run_log:
             for batch in self._loader():
                 record = self._update(self._micro_batches(batch))
