@@ -8,7 +8,7 @@ TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
 JOBS ?= 2
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: install demo test lint bench torture clean
+.PHONY: install demo test lint sanitize bench torture clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ demo: install
 test: install
 	$(RUN) -m spae fetch smollm2
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile
+
+# Minutes: the C++ of the CPU operators under the thread, address and undefined-behaviour sanitizers.
+sanitize: install
+	sh tests/spae_ops/threads/sanitize.sh $(RUN)
 
 lint: install
 	$(RUN) -m ruff check .
