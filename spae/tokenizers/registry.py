@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from spae.tokenizers.base import Tokenizer
-
-AnyClass = TypeVar("AnyClass", bound="type[Tokenizer]")
-_CLASSES: dict[str, type[Tokenizer]] = {}
+AnyClass = TypeVar("AnyClass", bound=type)
+_CLASSES: dict[str, type[Any]] = {}
 
 
 def register(cls: AnyClass) -> AnyClass:
@@ -24,8 +21,8 @@ def register(cls: AnyClass) -> AnyClass:
     return cls
 
 
-def registered(name: str) -> type[Tokenizer]:
-    """The class of this name. Raises ValueError for one that no imported module registers."""
+def registered(name: str) -> type[Any]:
+    """The Tokenizer class of this name. Raises ValueError for one that no imported module registers."""
     if name not in _CLASSES:
         raise ValueError(
             f"class: the checkpoint holds a {name!r}; expected one of {', '.join(sorted(_CLASSES))}. "
