@@ -66,14 +66,19 @@ def check_latents(name: str, z: Tensor, shape: Sequence[int], width: int | None 
         raise ValueError(f"{name}: expected shape [B, {expected}], got {list(z.shape)}")
 
 
-def check_mask(mask: Tensor | None, codes: Tensor) -> None:
+def check_mask(mask: Tensor | None, codes: Tensor, *, layers: int | None = None) -> None:
+    """mask [K]; with `layers` also [layers, K]."""
     if mask is None:
         return
     check_tensor("mask", mask, (torch.bool,))
-    if mask.ndim != 1 or mask.shape[0] != codes.shape[0]:
+    count = codes.shape[0]
+    if mask.ndim not in (1, 1 if layers is None else 2) or mask.shape[-1] != count:
+        per_layer = "" if layers is None else f" or [{layers}, {count}]"
         raise ValueError(
-            f"mask: expected shape [{codes.shape[0]}] (K of the codebook), got {list(mask.shape)}"
+            f"mask: expected shape [{count}]{per_layer} (K of the codebook), got {list(mask.shape)}"
         )
+    if mask.ndim == 2 and mask.shape[0] != layers:
+        raise ValueError(f"mask: expected one row for each of {layers} layers, got {list(mask.shape)}")
     check_device("mask", mask, codes)
 
 
@@ -115,7 +120,14 @@ def check_finite(name: str, rows: Tensor) -> None:
 
 
 def check_allowed(mask: Tensor | None, num_codes: int, k: int) -> None:
-    allowed = num_codes if mask is None else int(mask.sum())
+    """mask [K] or [L, K]: at least k codes in each row."""
+    allowed = num_codes if mask is None else int(mask.sum(-1).min())
+    if allowed == 0 and mask is not None and mask.ndim == 2:
+        layer = int((~mask.any(-1)).nonzero()[0])
+        raise ValueError(
+            f"mask: expected at least one True among {num_codes} codes in each layer, "
+            f"got none in layer {layer}"
+        )
     if allowed == 0:
         raise ValueError(f"mask: expected at least one True among {num_codes} codes, got none")
     if k > allowed:

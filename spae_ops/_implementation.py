@@ -16,8 +16,8 @@ from torch import Tensor
 from spae_ops.pyramid import Pyramid
 
 Impl = Literal["auto", "cuda", "triton", "cpu", "torch", "reference"]
-# [N, D] float32 queries -> int64 [N] ids of the nearest codes
-Lookup = Callable[[Tensor], Tensor]
+# [B, r, D] float32 queries and the layer of each of the r -> int64 [B, r] ids of the nearest codes
+Lookup = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class Implementation(Protocol):

@@ -86,13 +86,14 @@ def pyramid_quantize(
     mask: Any = None,
 ) -> np.ndarray:
     """Ids int64 [B, num_tokens] of latents [B, D, *shape], one lookup at a time in the paper's order (eqs. 2,
-    3)."""
+    3). mask: bool [K], or [L, K] with a row for each layer."""
     z, codes = as_float64(z), as_float64(codes)
+    masks = [None] * len(grids) if mask is None else np.broadcast_to(mask, (len(grids), len(codes)))
     rows = []
     for image in z:
         chosen: dict[tuple[int, ...], list[int]] = {}
         row = []
-        for grid in grids:
+        for grid, allowed in zip(grids, masks, strict=True):
             for position in positions(shape, grid):
                 earlier = chosen.setdefault(position, [])
                 latent = image[(slice(None), *position)]
@@ -101,7 +102,7 @@ def pyramid_quantize(
                     total = total + codes[code]
                 query = (len(earlier) + 1) * latent - total if rule == "saq" else latent - total
                 query = query.astype(np.float32)
-                row.append(int(topk_codes(query[None], codes, 1, mask)[0][0, 0]))
+                row.append(int(topk_codes(query[None], codes, 1, allowed)[0][0, 0]))
                 earlier.append(row[-1])
         rows.append(row)
     return np.array(rows, np.int64).reshape(len(z), sum(len(positions(shape, grid)) for grid in grids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from spae_ops.code_index import CodeIndex, Table, as_table
 from spae_ops.pyramid import Pyramid
 from spae_ops.quantize.reference import channels_last
 from spae_ops.quantize.reference import dilation_subsample as subsample
+from spae_ops.quantize.rounds import nearest_by_layer
 from spae_ops.quantize.rules import FILLS, RULES, layout
 
 
@@ -58,8 +60,9 @@ def pyramid_quantize(
     """Quantize latents to a pyramid of codes by streaming average quantization (SPAE eqs. 2, 3) or by
     residuals.
 
-    z: [B, D, *shape] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it. mask: bool [K], True =
-    may be chosen.
+    z: [B, D, *shape] fp32|fp16|bf16|fp64, finite. codes: [K, D], or a CodeIndex of it.
+    mask: bool [K], or [L, K] with a row for each layer of the pyramid; True = may be chosen. Layers with
+    unequal rows are looked up apart.
     rule: "saq", or "rq" for residual quantization at the same positions.
     num_layers: use only the first layers of the pyramid (None: all).
 
@@ -76,9 +79,11 @@ def pyramid_quantize(
     table = as_table(codes, SEARCH, impl)
     _checks.check_latents("z", z, pyramid.shape, table.codes.shape[1])
     _checks.check_device("z", z, table.codes)
-    _checks.check_mask(mask, table.codes)
+    _checks.check_mask(mask, table.codes, layers=pyramid.num_layers)
     _checks.check_choice("rule", rule, RULES)
     kept = pyramid if num_layers is None else pyramid.upto(num_layers)
+    if mask is not None and mask.ndim == 2:
+        mask = mask[: kept.num_layers]
     ids, quantized = torch.ops.spae_ops.pyramid_quantize(z.detach(), *table, *_flat(kept), rule, mask, impl)
     return PyramidCodes(ids, quantized, _covered(kept, z.device))
 
@@ -216,9 +221,15 @@ def _pyramid_quantize(z, codes, prepared, layout, origin, shape, grids, rule, ma
     codes = codes.contiguous()
     prepared = prepared_by(search, codes, prepared, layout)
 
-    def lookup(query: Tensor) -> Tensor:
+    def nearest(query: Tensor, allowed: Tensor | None) -> Tensor:
+        flat = query.flatten(0, 1).contiguous()
+        return search.search(flat, codes, prepared, allowed, 1)[0][:, 0].reshape(query.shape[:2])
+
+    choose = nearest_by_layer(nearest, mask)
+
+    def lookup(query: Tensor, layers: Sequence[int]) -> Tensor:
         _check_queries(query, z)
-        return search.search(query, codes, prepared, mask, 1)[0][:, 0]
+        return choose(query, layers)
 
     return gather.quantize(z, codes, _pyramid(shape, grids), rule, lookup)
 

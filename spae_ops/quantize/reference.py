@@ -25,7 +25,7 @@ def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Look
     for layer in range(pyramid.num_layers):
         at = _places(pyramid, layer, z.device)[0]
         query = next_query(z[:, at], total[:, at], count[at, None], rule).float()
-        ids.append(lookup(query.flatten(0, 1)).reshape(query.shape[:2]))
+        ids.append(lookup(query, [layer] * len(at)))
         total[:, at] += codes[ids[-1]].double()
         count[at] += 1
     return torch.cat(ids, 1), features(total, pyramid, rule, "nearest")

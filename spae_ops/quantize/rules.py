@@ -25,7 +25,7 @@ class Layout(NamedTuple):
     places: int64 [n], the position of each token. order: int64 [n], its place in its position's chain (m_l of
     eq. 2). chains: int64 [P, J], the tokens at each position in order,
     then -1.
-    rounds: for each of `Pyramid.rounds` its tokens and their positions, both int64 [r].
+    rounds: for each of `Pyramid.rounds` its tokens and their positions, both int64 [r], and their layers.
     """
 
     covered: Tensor
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     places: Tensor
     order: Tensor
     chains: Tensor
-    rounds: tuple[tuple[Tensor, Tensor], ...]
+    rounds: tuple[tuple[Tensor, Tensor, tuple[int, ...]], ...]
 
 
 def next_query(z: Tensor, total: Tensor, count: int | Tensor, rule: str) -> Tensor:
@@ -100,6 +100,7 @@ def _make_layout(pyramid: Pyramid, device: torch.device) -> Layout:
         source.append(index if table.depth[index] else ravel(cell, pyramid.shape))
 
     places = [position for layer in table.places for position in layer]
+    layer_of = [layer for layer, here in enumerate(table.places) for _ in here]
     tokens_at = [[-1] * len(table.rounds) for _ in table.depth]
     for number, tokens in enumerate(table.rounds):
         for token in tokens:
@@ -116,5 +117,8 @@ def _make_layout(pyramid: Pyramid, device: torch.device) -> Layout:
         there(places),
         there(table.order),
         there(tokens_at),
-        tuple((there(tokens), there([places[t] for t in tokens])) for tokens in table.rounds),
+        tuple(
+            (there(tokens), there([places[t] for t in tokens]), tuple(layer_of[t] for t in tokens))
+            for tokens in table.rounds
+        ),
     )

@@ -28,9 +28,9 @@ def quantize(z: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, lookup: Look
     z = channels_last(z)
     total = torch.zeros(z.shape, dtype=torch.float64, device=z.device)
     ids = torch.empty(len(z), pyramid.num_tokens, dtype=torch.int64, device=z.device)
-    for number, (tokens, at) in enumerate(layout(pyramid, z.device).rounds):
+    for number, (tokens, at, layers) in enumerate(layout(pyramid, z.device).rounds):
         query = next_query(z[:, at].double(), total[:, at], number, rule).float()
-        chosen = lookup(query.flatten(0, 1)).reshape(query.shape[:2])
+        chosen = lookup(query, layers)
         ids[:, tokens] = chosen
         total[:, at] += codes[chosen].double()
     return ids, features(total, pyramid, rule, "nearest")

@@ -16,6 +16,7 @@ from spae_ops import (
     pyramid_dequantize,
     pyramid_quantize,
 )
+from spae_ops.lookup import torch as plain
 from spae_ops.quantize import reference
 from spae_ops.quantize import torch as rounds
 
@@ -42,11 +43,43 @@ def test_ids_follow_the_paper(impl, problem, rule, masked):
     assert (got.ids.numpy() == expected).all()
 
 
+@every_impl
+@given(problem=problems(), rule=RULES, data=st.data())
+def test_each_layer_takes_its_own_words(impl, problem, rule, data):
+    z, codes, pyramid = problem
+    rows = st.lists(st.booleans(), min_size=len(codes), max_size=len(codes)).filter(any)
+    distinct = data.draw(st.lists(rows, min_size=1, max_size=3))
+    mask = torch.tensor([data.draw(st.sampled_from(distinct)) for _ in pyramid.grids])
+    got = pyramid_quantize(z, CodeIndex(codes, impl=impl), pyramid, rule=rule, mask=mask, impl=impl)
+    expected = oracles.pyramid_quantize(z, codes, pyramid.shape, pyramid.grids, rule, mask)
+    assert (got.ids.numpy() == expected).all()
+    layers = data.draw(st.integers(1, pyramid.num_layers))
+    cut = pyramid_quantize(z, codes, pyramid, rule=rule, num_layers=layers, mask=mask, impl=impl)
+    assert torch.equal(cut.ids, got.ids[:, : pyramid.num_tokens_upto(layers)])
+
+
+def test_layers_with_the_same_words_share_their_lookups(monkeypatch):
+    pyramid, codes, z = Pyramid.square(4, (1, 2, 4, 4)), torch.randn(9, 3), torch.randn(2, 3, 4, 4)
+    search, rows = plain.search, []
+    monkeypatch.setattr(plain, "search", lambda x, *rest: (rows.append(len(x)), search(x, *rest))[1])
+    names, others = torch.arange(9) < 4, torch.arange(9) >= 4
+
+    def lookups(*layers):
+        rows.clear()
+        pyramid_quantize(z, codes, pyramid, mask=torch.stack(layers), impl="torch")
+        return list(rows)
+
+    shared = [2 * len(step) for step in pyramid.rounds()]
+    assert lookups(*[names] * 4) == shared
+    apart = lookups(names, others, others, others)
+    assert apart == [2, shared[0] - 2, *shared[1:]]
+
+
 @given(problem=problems(), rule=RULES)
 def test_rounds_equal_layer_by_layer(problem, rule):
     z, codes, pyramid = problem
 
-    def lookup(query):
+    def lookup(query, layers):
         return spae_ops.nearest_code(query, codes).ids
 
     by_layer = reference.quantize(z, codes, pyramid, rule, lookup)
@@ -193,7 +226,7 @@ def test_ops_that_wait_for_the_device_stay_out_of_cuda_graphs(op, reads_values):
     assert (torch.Tag.cudagraph_unsafe in tags) == reads_values
 
 
-@pytest.mark.parametrize("op", ["quantize", "dequantize", "queries", "subsample"])
+@pytest.mark.parametrize("op", ["quantize", "quantize by layer", "dequantize", "queries", "subsample"])
 def test_opcheck(op):
     pyramid = Pyramid.square(4, (1, 2, 4))
     flat = (list(pyramid.shape), [size for grid in pyramid.grids for size in grid])
@@ -202,6 +235,10 @@ def test_opcheck(op):
     ops, tracked = torch.ops.spae_ops, z.clone().requires_grad_()
     calls = {
         "quantize": (ops.pyramid_quantize, (z, codes, [], "", [], *flat, "saq", None, "auto")),
+        "quantize by layer": (
+            ops.pyramid_quantize,
+            (z, codes, [], "", [], *flat, "saq", torch.eye(9).bool()[:3] | (torch.arange(9) > 4), "auto"),
+        ),
         "dequantize": (ops.pyramid_dequantize, (ids, codes, *flat, "saq", "nearest", "auto")),
         "queries": (ops.layer_queries, (tracked, ids, codes, *flat, 2, "saq", "auto")),
         "subsample": (ops.dilation_subsample, (tracked, *flat, 1)),
@@ -247,6 +284,9 @@ IDS = torch.zeros(1, 5, dtype=torch.int64)
         (TypeError, r"z: expected dtype .* got int64", lambda: pyramid_quantize(Z.long(), CODES, SMALL)),
         (TypeError, r"pyramid: expected a spae_ops.Pyramid, got tuple", lambda: pyramid_quantize(Z, CODES, (1, 2))),
         (ValueError, r"rule: expected one of 'saq', 'rq', got 'vq'", lambda: pyramid_quantize(Z, CODES, SMALL, rule="vq")),
+        (ValueError, r"mask: expected shape \[5\] or \[2, 5\] \(K of the codebook\), got \[4\]", lambda: pyramid_quantize(Z, CODES, SMALL, mask=torch.ones(4).bool())),
+        (ValueError, r"mask: expected one row for each of 2 layers, got \[3, 5\]", lambda: pyramid_quantize(Z, CODES, SMALL, mask=torch.ones(3, 5).bool())),
+        (ValueError, r"mask: .* among 5 codes in each layer, got none in layer 1", lambda: pyramid_quantize(Z, CODES, SMALL, mask=torch.tensor([[True], [False]]).expand(2, 5))),
         (ValueError, r"num_layers: expected 1..2, got 3", lambda: pyramid_quantize(Z, CODES, SMALL, num_layers=3)),
         (ValueError, r"z: expected finite values", lambda: pyramid_quantize(Z / 0, CODES, SMALL)),
         (ValueError, r"z: expected latents whose queries, .* got values up to 3e\+38", lambda: pyramid_quantize(Z + 3e38, CODES, Pyramid.square(4, (4, 4)))),

@@ -61,7 +61,7 @@ def test_any_pyramid(data, rule, masked, memory):
     z = MEMORY[memory](data.draw(strategies.latents(pyramid, codes)))
     mask = torch.arange(len(codes)) % 2 == 0 if masked else None
 
-    def lookup(query):
+    def lookup(query, layers):
         return nearest_code(query, codes, mask=mask).ids
 
     ids, quantized = cpu.quantize(z, codes, pyramid, rule, lookup)

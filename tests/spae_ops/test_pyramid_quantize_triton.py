@@ -150,7 +150,7 @@ def assert_equal_bits(got, expected):
 
 
 def check(z, codes, pyramid, rule, mask=None):
-    def lookup(query):
+    def lookup(query, layers):
         return nearest_code(query, codes, mask=mask).ids
 
     ids, quantized = implementation.quantize(z, codes, pyramid, rule, lookup)
