@@ -78,18 +78,18 @@ def test_imports_stay_light():
 
 
 def test_everything_works_without_the_extension(tmp_path):
-    """No compiler, no Triton, no GPU: the same ids from the reference, and the reason is given."""
+    """No compiler, no Triton, no GPU: the same ids from plain torch, and the reason is given."""
     code = """
 import sys
 sys.modules["spae_ops._C"] = None  # as if it had not been built
 import torch
 from spae_ops import CodeIndex, Pyramid, implementations, nearest_code, pyramid_quantize
 rows = {i.name: i for i in implementations("nearest_code")}
-assert rows["reference"].available and not rows["cpu"].available, rows
+assert rows["torch"].available and not rows["cpu"].available, rows
 assert rows["cpu"].reason, rows
 torch.manual_seed(0)
 index = CodeIndex(torch.randn(500, 8))
-assert index.impl == "reference"
+assert index.impl == "torch"
 print(nearest_code(torch.randn(64, 8), index).ids.tolist())
 try:
     nearest_code(torch.zeros(1, 8), index, impl="cpu")
