@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 
-from spae_ops import _checks
+from spae_ops import _checks, _extension
 from spae_ops._implementation import CrossEntropy, Implementation, PyramidOps, Search
 
 T = TypeVar("T", bound=Implementation)
@@ -67,11 +67,14 @@ class Family(Generic[T]):
         device: torch.device,
         dtype: torch.dtype | None = None,
         preferred: str = "",
+        work: int = 0,
     ) -> tuple[str, T]:
         """Name and implementation that run `op` on `device` (for values of `dtype`, if given).
 
         "auto" takes the preferred one (that the codes were prepared for, say) if it is here and can run, else
         the first that can; naming one that cannot run raises RuntimeError with the reason.
+        `work`, multiply-adds of the call: where much of it falls to plain torch for want of the extension, that
+        is said once.
         """
         if impl != "auto" and impl not in self._implementations:
             raise ValueError(f"impl: expected 'auto' or one of {self.names} for {op}, got {impl!r}")
@@ -81,6 +84,8 @@ class Family(Generic[T]):
             if reason is None and dtype is not None and dtype not in dtypes:
                 reason = f"takes {_checks.dtype_names(dtypes)}, got {_checks.dtype_names([dtype])}"
             if implementation is not None and reason is None:
+                if impl == "auto" and name == "torch" and device.type == "cpu":
+                    _extension.warn_fallback(_extension.reason(), work)
                 return name, implementation
             if impl != "auto":
                 raise RuntimeError(f"impl: {impl!r} cannot run {op} on {device}: {reason}")

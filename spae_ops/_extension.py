@@ -62,8 +62,6 @@ def reason() -> str | None:
 def warn_fallback(reason: str | None, work: int = _NOTICED) -> bool:
     """Warn (FallbackWarning) that plain torch runs an op because the extension is missing; whether it did.
 
-    Call it where a dispatch of "auto" has picked the fall-back on a CPU.
-
     Args:
         reason: `reason()`, why the extension cannot be used; None, where it can, warns of nothing.
         work: multiply-adds of the call, N K D for a lookup. Small ones are not worth a word.

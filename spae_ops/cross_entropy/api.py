@@ -80,7 +80,12 @@ def distance_cross_entropy(
 def _distance_cross_entropy(x, codes, prepared, layout, origin, target, temperature, with_gradient, impl):
     table = Table(codes, prepared, layout, origin)
     _, implementation = CROSS_ENTROPY.resolve(
-        "distance_cross_entropy", impl, x.device, x.dtype, preferred=table.owner
+        "distance_cross_entropy",
+        impl,
+        x.device,
+        x.dtype,
+        preferred=table.owner,
+        work=len(x) * codes.numel(),
     )
     table.check()
     _checks.check_finite("x", x)

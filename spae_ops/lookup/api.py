@@ -23,7 +23,7 @@ class NearestCode(NamedTuple):
 def nearest_code(
     x: Tensor, codes: Tensor | CodeIndex, *, mask: Tensor | None = None, impl: Impl = "auto"
 ) -> NearestCode:
-    """The nearest code of each query, exactly (the argmin of SPAE eq. 3).
+    """The nearest code of each query, exactly (the arg-min that SPAE quantizes by).
 
     x: [.., D] fp32|fp16|bf16, finite. codes: [K, D] fp32|fp16|bf16, or a CodeIndex of it.
     mask: bool [K], True = may be chosen. impl: "auto", or a name from `implementations("nearest_code")`.
@@ -70,7 +70,9 @@ def _arguments(x: Tensor, codes: Tensor | CodeIndex, mask: Tensor | None, impl: 
 
 def _lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> tuple[Tensor, Tensor]:
     """The eager body of both ops, x [N, D] -> ids, sqdist [N, k]: checks that read values, and dispatch."""
-    _, implementation = SEARCH.resolve("nearest_code", impl, x.device, preferred=table.owner)
+    _, implementation = SEARCH.resolve(
+        "nearest_code", impl, x.device, preferred=table.owner, work=len(x) * table.codes.numel()
+    )
     table.check()
     _checks.check_finite("x", x)
     _checks.check_allowed(mask, len(table.codes), k)

@@ -211,7 +211,14 @@ def _(shape, grids, device):
 )
 def _pyramid_quantize(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
     table = Table(codes, prepared, layout, origin)
-    name, search = SEARCH.resolve("pyramid_quantize", impl, z.device, preferred=table.owner)
+    kept = _pyramid(shape, grids)
+    name, search = SEARCH.resolve(
+        "pyramid_quantize",
+        impl,
+        z.device,
+        preferred=table.owner,
+        work=len(z) * kept.num_tokens * codes.numel(),
+    )
     # Queries and features are gathered by the lookups' namesake, where there is one for these latents.
     _, gather = PYRAMID.resolve("pyramid_quantize", "auto", z.device, z.dtype, preferred=name)
     table.check()
@@ -231,7 +238,7 @@ def _pyramid_quantize(z, codes, prepared, layout, origin, shape, grids, rule, ma
         _check_queries(query, z)
         return choose(query, layers)
 
-    return gather.quantize(z, codes, _pyramid(shape, grids), rule, lookup)
+    return gather.quantize(z, codes, kept, rule, lookup)
 
 
 def _check_queries(query: Tensor, z: Tensor) -> None:

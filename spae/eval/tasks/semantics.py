@@ -76,7 +76,7 @@ def evaluate_semantics(
     groups: Sequence[Any] | None = None,
     batch_size: int = 64,
 ) -> dict[str, Any]:
-    """How well each layer's words fit the images, by a scorer: the mean of their relative scores (eq. 5).
+    """How well each layer's words fit the images, by a scorer: the mean of their relative scores (eq. 6).
 
     images: [N, C, H, W] in [-1, 1]. guidance: the scorer's feature of each image [N, E]. text_features: those
     of the codebook's words [K, E]. groups: what makes images alike, one per image; the interval is then taken
