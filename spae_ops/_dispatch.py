@@ -73,8 +73,8 @@ class Family(Generic[T]):
 
         "auto" takes the preferred one (that the codes were prepared for, say) if it is here and can run, else
         the first that can; naming one that cannot run raises RuntimeError with the reason.
-        `work`, multiply-adds of the call: where much of it falls to plain torch for want of the extension, that
-        is said once.
+        `work`: multiply-adds of the call; where much falls to plain torch for want of the extension, that is
+        said once.
         """
         if impl != "auto" and impl not in self._implementations:
             raise ValueError(f"impl: expected 'auto' or one of {self.names} for {op}, got {impl!r}")
