@@ -87,7 +87,7 @@ def _classify(model: Tokenizer, llm: FrozenLLM, digits: MNISTDigits) -> None:
     names = [WORDS[label] for label in episode.classes]
     items = [shot.item for shot in (*episode.shots, episode.query)]
     tokens = encode_all(model, digits.images[items]).upto(_SHOWN_LAYERS)
-    lexicon = Lexicon(model.codebook, model.pyramid, llm)
+    lexicon = Lexicon.of(model, llm)
     *shots, query = lexicon.llm_ids(tokens)
     pairs = [(words, shot.way) for words, shot in zip(shots, episode.shots, strict=True)]
     verdict = classify(llm, classification_task(pairs, names), names, query)
@@ -110,7 +110,7 @@ def _generate(model: Tokenizer, llm: FrozenLLM, out: Path) -> None:
     chosen = [generator.choice(by_class[i % 10]) for i in range(_EXAMPLES)]
     generator.shuffle(chosen)
     tokens = encode_all(model, train.images[chosen])
-    lexicon = Lexicon(model.codebook, model.pyramid, llm, seen_masks(tokens, len(model.codebook)))
+    lexicon = Lexicon.of(model, llm, seen_masks(tokens, len(model.codebook)))
     captions = [str(int(train.labels[i])) for i in chosen]
     task, query = captioned_images_task(lexicon.llm_ids(tokens), captions), image_query(_ASKED)
     # Greedy, a small model repeats one word.

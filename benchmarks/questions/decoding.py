@@ -58,7 +58,7 @@ class Decoding:
         torch.set_num_threads(arguments.threads)
         model = llm.load(arguments.llm, dtype=arguments.dtype, device=arguments.device)
         tokenizer = SPAE.from_pretrained("mnist")
-        lexicon = Lexicon(tokenizer.codebook, tokenizer.pyramid, model)
+        lexicon = Lexicon.of(tokenizer, model)
         digits = MNISTDigits("train")
         chosen = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[: arguments.examples]
         answers = lexicon.llm_ids(tokenizer.encode(digits.images[chosen]))

@@ -31,5 +31,5 @@ def words_of(
     model: Tokenizer, llm: FrozenLLM, tokens: dict[int, PyramidTokens], num_layers: int
 ) -> dict[int, tuple[int, ...]]:
     """Each item's words of the first layers, as ids of the language model."""
-    lexicon = Lexicon(model.codebook, model.pyramid, llm)
+    lexicon = Lexicon.of(model, llm)
     return {item: lexicon.llm_ids(one.upto(num_layers))[0] for item, one in tokens.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -17,11 +18,15 @@ def evaluate_reconstruction(
 ) -> dict[str, Any]:
     """PSNR (dB, mean over images and standard error) from 1..L layers, and the codebook's usage by layer.
 
+    "vocabulary" is how many words a layer may take; "bits_per_image", the sum over the words of log2 of that,
+    is what they could say at most.
+
     images: [N, C, *image_size] in [-1, 1]. tokens: theirs, if known already. The model should be in eval
     mode.
     """
     if tokens is None:
         tokens = encode_all(model, images, batch_size=batch_size)
+    sizes = model.vocabulary_sizes
     layers = []
     for number in range(1, tokens.num_layers + 1):
         values = psnr(images, decode_all(model, tokens.upto(number), batch_size=batch_size))
@@ -29,6 +34,7 @@ def evaluate_reconstruction(
         layers.append(
             {
                 "layer": number,
+                "vocabulary": sizes[number - 1],
                 "words_per_image": model.pyramid.tokens_per_layer[number - 1],
                 "psnr": values.mean().item(),
                 "psnr_standard_error": values.std().item() / len(values) ** 0.5,
@@ -37,10 +43,12 @@ def evaluate_reconstruction(
             }
         )
     whole = codebook_usage(tokens.ids)
+    bits = sum(row["words_per_image"] * math.log2(row["vocabulary"]) for row in layers)
     return {
         "images": len(images),
         "codebook": len(model.codebook),
         "layers": layers,
+        "bits_per_image": bits,
         "distinct_words": whole.distinct,
         "perplexity": whole.perplexity,
     }
@@ -50,14 +58,17 @@ def layer_table(report: dict[str, Any]) -> str:
     """A report of `evaluate_reconstruction` as a Markdown table, one row per number of layers; with the
     digit classifier's accuracy where it was measured."""
     with_accuracy = "accuracy_originals" in report
-    header = ["layers", "words", "PSNR (dB)", "distinct words", "perplexity"]
+    with_bits = "bits_per_image" in report  # not in reports of before
+    header = ["layers", "words", *["bits"] * with_bits, "PSNR (dB)", "distinct words", "perplexity"]
     header += ["SVM accuracy"] * with_accuracy
-    rows, words = [], 0
+    rows, words, bits = [], 0, 0.0
     for row in report["layers"]:
         words += row["words_per_image"]
+        bits += row["words_per_image"] * math.log2(row["vocabulary"]) if with_bits else 0
         cells = [
             str(row["layer"]),
             str(words),
+            *[f"{bits:.0f}"] * with_bits,
             f"{row['psnr']:.2f} ± {row['psnr_standard_error']:.2f}",
             str(row["distinct_words"]),
             f"{row['perplexity']:.0f}",

@@ -108,7 +108,7 @@ class Lab:
         prior_items = random.Random(chosen.seed).sample(range(len(self.pool)), _PRIOR)
         prior = encode_all(model, stack(self.pool, prior_items))
         self._masks = seen_masks(prior, len(model.codebook))
-        self.lexicon = Lexicon(model.codebook, model.pyramid, run.asked, self._masks)
+        self.lexicon = Lexicon.of(model, run.asked, self._masks)
 
     def decode(self, task: Task, queries: list[Example]) -> PyramidTokens:
         log = self.run.folder / "segments.jsonl"

@@ -10,14 +10,16 @@ from torch import Tensor
 from spae.checksum import checksum
 from spae.codebook import CodeTable
 from spae.llm import FrozenLLM
-from spae.tokenizers import PyramidTokens
+from spae.tokenizers import PyramidTokens, Tokenizer
 from spae_ops import Pyramid
 
 
 class Lexicon:
     """PyramidTokens as ids of a language model and back, with the ids that each position may take.
 
-    codebook, pyramid: the tokenizer's (``Lexicon(model.codebook, model.pyramid, llm)``).
+    `Lexicon.of(model, llm)` makes that of a tokenizer.
+
+    codebook, pyramid: the tokenizer's.
     masks: bool [K] over codebook rows, one for all layers or one per layer: True = may be generated. None
         means every word. The model's control tokens (`llm.special_ids`) are never allowed, and every layer
         needs at least one word that is.
@@ -43,8 +45,23 @@ class Lexicon:
             raise ValueError(f"codebook: expected distinct llm_ids, {codebook.name!r} repeats some")
         _check_words(codebook, self._ids, llm)
         special = torch.tensor(sorted(llm.special_ids), dtype=torch.int64)
-        self._sets = [self._set(layer, mask, special) for layer, mask in enumerate(_per_layer(masks, self))]
+        self._sets = [
+            self._set(layer, mask, special)
+            for layer, mask in enumerate(_per_layer(masks, pyramid, len(codebook)))
+        ]
         self._layer_of = [layer for layer, size in enumerate(pyramid.tokens_per_layer) for _ in range(size)]
+
+    @classmethod
+    def of(
+        cls, tokenizer: Tokenizer, llm: FrozenLLM, masks: Tensor | Sequence[Tensor] | None = None
+    ) -> Lexicon:
+        """That of a tokenizer: each layer's words are those of its vocabulary there (`Tokenizer.word_masks`)
+        that `masks` allow."""
+        codebook, own = tokenizer.codebook, tokenizer.word_masks
+        if own is not None:
+            given = _per_layer(masks, tokenizer.pyramid, len(codebook))
+            masks = [mask & words for mask, words in zip(given, own.cpu(), strict=True)]
+        return cls(codebook, tokenizer.pyramid, llm, masks)
 
     def _set(self, layer: int, mask: Tensor, special: Tensor) -> Tensor:
         ids = self._ids[mask]
@@ -126,8 +143,8 @@ def _check_words(codebook: CodeTable, ids: Tensor, llm: FrozenLLM, at_most: int 
             )
 
 
-def _per_layer(masks: Tensor | Sequence[Tensor] | None, lexicon: Lexicon) -> list[Tensor]:
-    num_layers, num_words = lexicon.pyramid.num_layers, len(lexicon.codebook)
+def _per_layer(masks: Tensor | Sequence[Tensor] | None, pyramid: Pyramid, num_words: int) -> list[Tensor]:
+    num_layers = pyramid.num_layers
     if masks is None:
         masks = torch.ones(num_words, dtype=torch.bool)
     layers = [masks] * num_layers if isinstance(masks, Tensor) else list(masks)

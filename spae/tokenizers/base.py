@@ -100,6 +100,17 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
     def pixels(self, ids: Tensor) -> Tensor:
         """Ids int64 [B, n] of any number of layers to images that are not clamped."""
 
+    @property
+    def word_masks(self) -> Tensor | None:
+        """The words that each layer may take, bool [L, K]; None where every layer may take every word."""
+        return None
+
+    @property
+    def vocabulary_sizes(self) -> list[int]:
+        """How many words each layer may take."""
+        masks = self.word_masks
+        return [len(self.codebook)] * self.pyramid.num_layers if masks is None else masks.sum(1).tolist()
+
     @torch.no_grad()
     def encode(self, images: Tensor, num_layers: int | None = None) -> PyramidTokens:
         """Images to the words of the first `num_layers` layers (None: all)."""

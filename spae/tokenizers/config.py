@@ -24,6 +24,10 @@ class SPAEConfig:
     semantic_features: "lite0" joins features of a frozen, pretrained EfficientNet-Lite0 to the latents at the
         positions of the first `semantic_layers` layers (`SemanticFeatures`), with `semantic_dropout`. "none"
         is the paper's: it has millions of images to learn what they show.
+    vocabularies: a name for each layer's vocabulary, the words that it may take; "all" stands for the whole
+        codebook. Which words the other names mean is in the weights. None: every layer takes every word.
+    layer_dropout: the share of the images of a training batch that the decoder sees from a random number of
+        their first layers, so that it learns to draw from fewer than all. Not in the paper.
     """
 
     image_size: tuple[int, ...] = (128, 128)
@@ -38,9 +42,11 @@ class SPAEConfig:
     semantic_features: str = "none"
     semantic_layers: int = 3
     semantic_dropout: float = 0.1
+    vocabularies: tuple[str, ...] | None = None
+    layer_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "grids", "multipliers", "strides"):
+        for name in ("image_size", "grids", "multipliers", "strides", "vocabularies"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
         if self.rule not in ("saq", "rq"):
             raise ValueError(f"rule: expected 'saq' or 'rq', got {self.rule!r}")
@@ -56,6 +62,12 @@ class SPAEConfig:
                 raise ValueError(
                     f"semantic_layers: expected 1 to {len(self.grids)}, got {self.semantic_layers}"
                 )
+        if self.vocabularies is not None and len(self.vocabularies) != len(self.grids):
+            raise ValueError(
+                f"vocabularies: expected a name for each of {len(self.grids)} layers, got {self.vocabularies}"
+            )
+        if not 0 <= self.layer_dropout < 1:
+            raise ValueError(f"layer_dropout: expected at least 0 and below 1, got {self.layer_dropout}")
         _ = self.pyramid  # raises for grids that do not fit
 
     @property

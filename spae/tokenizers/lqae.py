@@ -39,6 +39,8 @@ class LQAEConfig(SPAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.vocabularies is not None:
+            raise ValueError("vocabularies: LQAE's one layer takes every word; expected None")
         if self.mask_rate is not None and not 0 <= self.mask_rate < 1:
             raise ValueError(f"mask_rate: expected at least 0 and below 1, or None, got {self.mask_rate}")
         if len(self.pyramid.grids) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -27,14 +28,23 @@ class Parts(NamedTuple):
     decoder: Decoder
 
 
-def build_parts(config: SPAEConfig, codebook: CodeTable) -> Parts:
-    """The parts that a configuration asks for, of the codebook's width."""
+Vocabularies = Mapping[str, Sequence[int] | Tensor]
+"""Rows of the codebook by a vocabulary's name."""
+
+
+def build_parts(config: SPAEConfig, codebook: CodeTable, vocabularies: Vocabularies | None = None) -> Parts:
+    """The parts that a configuration asks for, of the codebook's width. vocabularies: see `layer_masks`."""
     backbone = config.backbone(codebook.width)
     return Parts(
         encoder=Encoder(backbone),
         semantic=_semantic_features(config, codebook.width),
         latent_norm=latent_norm(config.latent_norm, codebook, config.ndim),
-        quantizer=PyramidQuantizer(config.pyramid, config.rule),
+        quantizer=PyramidQuantizer(
+            config.pyramid,
+            config.rule,
+            masks=layer_masks(config, len(codebook), vocabularies),
+            layer_dropout=config.layer_dropout,
+        ),
         decoder=Decoder(backbone),
     )
 
@@ -67,3 +77,36 @@ def _semantic_features(config: SPAEConfig, width: int) -> SemanticFeatures | Non
     from spae.models.semantic_features import SemanticFeatures
 
     return SemanticFeatures(width, config.pyramid, config.semantic_layers, dropout=config.semantic_dropout)
+
+
+def layer_masks(config: SPAEConfig, num_words: int, vocabularies: Vocabularies | None) -> Tensor | None:
+    """The words that each layer may take, bool [L, num_words]; None if the configuration names none.
+
+    vocabularies: the rows behind the configuration's names. None: a state dict is still to bring them, and
+    until then layers of a name other than "all" take no word.
+
+    Raises ValueError for vocabularies that the configuration does not name, for missing or empty ones and for
+    rows that are not in the codebook.
+    """
+    names = set(config.vocabularies or ()) - {"all"}
+    if vocabularies is not None and set(vocabularies) != names:
+        raise ValueError(f"vocabularies: expected {sorted(names)}, got {sorted(vocabularies)}")
+    if config.vocabularies is None:
+        return None
+    masks = torch.zeros(len(config.vocabularies), num_words, dtype=torch.bool)
+    for layer, name in enumerate(config.vocabularies):
+        if name == "all":
+            masks[layer] = True
+        elif vocabularies is not None:
+            masks[layer, _rows(name, vocabularies[name], num_words)] = True
+    return masks
+
+
+def _rows(name: str, vocabulary: Sequence[int] | Tensor, num_words: int) -> Tensor:
+    rows = torch.as_tensor(vocabulary, dtype=torch.int64, device="cpu")
+    if len(rows) == 0 or rows.min() < 0 or rows.max() >= num_words:
+        raise ValueError(
+            f"vocabularies: expected rows 0 to {num_words - 1} in {name!r}, at least one, "
+            f"got {rows.tolist()!s:.80}"
+        )
+    return rows

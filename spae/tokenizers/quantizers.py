@@ -76,21 +76,56 @@ def latent_norm(kind: str, codebook: CodeTable, ndim: int) -> MatchedNorm | Unit
 
 
 class PyramidQuantizer(nn.Module):
-    """Latents [B, D, *shape] to codes of a frozen codebook over a pyramid, and back. Holds no parameters."""
+    """Latents [B, D, *shape] to codes of a frozen codebook over a pyramid, and back. Holds no parameters.
 
-    def __init__(self, pyramid: Pyramid, rule: str = "saq") -> None:
+    masks: bool [L, K], the words that each layer may take; part of the state dict. None: all may be taken.
+    layer_dropout: see `SPAEConfig`.
+    """
+
+    masks: Tensor | None
+
+    def __init__(
+        self, pyramid: Pyramid, rule: str = "saq", *, masks: Tensor | None = None, layer_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.rule = rule
+        self.layer_dropout = layer_dropout
+        self.register_buffer("masks", masks)
 
     def forward(self, z: Tensor, codebook: CodeTable) -> Quantized:
-        codes = pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule)
+        codes = pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule, mask=self.masks)
         commitment = commitment_loss(z, codes.ids, codebook.index, self.pyramid, rule=self.rule)
-        return Quantized(codes.ids, straight_through(z, codes.quantized), commitment)
+        features = straight_through(z, codes.quantized)
+        if self.training and self.layer_dropout > 0:
+            features = self._drop_layers(z, codes.ids, features, codebook)
+        return Quantized(codes.ids, features, commitment)
+
+    def _drop_layers(self, z: Tensor, ids: Tensor, features: Tensor, codebook: CodeTable) -> Tensor:
+        """The features, of some images from their first layers alone.
+
+        There the gradient reaches only latents that a kept layer looked up: what stands at the other
+        positions is not theirs.
+        """
+        most = self.pyramid.num_layers
+        # Drawn on the CPU, whose generator is the one that checkpoints restore everywhere.
+        kept = torch.where(
+            torch.rand(len(z)) < self.layer_dropout, torch.randint(1, max(most, 2), (len(z),)), most
+        )
+        for layers in range(1, most):
+            rows = (kept == layers).nonzero()[:, 0].to(z.device)
+            if len(rows):
+                count = self.pyramid.num_tokens_upto(layers)
+                cut = pyramid_dequantize(ids[rows, :count], codebook.index, self.pyramid, rule=self.rule)
+                seen = torch.where(cut.covered, z[rows], z[rows].detach())
+                features = features.index_copy(0, rows, straight_through(seen, cut.quantized))
+        return features
 
     def encode(self, z: Tensor, codebook: CodeTable, num_layers: int | None = None) -> Tensor:
         """Latents to ids int64 [B, n] of the first `num_layers` layers."""
-        return pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule, num_layers=num_layers).ids
+        return pyramid_quantize(
+            z, codebook.index, self.pyramid, rule=self.rule, num_layers=num_layers, mask=self.masks
+        ).ids
 
     def decode(self, ids: Tensor, codebook: CodeTable) -> Tensor:
         """Ids of any number of layers to features float32 [B, D, *shape]."""

@@ -8,7 +8,7 @@ from spae.codebook import Codebook
 from spae.losses import reconstruction_loss
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.config import SPAEConfig
-from spae.tokenizers.parts import build_parts, latents_of
+from spae.tokenizers.parts import Vocabularies, build_parts, latents_of
 from spae.tokenizers.registry import register
 from spae.tokenizers.tokens import PyramidTokens
 
@@ -19,15 +19,19 @@ class SPAE(Tokenizer):
 
     config: architecture and pyramid. codebook: the frozen table of words; it gets no gradient and enters no
     state dict.
+    vocabularies: the codebook's rows behind each name in `config.vocabularies`, ints [n]; part of the state
+    dict. None: it names none, or a state dict is to bring them.
 
     Images are [B, C, H, W] (video [B, C, T, H, W]) in [-1, 1], of `config.image_size`.
     """
 
     codebook: Codebook
 
-    def __init__(self, config: SPAEConfig, codebook: Codebook) -> None:
+    def __init__(
+        self, config: SPAEConfig, codebook: Codebook, vocabularies: Vocabularies | None = None
+    ) -> None:
         super().__init__(config, codebook)
-        parts = build_parts(config, codebook)
+        parts = build_parts(config, codebook, vocabularies)
         self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts
 
     def forward(self, images: Tensor) -> SPAEOutput:
@@ -43,6 +47,10 @@ class SPAE(Tokenizer):
     def latents(self, images: Tensor) -> Tensor:
         self.check_images(images)
         return latents_of(self, images, inference=True)
+
+    @property
+    def word_masks(self) -> Tensor | None:
+        return self.quantizer.masks
 
     def quantize(self, latents: Tensor, num_layers: int | None = None) -> Tensor:
         return self.quantizer.encode(latents, self.codebook, num_layers)

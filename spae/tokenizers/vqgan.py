@@ -37,6 +37,8 @@ class VQGANConfig(SPAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.vocabularies is not None:
+            raise ValueError("vocabularies: a learned codebook's codes are not chosen; expected None")
         if self.latent_norm == "matched":
             raise ValueError("latent_norm: a learned codebook follows the latents; expected 'none' or 'unit'")
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -261,6 +262,30 @@ def test_masks_must_fit_and_leave_a_word(codebook, tiny):
         Lexicon(codebook, PYRAMID, tiny, torch.ones(WORDS))
     with pytest.raises(ValueError, match="masks: layer 0 has no word left"):
         Lexicon(codebook, PYRAMID, tiny, torch.zeros(WORDS, dtype=torch.bool))
+
+
+def test_a_tokenizer_s_vocabularies_are_what_may_be_written(codebook, tiny):
+    rows = torch.arange(WORDS)
+    own = torch.stack([rows < 10, rows < 40, rows >= 40])
+    tokenizer = SimpleNamespace(codebook=codebook, pyramid=PYRAMID, word_masks=own)
+    control = set(tiny.special_ids)
+
+    def allowed(lexicon):
+        starts = [PYRAMID.num_tokens_upto(layer) for layer in range(3)]
+        return [set(lexicon.allowed(position).tolist()) for position in starts]
+
+    def ids(masks):
+        return [set(codebook.llm_ids[mask].tolist()) - control for mask in masks]
+
+    assert allowed(Lexicon.of(tokenizer, tiny)) == ids(own)
+    even = rows % 2 == 0
+    assert allowed(Lexicon.of(tokenizer, tiny, even)) == ids(own & even)
+    with pytest.raises(ValueError, match="masks: layer 0 has no word left"):
+        Lexicon.of(tokenizer, tiny, rows >= 10)
+    with pytest.raises(ValueError, match=r"masks: expected one per layer \(3\), got 2"):
+        Lexicon.of(tokenizer, tiny, [even] * 2)
+    free = SimpleNamespace(codebook=codebook, pyramid=PYRAMID, word_masks=None)
+    assert Lexicon.of(free, tiny).fingerprint == Lexicon(codebook, PYRAMID, tiny).fingerprint
 
 
 def test_words_of_another_vocabulary_are_refused(codebook, tiny):

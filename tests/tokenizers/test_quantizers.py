@@ -3,7 +3,7 @@ import torch
 from spae import Codebook
 from spae.losses import commitment_loss
 from spae.tokenizers.quantizers import PyramidQuantizer, straight_through
-from spae_ops import Pyramid, pyramid_quantize
+from spae_ops import Pyramid, pyramid_dequantize, pyramid_quantize
 
 PYRAMID = Pyramid.square(4, (1, 2, 4, 4))
 
@@ -53,3 +53,28 @@ def test_gradcheck_of_the_commitment():
                 lambda z: commitment_loss(z, kept, codebook.index, PYRAMID, rule=rule),  # noqa: B023
                 z,
             )
+
+
+def test_dropped_layers_are_no_part_of_what_the_decoder_sees():
+    z, codebook = problem()
+    z = z.detach().float().repeat(20, 1, 1, 1).requires_grad_()
+    quantizer = PyramidQuantizer(PYRAMID, layer_dropout=0.6)
+    torch.manual_seed(0)
+    out = quantizer(z, codebook)
+    weight = torch.randn(z.shape)
+    (grad,) = torch.autograd.grad((out.features * weight).sum(), z)
+    prefixes = [pyramid_dequantize(out.ids[:, :n], codebook.index, PYRAMID) for n in (1, 5, 21, 37)]
+    kept = []
+    for i, features in enumerate(out.features):
+        fits = [k for k, cut in enumerate(prefixes) if torch.allclose(cut.quantized[i], features, atol=1e-6)]
+        assert fits, "the features of some first layers"
+        kept.append(fits[-1])
+        assert torch.equal(grad[i], weight[i] * prefixes[fits[-1]].covered)
+    assert 8 <= kept.count(3) <= 24
+    assert {0, 1, 2, 3} == set(kept)
+
+    torch.manual_seed(0)
+    assert torch.equal(quantizer(z, codebook).features, out.features)
+    whole = quantizer.eval()(z, codebook)
+    assert torch.equal(whole.ids, out.ids)
+    assert torch.allclose(whole.features, prefixes[-1].quantized)

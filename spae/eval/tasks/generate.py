@@ -86,7 +86,7 @@ def generate_digits(
     """
     train = MNISTDigits("train")
     tokens = encode_all(model, train.images)
-    lexicon = Lexicon(model.codebook, model.pyramid, llm, seen_masks(tokens, len(model.codebook)))
+    lexicon = Lexicon.of(model, llm, seen_masks(tokens, len(model.codebook)))
     words = lexicon.llm_ids(tokens)
     generator = random.Random(prompts.seed)
     ids, captions, labels, contexts = [], [], [], []
