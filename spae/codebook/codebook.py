@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, device, nn
 
 from spae.codebook import sources, storage
 from spae.codebook.checks import copied, rows_of
+from spae.codebook.choice import WordChoice
 from spae.codebook.data import CodebookData
 from spae.codebook.sources import Encode, gguf, transformers
 from spae.frozen import target_device
@@ -83,7 +84,7 @@ class Codebook(nn.Module):
         cls,
         source: str | os.PathLike[str],
         *,
-        words: str = "all",
+        words: str | Mapping[str, Any] | WordChoice = "all",
         limit: int | None = None,
         normalise: str = "none",
         encode: Encode | None = None,
@@ -282,12 +283,14 @@ class Codebook(nn.Module):
         """
         return self._of(self._data.subset(ids, name=name))
 
-    def select(self, words: str, limit: int | None = None) -> Codebook:
+    def select(self, words: str | Mapping[str, Any] | WordChoice, limit: int | None = None) -> Codebook:
         """The first `limit` (None: all) of the words of one kind; in most tables the first are the most
         frequent.
 
         words: "all"; "word-like", word-initial lower-case pieces: a space and then at least three letters,
-            none upper-case; or "nouns", those that are singular nouns in WordNet (asset "wordnet").
+            none upper-case; or "nouns", those that are singular nouns in WordNet (asset "wordnet"). Or a
+            `WordChoice` (or its fields): some words by name, and of the first `limit` of a kind those that
+            lie far apart.
 
         Raises ValueError for another kind, fewer than `limit` such words, or none.
         """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from spae.checksum import Part, checksum
 from spae.codebook import selection
 from spae.codebook.checks import aligned, rows_by_word
+from spae.codebook.choice import WordChoice, choose_words
 from spae.codebook.normalisation import KINDS, normalise_rows
 
 FORMAT = 1  # of what a checksum and a saved codebook hold
@@ -139,8 +141,12 @@ class CodebookData:
             None if source is None else rows if self.rows is None else self.rows[rows],
         )
 
-    def select(self, words: str, limit: int | None = None) -> CodebookData:
+    def select(self, words: str | Mapping[str, Any] | WordChoice, limit: int | None = None) -> CodebookData:
         """See `Codebook.select`."""
+        if not isinstance(words, str):
+            choice = words if isinstance(words, WordChoice) else WordChoice.from_dict(words)
+            rows = choose_words(self.words, self.vectors, choice, limit)
+            return self.subset(rows, name=f"{self.name}[{choice.count} chosen]")
         if limit is None and words == "all":
             return self
         rows = selection.select(self.words, words)

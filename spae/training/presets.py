@@ -4,14 +4,14 @@ overrides."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from torch.utils.data import Dataset
 
-from spae.codebook import Codebook
+from spae.codebook import Codebook, WordChoice
 from spae.configs import Config, Count, check_arguments, checked
 from spae.data import open_data
 from spae.data.open import parse
@@ -27,7 +27,10 @@ _PARTS = ("perceptual", "discriminator", "semantic")  # of an objective, beside 
 _Perceptual = Literal["lite0", "lpips-vgg", "lpips-alex", "lpips-squeeze"]
 _CONFIGS: dict[str, type[SPAEConfig]] = {"spae": SPAEConfig, "vqgan": VQGANConfig, "lqae": LQAEConfig}
 _SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
-_QUANTIZER = ("grids", "rule", "latent_norm", "codebook_size", "codebook_dim", "update", "mask_rate")
+_QUANTIZER = (
+    *("grids", "rule", "latent_norm", "vocabularies", "layer_dropout"),
+    *("codebook_size", "codebook_dim", "update", "mask_rate"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Preset(Config):
     """data: see `spae.data.open_data`. tokenizer: "spae", "vqgan" or "lqae". model: fields of its config.
     train: fields of TrainConfig but for output_dir.
 
-    codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae"; "vqgan" has none.
+    codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae"; "vqgan" has none. If its "words"
+        are a `WordChoice`, model.vocabularies may name its "names" and "others".
 
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
         "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
@@ -72,15 +76,35 @@ class Preset(Config):
         if self.tokenizer != "vqgan":
             load = Codebook.load if self.tokenizer == "spae" else bert_codebook
             check_arguments("codebook", load, self.codebook)
+            self._check_vocabularies()
         if self.objective is not None:
             _check_objective(self.objective)
+
+    def _check_vocabularies(self) -> None:
+        chosen = isinstance(self.codebook.get("words"), Mapping)
+        known = sorted(self._choice().vocabularies()) if chosen else []
+        for name in self.model.get("vocabularies") or ():
+            if name not in ("all", *known):
+                raise ValueError(
+                    f"model.vocabularies: expected 'all' or what codebook.words chooses ({known}), "
+                    f"got {name!r}"
+                )
 
     def build(self) -> Tokenizer:
         if self.tokenizer == "vqgan":
             return VQGAN(cast(VQGANConfig, VQGANConfig.from_dict(self.model)))
         if self.tokenizer == "lqae":
             return LQAE(cast(LQAEConfig, LQAEConfig.from_dict(self.model)), bert_codebook(**self.codebook))
-        return SPAE(SPAEConfig.from_dict(self.model), Codebook.load(**self.codebook))
+        config = SPAEConfig.from_dict(self.model)
+        vocabularies = None
+        if named := set(config.vocabularies or ()) - {"all"}:
+            known = self._choice().vocabularies()
+            vocabularies = {name: known[name] for name in named}
+        return SPAE(config, Codebook.load(**self.codebook), vocabularies)
+
+    def _choice(self) -> WordChoice:
+        """What `codebook.words` chooses."""
+        return WordChoice.from_dict(self.codebook["words"])
 
     def dataset(self, split: Any, image_size: tuple[int, ...]) -> Dataset[Any]:
         """Training set, or held-out images."""

@@ -9,19 +9,57 @@ pytest.importorskip("accelerate", reason="spae.training needs accelerate")
 
 from spae import SPAE, Codebook, SPAEConfig
 from spae.cli import main
+from spae.data.mnist import WORDS
 from spae.losses import ObjectiveConfig
 from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.training import TrainConfig, read_log
-from spae.training.presets import load_preset, preset_names
+from spae.training.presets import Preset, load_preset, preset_names
 from spae.training.run import train
 from spae_ops import Pyramid
 
 
-def test_mnist_is_the_whole_vocabulary_without_semantics():
+def test_mnist_names_its_digits_in_the_first_word():
     assert "mnist" in preset_names()
     preset = load_preset("mnist")
-    assert preset.codebook == {"source": "smollm2", "normalise": "centre"}
-    assert set(preset.train["loss_weights"]) == {"reconstruction", "commitment"}
+    assert preset.codebook["words"]["names"] == list(WORDS)
+    assert preset.codebook["words"]["count"] == 128
+    assert preset.model["vocabularies"] == ["names", "others", "others", "others"]
+    assert preset.objective["semantic"]["thresholds"] == [1.0], "the digit's own name and no other word"
+
+
+def test_a_preset_s_layers_take_the_words_that_it_chose(tmp_path):
+    vectors = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    book = Codebook.from_arrays([f" {c * 4}" for c in "abcdefghijkl"], vectors, name="toy")
+    book.save(tmp_path / "book")
+    values = {
+        "data": "mnist",
+        "codebook": {
+            "source": str(tmp_path / "book"),
+            "words": {"count": 5, "names": ["cccc", "aaaa"]},
+            "normalise": "centre+scale",
+        },
+        "model": {
+            "image_size": [16, 16],
+            "grids": [1, 2, 4],
+            "channels": 4,
+            "multipliers": [1, 1, 1],
+            "vocabularies": ["names", "others", "all"],
+        },
+        "train": {"steps": 1, "batch_size": 1},
+    }
+    model = Preset.from_dict(values).build()
+    words = [[model.codebook.words[row] for row in mask.nonzero()[:, 0]] for mask in model.word_masks]
+    assert words[0] == [" cccc", " aaaa"]
+    assert len(words[1]) == 3
+    assert not set(words[0]) & set(words[1])
+    assert words[2] == model.codebook.words
+    values["model"]["vocabularies"][1] = "rest"
+    with pytest.raises(ValueError, match=r"model.vocabularies: expected 'all' or .* got 'rest'"):
+        Preset.from_dict(values)
+    values["model"]["vocabularies"] = ["names", "all", "all"]
+    values["codebook"]["words"] = "word-like"
+    with pytest.raises(ValueError, match=r"model.vocabularies: expected 'all' or .* got 'names'"):
+        Preset.from_dict(values)
 
 
 def test_overrides():
@@ -38,11 +76,16 @@ def test_overrides():
             load_preset("mnist", [bad])
     with pytest.raises(ValueError, match="preset: expected one of"):
         load_preset("imaginary")
-    preset = load_preset("mnist", ["quantizer.rule=rq", "quantizer.grids=[4,4]", "data.split_seed=1"])
+    preset = load_preset(
+        "mnist",
+        ["quantizer.rule=rq", "quantizer.grids=[4,4]", "quantizer.vocabularies=null", "data.split_seed=1"],
+    )
     assert preset.model["rule"] == "rq"
     assert preset.model["grids"] == [4, 4]
     assert preset.data == {"name": "mnist", "split_seed": 1}
-    preset = load_preset("mnist", ["objective.discriminator.kind=patch", "objective.gan=non_saturating"])
+    preset = load_preset(
+        "mnist", ["objective={}", "objective.discriminator.kind=patch", "objective.gan=non_saturating"]
+    )
     assert preset.objective == {"discriminator": {"kind": "patch"}, "gan": "non_saturating"}
     assert load_preset("emoji128", ["objective.perceptual=null"]).objective["perceptual"] is None
     with pytest.raises(ValueError, match="override: no section 'quantizer'"):
@@ -116,7 +159,7 @@ def test_parts_of_an_objective_by_name():
     assert isinstance(goal.discriminator, PatchDiscriminator)
     assert goal.perceptual is None
     assert isinstance(build("emoji128", plain).discriminator, ResidualDiscriminator)
-    assert build("mnist", []) is None
+    assert build("mnist", ["objective=null"]) is None
     for override, message in [
         (
             "objective.discriminator.kind=dense",

@@ -8,7 +8,7 @@ from spae.losses import SemanticLoss
 from spae.training.presets import FOLDER, preset_names
 
 
-@pytest.mark.parametrize("name", ["emoji64", "fashion", "mnist-semantic"])
+@pytest.mark.parametrize("name", ["emoji64", "fashion", "mnist", "mnist-semantic"])
 def test_guided_presets_hold_together(name):
     """Without the data, the codebook's file or the scorer: fields are known and layers fit the pyramid."""
     assert name in preset_names()
