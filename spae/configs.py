@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -72,7 +74,7 @@ def check_entries(section: str, values: Any, known: Sequence[str]) -> None:
     if not isinstance(values, Mapping):
         raise ValueError(f"{section}: expected a mapping of {', '.join(known)}, got {values!r:.200}")
     if unknown := sorted(set(map(str, values)) - set(known)):
-        raise ValueError(f"{section}: unknown fields {unknown}; expected {', '.join(known) or 'none'}")
+        raise ValueError(f"{section}: expected no fields but {', '.join(known) or 'none'}, got {unknown}")
 
 
 def check_arguments(section: str, function: Callable[..., Any], values: Any, *, given: int = 0) -> None:
@@ -89,6 +91,20 @@ def check_arguments(section: str, function: Callable[..., Any], values: Any, *, 
         checked(f"{section}.{name}", value, _hint(function, name))
     if missing := [p.name for p in named if p.default is p.empty and p.name not in values]:
         raise ValueError(f"{section}: expected {', '.join(missing)} too, got {sorted(values)}")
+
+
+def read_object(file: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises FileNotFoundError if there is no such file, and ValueError for
+    anything else in it; both name the file and `what` was expected there."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected {what}, got no such file")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: expected {what} in JSON, got what is none ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected {what}, an object, got {values!r:.80}")
+    return values
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:

@@ -19,7 +19,7 @@ def load_images(paths: Sequence[Path], config: SPAEConfig) -> Tensor:
     """Image files as a model's images, float32 [B, C, H, W] in [-1, 1], as its default processor reads them
     (`Tokenizer.preprocess` is the model's own)."""
     if config.ndim != 2 or config.in_channels not in (1, 3):
-        raise ValueError(f"config: image files are for 2D models of 1 or 3 channels, got {config}")
+        raise ValueError(f"config: expected that of a 2D model of 1 or 3 channels, got {config}")
     height, width = config.image_size
     return ImageProcessor((height, width), config.in_channels).preprocess(list(paths))
 

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spae.configs import Config, Count, checked, read_object
 from spae.data.images import BACKGROUND, Fit, fit_image, open_image, to_bytes, to_tensor
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MANY = 8  # images that are all brighter than mid-grey are hardly pictures in [
 
 
 @dataclass(frozen=True)
-class ImageProcessor:
+class ImageProcessor(Config):
     """Brings pictures of any kind and size to a tokenizer's images as training does, and images back.
 
     image_size: (height, width) in pixels. channels: 3, or 1 for grey.
@@ -47,19 +48,17 @@ class ImageProcessor:
     (1, 32, 32, 3)
     """
 
-    image_size: tuple[int, int]
-    channels: int = 3
+    section = "processor"
+
+    image_size: tuple[Count, Count]
+    channels: Literal[1, 3] = 3
     fit: Fit = "crop"
     background: str = BACKGROUND
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", tuple(self.image_size))
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"image_size: expected (height, width) of images, got {self.image_size}")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels: expected 1 or 3, got {self.channels}")
-        if self.fit not in ("crop", "pad"):
-            raise ValueError(f"fit: expected 'crop' or 'pad', got {self.fit!r}")
+        super().__post_init__()
+        if self.background != BACKGROUND:
+            _check_colour(self.background)
 
     def preprocess(self, images: Any, *, layout: Layout | None = None) -> Tensor:
         """Pictures to float32 [B, C, H, W] in [-1, 1].
@@ -77,6 +76,7 @@ class ImageProcessor:
             OSError: a file is missing. ValueError: a damaged file, an array of another shape or range.
             TypeError: no picture.
         """
+        checked("layout", layout, Layout | None)
         pictures = [
             to_tensor(self._fitted(picture, f"images[{number}]", layout))
             for number, picture in enumerate(_pictures(images))
@@ -92,10 +92,15 @@ class ImageProcessor:
         output: "pil", a list of Pillow images; "numpy", uint8 [B, H, W, C]; "tensor", uint8 [B, C, H, W].
         """
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-            got = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images)
+            known = isinstance(images, Tensor)
+            got = f"{images.dtype} {list(images.shape)}" if known else type(images).__name__
             raise ValueError(f"images: expected a floating-point tensor [B, C, H, W], got {got}")
         if output not in ("pil", "numpy", "tensor"):
             raise ValueError(f"output: expected 'pil', 'numpy' or 'tensor', got {output!r}")
+        if output == "pil" and images.shape[1] not in (1, 3):
+            raise ValueError(f"images: expected 1 or 3 channels for 'pil', got {list(images.shape)}")
+        if images.isnan().any():
+            raise ValueError("images: expected values in [-1, 1], got nan")
         pixels = to_bytes(images)
         if output == "numpy":
             return pixels
@@ -124,14 +129,11 @@ class ImageProcessor:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImageProcessor:
-        """The inverse of `to_dict`. Raises ValueError for another type or unknown fields."""
+        """The inverse of `to_dict`. Raises ValueError for another type, unknown fields and bad values."""
         entries = dict(values)
         if (kind := entries.pop("image_processor_type", cls.__name__)) != cls.__name__:
             raise ValueError(f"image_processor_type: expected {cls.__name__!r}, got {kind!r}")
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(entries) - known):
-            raise ValueError(f"{FILE}: unknown fields {unknown}; this version knows {sorted(known)}")
-        return cls(**entries)
+        return super().from_dict(entries)
 
     def save(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -140,7 +142,12 @@ class ImageProcessor:
     def load(cls, folder: Path) -> ImageProcessor | None:
         """The one saved in a folder, or None: models of before there were any have the default's."""
         file = folder / FILE
-        return cls.from_dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            return cls.from_dict(read_object(file, "an image processor"))
+        except ValueError as error:
+            raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def check_images(images: Tensor, shape: tuple[int, ...]) -> None:
@@ -194,6 +201,15 @@ def _pictures(images: Any) -> Iterator[Any]:
     yield from images if batch or isinstance(images, list | tuple) else [images]
 
 
+def _check_colour(background: str) -> None:
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(background)
+    except ValueError as error:
+        raise ValueError(f"background: expected a colour as Pillow names them, got {background!r}") from error
+
+
 def _is_pillow(picture: object) -> bool:
     module = sys.modules.get("PIL.Image")  # who has such an image has imported it
     return module is not None and isinstance(picture, module.Image)
@@ -206,6 +222,9 @@ def _from_array(array: NDArray[Any] | Tensor, name: str, layout: Layout | None) 
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
+    if array.size == 0 or array.dtype.kind not in "biuf":
+        got = f"{array.dtype} {list(array.shape)}"
+        raise ValueError(f"{name}: expected numbers or truth values, at least one pixel, got {got}")
     values = _eight_bits(array, name)
     if values.ndim == 2:
         return Image.fromarray(values)
@@ -225,8 +244,8 @@ def _from_array(array: NDArray[Any] | Tensor, name: str, layout: Layout | None) 
 
 
 def _eight_bits(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if values.dtype == np.uint8 or values.size == 0:
-        return values.astype(np.uint8)
+    if values.dtype == np.uint8:
+        return values
     low, high = values.min(), values.max()
     if np.issubdtype(values.dtype, np.floating):
         if not (low >= -1e-3 and high <= 1 + 1e-3):  # nan too

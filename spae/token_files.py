@@ -107,7 +107,7 @@ def cut_tail(path: Path, model: Tokenizer) -> tuple[set[str], int]:
 def _rows(path: Path, model: Tokenizer) -> Iterator[tuple[str, Any]]:
     """Where each row stands, and what stands there."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file that `spae encode` wrote, there is none")
+        raise FileNotFoundError(f"{path}: expected a file that `spae encode` wrote, got no such file")
     with path.open(encoding="utf-8-sig") as stream:
         first = _parsed(stream, path)
         if first is None:  # the first line is only the beginning of a document
@@ -181,9 +181,7 @@ def _check_head(values: Any, where: str, model: Tokenizer) -> None:
         got = _short(values, "codebook")
         raise ValueError(f"{where}: codebook: expected an object with a checksum, got {got}")
     if book["checksum"] != own["checksum"]:
-        raise ValueError(
-            f"{where}: codebook: made with {_identity(book)}, expected the model's, {_identity(own)}"
-        )
+        raise ValueError(f"{where}: codebook: expected the model's, {_identity(own)}, got {_identity(book)}")
 
 
 def _row(where: str, values: Any, model: Tokenizer) -> Row:

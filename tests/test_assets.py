@@ -130,7 +130,7 @@ def test_path_names_the_command_and_never_downloads(wheels):
 
 @pytest.mark.parametrize("ask", [assets.path, assets.fetch, assets.require])
 def test_an_unknown_name_lists_the_known_ones(ask):
-    with pytest.raises(ValueError, match=r"no asset is called 'smolm2'.*smollm2"):
+    with pytest.raises(ValueError, match=r"name: expected one of .*smollm2.*, got 'smolm2'"):
         ask("smolm2")
 
 

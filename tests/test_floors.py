@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up; what stands on one floor may import its own and lower ones. The longest prefix counts.
 FLOORS = (
-    ("spae.optional", "spae.modules", "spae.configs"),
+    ("spae.optional", "spae.modules", "spae.configs", "spae.devices"),
     ("spae_ops", "spae.models", "spae.assets", "spae.frozen", "spae.checksum", "spae.journal"),
     ("spae.losses", "spae.scorers", "spae.llm", "spae.data", "spae.testing", "spae.processing"),
     ("spae.codebook",),

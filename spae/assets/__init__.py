@@ -129,8 +129,8 @@ def _offline() -> bool:
 
 
 def _asset(name: str) -> Asset:
-    if name not in REGISTRY:
-        raise ValueError(f"name: no asset is called {name!r}; there are {', '.join(REGISTRY)}")
+    if not isinstance(name, str) or name not in REGISTRY:
+        raise ValueError(f"name: expected one of {', '.join(REGISTRY)}, got {name!r:.80}")
     return REGISTRY[name]
 
 

@@ -109,15 +109,15 @@ def _data_of_deb(stream: IO[bytes]) -> tarfile.TarFile:
     6, mode 8, size 10, magic 2) and their bytes, padded to an even length.
     """
     if stream.read(len(_AR_MAGIC)) != _AR_MAGIC:
-        raise ValueError("not a Debian package")
+        raise ValueError("expected a Debian package, got something else")
     while len(header := stream.read(60)) == 60:
         name, size = header[:16].decode("ascii").rstrip("/ "), int(header[48:58])
         if name.startswith("data.tar"):
             if name not in _DATA_FORMATS:
                 raise ValueError(
-                    f"its files are packed as {name}, expected one of {', '.join(_DATA_FORMATS)}"
+                    f"expected its files packed as one of {', '.join(_DATA_FORMATS)}, got {name}"
                 )
             mode: Any = _DATA_FORMATS[name]
             return tarfile.open(fileobj=stream, mode=mode)
         stream.seek(size + size % 2, 1)
-    raise ValueError("it holds no files")
+    raise ValueError("expected files in it, got none")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def copied(values: Any) -> Tensor:
-    return values.detach().clone() if isinstance(values, Tensor) else torch.tensor(values, device="cpu")
+def copied(argument: str, values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach().clone()
+    try:
+        return torch.tensor(values, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(values).__name__
+        raise ValueError(f"{argument}: expected an array of numbers, got {kind} ({error})") from error
 
 
 def aligned(argument: str, values: Tensor | None, dtype: torch.dtype, vectors: Tensor) -> Tensor:
@@ -18,12 +24,21 @@ def aligned(argument: str, values: Tensor | None, dtype: torch.dtype, vectors: T
     if values is None:
         whole = torch.arange(len(vectors), device=vectors.device)
         return whole if dtype == torch.int64 else torch.zeros_like(whole, dtype=dtype)
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{argument}: expected {dtype} [{len(vectors)}], got {type(values).__name__}")
     exact = values.dtype == dtype or (dtype == torch.int64 and values.dtype in (torch.int32, torch.int16))
     if values.shape != vectors.shape[:1] or not exact:
         raise ValueError(
             f"{argument}: expected {dtype} [{len(vectors)}], got {values.dtype} {list(values.shape)}"
         )
     return values.detach().to(vectors.device, dtype)
+
+
+def listed(words: Any) -> list[Any]:
+    if isinstance(words, str) or not isinstance(words, Iterable):
+        got = f"one string {words!r:.80}" if isinstance(words, str) else type(words).__name__
+        raise TypeError(f"words: expected a sequence of words, got {got}")
+    return list(words)
 
 
 def rows_by_word(words: list[str]) -> dict[str, int]:
@@ -38,12 +53,12 @@ def rows_by_word(words: list[str]) -> dict[str, int]:
 
 def rows_of(words: Sequence[str], row_of: Mapping[str, int], name: str) -> Tensor:
     """The row of each word of a table called `name`, int64 [n]; raises as `CodeTable.ids_of`."""
-    if isinstance(words, str):
-        raise TypeError(f"words: expected a sequence of words, got one string {words!r}")
     rows = []
-    for position, word in enumerate(words):
-        row = row_of.get(word)
+    for position, word in enumerate(listed(words)):
+        row = row_of.get(word) if isinstance(word, str) else None
         if row is None:
-            raise ValueError(f"words: no word {word!r} (position {position}) in codebook {name!r}")
+            raise ValueError(
+                f"words: expected words of codebook {name!r}, got {word!r:.80} at position {position}"
+            )
         rows.append(row)
     return torch.tensor(rows, dtype=torch.int64)

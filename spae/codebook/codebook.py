@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, device, nn
+from torch import Tensor, compiler, device, int64, nn
 
 from spae.codebook import sources, storage
 from spae.codebook.checks import copied, rows_of
@@ -154,9 +154,9 @@ class Codebook(nn.Module):
         """A codebook from arrays, which are copied; arguments as for `Codebook`."""
         return cls(
             words,
-            copied(vectors),
-            None if llm_ids is None else copied(llm_ids),
-            round_trips=None if round_trips is None else copied(round_trips),
+            copied("vectors", vectors),
+            None if llm_ids is None else copied("llm_ids", llm_ids),
+            round_trips=None if round_trips is None else copied("round_trips", round_trips),
             name=name,
         )
 
@@ -233,7 +233,14 @@ class Codebook(nn.Module):
         }
 
     def forward(self, ids: Tensor) -> Tensor:
-        """int64 [...] -> float32 [..., D]: the vectors of some words."""
+        """int64 [...] -> float32 [..., D]: the vectors of some words. Raises ValueError for ids that are no
+        rows, but in a compiled graph."""
+        if not isinstance(ids, Tensor) or ids.dtype != int64:
+            raise TypeError(f"ids: expected int64, got {getattr(ids, 'dtype', type(ids).__name__)}")
+        if ids.numel() and not compiler.is_compiling() and ids.device.type != "meta":
+            low, high = (int(bound) for bound in ids.aminmax())
+            if low < 0 or high >= len(self):
+                raise ValueError(f"ids: expected 0 to {len(self) - 1}, got {low} to {high}")
         return self.vectors[ids]
 
     def ids_of(self, words: Sequence[str]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spae.checksum import Part, checksum
 from spae.codebook import selection
-from spae.codebook.checks import aligned, rows_by_word
+from spae.codebook.checks import aligned, listed, rows_by_word
 from spae.codebook.choice import WordChoice, choose_words
 from spae.codebook.normalisation import KINDS, normalise_rows
 
@@ -51,17 +51,23 @@ class CodebookData:
         known: Known | None = None,
     ) -> CodebookData:
         """Checked, as `Codebook` takes them; raises TypeError and ValueError naming the argument."""
+        if not isinstance(vectors, Tensor):
+            raise TypeError(
+                f"vectors: expected [K, D] floating-point with K, D >= 1, got {type(vectors).__name__}"
+            )
         if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point():
             raise ValueError(
                 "vectors: expected [K, D] floating-point with K, D >= 1, "
                 f"got {list(vectors.shape)} {vectors.dtype}"
             )
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, got {name!r:.80}")
         if normalisation not in KINDS:
             raise ValueError(f"normalisation: expected one of {', '.join(KINDS)}, got {normalisation!r}")
         vectors = vectors.detach().to(torch.float32).contiguous()
         llm_ids = aligned("llm_ids", llm_ids, torch.int64, vectors)
         round_trips = aligned("round_trips", round_trips, torch.bool, vectors)
-        words = list(words)
+        words = listed(words)
         if len(words) != len(vectors):
             raise ValueError(f"words: expected one per row of vectors ({len(vectors)}), got {len(words)}")
         data = cls(words, vectors, llm_ids, round_trips, name, normalisation, known=known)
@@ -70,7 +76,12 @@ class CodebookData:
             finite = torch.isfinite(vectors).all(dim=1)
             if not finite.all():
                 row = int((~finite).nonzero()[0])
-                raise ValueError(f"vectors: row {row} ({words[row]!r}) is not finite")
+                raise ValueError(
+                    f"vectors: expected finite rows, got {words[row]!r} (row {row}) with nan or inf"
+                )
+            if (negative := llm_ids < 0).any():
+                row = int(negative.nonzero()[0])
+                raise ValueError(f"llm_ids: expected 0 or more, got {int(llm_ids[row])} at position {row}")
         return data
 
     def __len__(self) -> int:
@@ -116,7 +127,8 @@ class CodebookData:
             return self
         if self.normalisation != "none":
             raise ValueError(
-                f"normalise: this codebook is normalised by {self.normalisation!r} already, got {kind!r}"
+                f"normalise: expected {self.normalisation!r}, by which this codebook is normalised already, "
+                f"or 'none', got {kind!r}"
             )
         rows = torch.from_numpy(normalise_rows(self.vectors.cpu().numpy(), kind)).to(self.vectors.device)
         changed = CodebookData.of(
@@ -151,9 +163,13 @@ class CodebookData:
             return self
         rows = selection.select(self.words, words)
         if not rows:
-            raise ValueError(f"words: codebook {self.name!r} has no {words} words")
-        if limit is not None and not 1 <= limit <= len(rows):
-            raise ValueError(f"limit: codebook {self.name!r} has {len(rows)} {words} words, got {limit}")
+            raise ValueError(
+                f"words: expected a kind that codebook {self.name!r} has words of, got {words!r}"
+            )
+        if limit is not None and not (isinstance(limit, int) and 1 <= limit <= len(rows)):
+            raise ValueError(
+                f"limit: expected 1 to {len(rows)} ({words} words) of codebook {self.name!r}, got {limit!r}"
+            )
         return self.subset(rows[:limit], name=f"{self.name}[{words}]")
 
     def to(self, device: torch.device) -> CodebookData:
@@ -173,17 +189,19 @@ class Known:
 
 
 def _checked_rows(ids: Tensor | Sequence[int], count: int) -> Tensor:
-    rows = torch.as_tensor(ids, device="cpu")
+    expected = f"expected integers [n] or a mask, bool [{count}], with at least one row to take"
+    try:
+        rows = torch.as_tensor(ids, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"ids: {expected}, got {type(ids).__name__} ({error})") from error
     if rows.dtype == torch.bool and rows.shape == (count,):
         rows = rows.nonzero()[:, 0]
     if rows.dtype == torch.bool or rows.is_floating_point() or rows.ndim != 1 or len(rows) == 0:
-        raise ValueError(
-            f"ids: expected integers [n] or a mask, bool [{count}], with at least one row to take, "
-            f"got {rows.dtype} {list(rows.shape)}"
-        )
+        raise ValueError(f"ids: {expected}, got {rows.dtype} {list(rows.shape)}")
     rows = rows.to(torch.int64)
     if (outside := (rows < 0) | (rows >= count)).any():
         raise ValueError(f"ids: expected 0 to {count - 1}, got {int(rows[outside][0])}")
-    if len(rows.unique()) != len(rows):
-        raise ValueError("ids: expected distinct rows, some are repeated")
+    found, times = rows.unique(return_counts=True)
+    if (times > 1).any():
+        raise ValueError(f"ids: expected distinct rows, got {int(found[times > 1][0])} more than once")
     return rows

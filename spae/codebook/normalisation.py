@@ -23,12 +23,14 @@ def normalise_rows(rows: np.ndarray, kind: str) -> np.ndarray:
     if kind == "unit":
         scale = np.concatenate([np.sqrt(_squared_norms(block)) for block in _blocks(rows)])
         if not scale.all():
-            raise ValueError(f"normalise: 'unit' needs rows that are not zero, row {int(scale.argmin())} is")
+            raise ValueError(
+                f"normalise: expected rows that are not zero, for 'unit', got zeros in row {int(scale.argmin())}"
+            )
     elif kind == "centre+scale":
         squared = np.concatenate([_squared_norms(block - mean) for block in _blocks(rows)])
         rms = math.sqrt(math.fsum(squared) / len(rows))
         if rms == 0:
-            raise ValueError("normalise: 'centre+scale' needs rows that differ, all are equal")
+            raise ValueError("normalise: expected rows that differ, for 'centre+scale', got equal ones")
         scale[:] = rms
     result = np.empty(rows.shape, dtype=np.float32)
     for start, block in zip(range(0, len(rows), _ROWS), _blocks(rows), strict=True):

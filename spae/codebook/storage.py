@@ -10,11 +10,20 @@ from pathlib import Path
 
 import safetensors
 import safetensors.numpy
+from torch import Tensor
 
 from spae import assets
 from spae.codebook.data import FORMAT, CodebookData, Known
+from spae.configs import checked, read_object
 
 _ARRAYS, _ABOUT = "codebook.safetensors", "codebook.json"
+_KINDS = {
+    "name": str,
+    "normalisation": str,
+    "checksum": str,
+    "duplicates": list[list[int]],
+    "words": list[str],
+}
 
 
 def write(codebook: CodebookData, folder: Path) -> None:
@@ -49,27 +58,36 @@ def read(folder: Path, *, verify: bool = True) -> CodebookData:
         FileNotFoundError: the folder holds no codebook.
         ValueError: it is of another format, or (with `verify`) its content does not match its checksum.
     """
-    if not (folder / _ABOUT).is_file():
-        raise FileNotFoundError(f"{folder} holds no codebook: it has no {_ABOUT}")
-    about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    about = read_object(folder / _ABOUT, "a codebook")
     if about.get("format") != FORMAT:
         raise ValueError(f"{folder / _ABOUT}: expected codebook format {FORMAT}, got {about.get('format')!r}")
+    for name, kind in _KINDS.items():
+        checked(f"{folder / _ABOUT}: {name}", about.get(name), kind)
     known = Known(about["checksum"], [tuple(group) for group in about["duplicates"]])
-    with safetensors.safe_open(folder / _ARRAYS, framework="pt", device="cpu") as arrays:
+    try:
         codebook = CodebookData.of(
             about["words"],
-            arrays.get_tensor("vectors"),
-            arrays.get_tensor("llm_ids"),
-            round_trips=arrays.get_tensor("round_trips"),
+            **_arrays(folder / _ARRAYS),
             name=about["name"],
             normalisation=about["normalisation"],
             known=None if verify else known,
         )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: {error}") from error
     if verify and codebook.checksum != known.checksum:
-        raise ValueError(
-            f"codebook in {folder}: the content has checksum {codebook.checksum}, expected {known.checksum}"
-        )
+        raise ValueError(f"{folder}: expected content of checksum {known.checksum}, got {codebook.checksum}")
     return codebook
+
+
+def _arrays(file: Path) -> dict[str, Tensor]:
+    """Mapped into memory."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected a codebook's arrays, got no such file")
+    try:
+        with safetensors.safe_open(file, framework="pt", device="cpu") as arrays:
+            return {name: arrays.get_tensor(name) for name in ("vectors", "llm_ids", "round_trips")}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file}: expected a codebook's arrays, got what is none ({error})") from error
 
 
 def prepared(entry: str, make: Callable[[], CodebookData]) -> CodebookData:

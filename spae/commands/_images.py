@@ -111,7 +111,7 @@ def _found(name: str, paths: list[Path]) -> list[Path]:
 
     images = [path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file()]
     if not images:
-        raise ValueError(f"images: expected files that end in {', '.join(EXTENSIONS)}, {name} has none")
+        raise ValueError(f"images: expected files that end in {', '.join(EXTENSIONS)}, got none in {name}")
     return images
 
 

@@ -16,5 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if not Path("benchmarks/__main__.py").is_file():
-        raise FileNotFoundError("the benchmarks are in the repository: run this in a checkout of it")
+        raise FileNotFoundError(
+            "benchmarks: expected the folder of that name in the repository, got none here: run this in a checkout"
+        )
     return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.arguments])

@@ -100,7 +100,9 @@ def _of_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(f"line {reader.reader.line_num}: {error}") from error
+        raise ValueError(
+            f"line {reader.reader.line_num}: expected a row of the table, got {error}"
+        ) from error
 
 
 def _of_jsonl(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -120,7 +122,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected text in UTF-8: {error}") from error
+        raise ValueError(f"expected text in UTF-8, got {error}") from error
 
 
 def _plain(path: Path) -> Path:

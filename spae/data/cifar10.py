@@ -49,7 +49,7 @@ class CIFAR10(Dataset[tuple[Tensor, int]]):
         check_choice("split", split, tuple(_BATCHES))
         self.size = check_shape(size)
         if len(self.size) != 2:
-            raise ValueError(f"size: CIFAR-10 has no video, expected (height, width), got {size!r}")
+            raise ValueError(f"size: expected (height, width), for CIFAR-10 has no video, got {size!r}")
         pixels, labels, self.keys = [], [], []
         for name, content in _contents(Path(path), _BATCHES[split]).items():
             rows, classes = _batch(f"{path}: {name}", content)
@@ -86,7 +86,9 @@ def _contents(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
                         assert stream is not None  # it is a regular file
                         found[name] = stream.read()
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"path: {path} is no tar archive, or damaged: {error}") from error
+            raise ValueError(
+                f"path: expected a tar archive, got {path}, which is none or damaged ({error})"
+            ) from error
     if missing := sorted(set(names) - set(found)):
         raise FileNotFoundError(
             f"path: expected cifar-10-python.tar.gz or its folder with {', '.join(names)}, "
@@ -105,7 +107,9 @@ def _batch(name: str, content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int
         if len(classes) != len(pixels) or not ((classes >= 0) & (classes < len(CLASSES))).all():
             raise ValueError(f"expected {len(pixels)} labels from 0 to 9, got {labels!r:.60}")
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"path: {name} is no batch of CIFAR-10, or damaged: {error}") from error
+        raise ValueError(
+            f"path: expected batches of CIFAR-10, got {name}, which is none or damaged ({error})"
+        ) from error
     return pixels, classes
 
 

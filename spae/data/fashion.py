@@ -66,7 +66,7 @@ def _build(folder: Path, into: Path) -> dict[str, Any]:
 def _idx(file: bytes) -> NDArray[np.uint8]:
     """An IDX file of bytes: two zeros, the type 8, the number of axes, their lengths, the values."""
     if file[:3] != b"\0\0\x08":
-        raise ValueError(f"an IDX file of bytes begins with 00 00 08, got {file[:3].hex(' ')}")
+        raise ValueError(f"file: expected an IDX file of bytes, 00 00 08 .., got {file[:3].hex(' ')}")
     axes = file[3]
     shape = np.frombuffer(file, ">i4", axes, offset=4)
     return np.frombuffer(file, np.uint8, offset=4 + 4 * axes).reshape(shape)

@@ -51,15 +51,18 @@ def open_image(source: Any, name: object = None, *, background: str = BACKGROUND
             _check_pixels(image, name)
             return _on_background(_upright(image), background, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{name}: {error} (PIL.Image.MAX_IMAGE_PIXELS is the limit)") from error
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ValueError(
+            f"{name}: expected at most {limit} pixels (PIL.Image.MAX_IMAGE_PIXELS), got more ({error})"
+        ) from error
     except _Refused:
         raise
     except OSError as error:
         if error.errno is not None:  # of the file system, which has its own words for it
             raise
-        raise ValueError(f"{name} is not an image that can be read: {error}") from error
+        raise ValueError(f"{name}: expected an image, got what cannot be read as one ({error})") from error
     except Exception as error:  # decoders raise anything for damaged files: struct.error, IndexError, ..
-        raise ValueError(f"{name} is not an image that can be read: {error}") from error
+        raise ValueError(f"{name}: expected an image, got what cannot be read as one ({error})") from error
 
 
 def fit_image(

@@ -42,9 +42,9 @@ class MNISTDigits(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, split: Literal["train", "test"] = "train", size: int = 32):
         if size != 32:
-            raise ValueError(f"size: the digits come at 32, got {size!r}")
+            raise ValueError(f"size: expected 32, at which the digits come, got {size!r}")
         if split not in ("train", "test"):
-            raise ValueError(f'split must be "train" or "test", got {split!r}')
+            raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
         pixels, labels = _digits()
         self.split = split
         self.ids = _split_ids(labels)[split]

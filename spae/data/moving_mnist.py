@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spae.configs import Count, checked
 from spae.data.mnist import MNISTDigits
-from spae.data.packaged import check_choice
+from spae.data.packaged import check_choice, check_size
 
 _DIGIT = 28
 _STEP = 0.1  # of the way from side to side, per frame
@@ -50,11 +51,9 @@ class MovingMNIST(Dataset[tuple[Tensor, int]]):
         count: int = 10_000,
     ):
         check_choice("split", split, tuple(_SEEDS))
-        if size < _DIGIT or min(frames, digits, count) < 1:
-            raise ValueError(
-                f"size, frames, digits, count: expected at least {_DIGIT}, 1, 1 and 1, got {size}, {frames}, "
-                f"{digits} and {count}"
-            )
+        check_size(size, _DIGIT)
+        for name, value in (("frames", frames), ("digits", digits), ("count", count)):
+            checked(name, value, Count)
         self.split, self.size, self.frames, self.digits, self.count = split, size, frames, digits, count
         source = MNISTDigits(split)
         self._digits = source.images[:, 0, 2:-2, 2:-2].contiguous()

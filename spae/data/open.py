@@ -123,6 +123,8 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
         FileNotFoundError: no such folder or file.
         ImportError, AssetNotCached, AssetError: as the source says.
     """
+    if not isinstance(split, str | None):
+        raise ValueError(f"split: expected a name or None, got {split!r}")
     kind, place, options = parse(spec)
     views, classes = options.pop("views", None), options.pop("classes", ())
     names = {name: options.pop(name) for name in SPLITS if name in options}
@@ -173,14 +175,14 @@ def _check_entries(names: Mapping[str, Any], classes: Any, views: Any) -> None:
     for split, name in names.items():
         if not isinstance(name, str):
             raise ValueError(f"data.{split}: expected the name of a split, got {name!r}")
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"data.classes: expected a list of names, got {classes!r}")
     if views is not None:
         if not isinstance(views, Mapping):
             raise ValueError(f"data.views: expected arguments of Views, got {views!r}")
         known = list(inspect.signature(Views).parameters)[1:]
-        if unknown := sorted(set(views) - set(known)):
-            raise ValueError(f"data.views: expected {', '.join(known)}, got {unknown}")
+        if (unknown := sorted(set(views) - set(known))) or "count" not in views:
+            raise ValueError(f"data.views: expected {', '.join(known)}, got {unknown or sorted(views)}")
 
 
 def automatic_split(keys: Sequence[Any], split: str) -> list[int]:
@@ -192,8 +194,8 @@ def automatic_split(keys: Sequence[Any], split: str) -> list[int]:
     rows = [row for row, key in enumerate(keys) if _part(str(row if key is None else key)) == split]
     if not rows:
         raise ValueError(
-            f"split: the {len(keys)} images have no splits of their own, and none falls to {split!r} of the "
-            "automatic ones: expected more images, or folders train/ and test/"
+            f"split: expected images that fall to {split!r} of the automatic splits, got none among "
+            f"{len(keys)}; more images are needed, or folders train/ and test/"
         )
     return rows
 
@@ -225,7 +227,12 @@ def register(kind: str) -> Callable[[Opener], Opener]:
     [C, *shape] in [-1, 1], or of tuples that begin with one, which may have attributes `captions`, `labels`,
     `keys` and `classes`; or `Unsplit` of one.
     """
-    if not kind.isidentifier() or kind in SOURCES or kind in (*SPLITS, "views", "classes"):
+    if (
+        not isinstance(kind, str)
+        or not kind.isidentifier()
+        or kind in SOURCES
+        or kind in (*SPLITS, "views", "classes")
+    ):
         raise ValueError(f"kind: expected a new name, got {kind!r}")
 
     def add(opener: Opener) -> Opener:
@@ -265,7 +272,7 @@ def _folder(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any
     chosen = [folder for folder in folders if folder.name in _SYNONYMS.get(split, (split,))]
     if not chosen:
         raise FileNotFoundError(
-            f"data: expected a folder {str(root / split)!r} beside {', '.join(f.name for f in folders)}; "
+            f"data: expected a folder {str(root / split)!r}, got {', '.join(f.name for f in folders) or 'none'}; "
             f'another name for it is given as {{"folder": {place!r}, "{split}": "NAME"}}'
         )
     classes = {c.name for f in folders for c in f.iterdir() if c.is_dir() and not c.name.startswith(".")}

@@ -39,7 +39,7 @@ def check_shape(size: Size) -> tuple[int, ...]:
 
     Raises ValueError for another number of axes, sides out of range, or no frame.
     """
-    shape = (size, size) if isinstance(size, int) else tuple(size)
+    shape = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
     if len(shape) not in (2, 3) or any(not isinstance(n, int) for n in shape) or shape[0] < 1:
         raise ValueError(f"size: expected (height, width) or (frames, height, width), got {size!r}")
     for side in shape[-2:]:
@@ -77,7 +77,9 @@ def _frames(animation: Any, frames: int, size: tuple[int, int], name: object) ->
         try:
             animation.seek(number)
         except Exception as error:  # decoders raise anything for damaged files
-            raise ValueError(f"{name}: frame {number} cannot be read: {error}") from error
+            raise ValueError(
+                f"{name}: expected {frames} frames, got number {number} damaged ({error})"
+            ) from error
         pictures.append(to_tensor(fit_image(open_image(animation, name), size)))
     return torch.stack(pictures, 1)
 
@@ -111,13 +113,18 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     def __init__(
         self, root: str | Path, size: Size = 128, *, classes: Iterable[str] = (), tables: Iterable[Path] = ()
     ):
-        self.root, self.size = Path(root), check_shape(size)
+        self.size = check_shape(size)
+        if not isinstance(root, str | Path):
+            raise TypeError(f"root: expected a folder of images, got {root!r}")
+        self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"root: expected a folder of images, got {str(root)!r}")
         listed = sorted(p for p in self.root.rglob("*") if not _hidden(p.relative_to(self.root)))
         self.files = [path for path in listed if path.suffix.lower() in EXTENSIONS]
         if not self.files:
-            raise ValueError(f"root: no file under {root} ends in {', '.join(EXTENSIONS)}")
+            raise ValueError(
+                f"root: expected files that end in {', '.join(EXTENSIONS)}, got none under {root}"
+            )
         self.keys = [path.relative_to(self.root).as_posix() for path in self.files]
         names = [key.split("/")[0] if "/" in key else "" for key in self.keys]
         self.classes = sorted({*names, *classes})
@@ -164,6 +171,8 @@ class TarShards(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, shards: str | Path | Sequence[str | Path], size: Size = 128):
         self.size = check_shape(size)
+        if not isinstance(shards, str | Path | list | tuple):
+            raise TypeError(f"shards: expected paths or a pattern, got {shards!r}")
         self.shards = expand(str(shards)) if isinstance(shards, str | Path) else [str(s) for s in shards]
         self._files = [_unpacked(shard) for shard in self.shards]
         self._places: list[tuple[int, int, int]] = []
@@ -178,7 +187,9 @@ class TarShards(Dataset[tuple[Tensor, int]]):
                 labels.append(sample.get("cls", -1))
         self.labels = np.array(labels, np.int64)
         if not self.keys:
-            raise ValueError(f"shards: no image is in {', '.join(self.shards) or 'no shard'}")
+            raise ValueError(
+                f"shards: expected at least one image, got none in {', '.join(self.shards) or 'no shard'}"
+            )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -196,7 +207,7 @@ def _unpacked(shard: str) -> Path:
     """The shard itself, or its content without compression, known by the shard's path, size and time."""
     path = Path(shard)
     if not path.is_file():
-        raise FileNotFoundError(f"shards: expected a file, found none at {shard!r}")
+        raise FileNotFoundError(f"shards: expected a file, got {shard!r}, where there is none")
     with path.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
             return path
@@ -207,7 +218,9 @@ def _unpacked(shard: str) -> Path:
             with gzip.open(path) as packed, (into / "shard.tar").open("wb") as out:
                 shutil.copyfileobj(packed, out, 1 << 20)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"shards: {shard} is damaged: {error}") from error
+            raise ValueError(
+                f"shards: expected an archive that is whole, got {shard}, which is damaged ({error})"
+            ) from error
 
     return assets.cached(f"shards/{hashlib.sha256(known.encode()).hexdigest()[:32]}", build) / "shard.tar"
 
@@ -230,7 +243,9 @@ def _samples(shard: str, file: Path) -> list[tuple[str, dict[str, Any]]]:
                     assert stream is not None  # it is a regular file
                     sample[extension] = _text(f"shards: {shard}: {entry.name}", extension, stream.read())
     except tarfile.TarError as error:
-        raise ValueError(f"shards: {shard} is no tar archive, or damaged: {error}") from error
+        raise ValueError(
+            f"shards: expected a tar archive, got {shard}, which is none or damaged ({error})"
+        ) from error
     return [(key, sample) for key, sample in found.items() if "image" in sample]
 
 
@@ -260,7 +275,7 @@ def expand(pattern: str) -> list[str]:
     for path in map("".join, itertools.product(*pieces)):
         fitting = sorted(glob.glob(path)) if "*" in path else [path] * Path(path).is_file()
         if not fitting:
-            raise FileNotFoundError(f"shards: expected a file, found none at {path!r}")
+            raise FileNotFoundError(f"shards: expected a file, got {path!r}, where there is none")
         paths += fitting
     return paths
 
@@ -296,6 +311,8 @@ class HuggingFaceImages(Dataset[tuple[Tensor, int]]):
         self.size = check_shape(size)
         if not hasattr(rows, "__len__"):
             raise TypeError(f"rows: expected a data set with a length, got {type(rows).__name__} (streamed?)")
+        if not hasattr(rows, "column_names"):
+            raise TypeError(f"rows: expected a data set with columns, got {type(rows).__name__}")
         columns = list(rows.column_names)
         for argument, column in (("image", image), ("label", label), ("caption", caption)):
             if column is not None and column not in columns:
@@ -306,7 +323,7 @@ class HuggingFaceImages(Dataset[tuple[Tensor, int]]):
             for argument, chosen in (("image", image), ("label", label), ("caption", caption))
         )
         if image is None:
-            raise ValueError(f"image: expected one of the columns {columns} by name, none is called 'image'")
+            raise ValueError(f"image: expected the name of one of the columns {columns}, got None")
         self.rows, self.image = rows, image
         labels = [-1] * len(rows) if label is None else [-1 if n is None else n for n in rows[label]]
         self.classes = tuple(getattr(getattr(rows, "features", {}).get(label), "names", None) or ())

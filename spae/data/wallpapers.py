@@ -81,6 +81,8 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
             pixels = np.asarray(image)[: down * size, : across * size].reshape(down, size, across, size, 3)
             tiles[places[name]] = pixels.transpose(0, 2, 4, 1, 3).reshape(-1, 3, size, size)
     if missing := [FILES[number] for number in range(len(FILES)) if number not in tiles]:
-        raise ValueError(f"the packages lack {', '.join(missing)}")
+        raise ValueError(
+            f"wallpapers: expected {len(FILES)} photographs in the packages, got none of {', '.join(missing)}"
+        )
     write_pixels(into, np.concatenate([tiles[number] for number in range(len(FILES))]))
     return {"labels": [number for number in range(len(FILES)) for _ in tiles[number]]}

@@ -101,8 +101,8 @@ def sample_episodes(
     if len(classes) < setting.ways:
         most = max(map(pool.room, pool.shown), default=0)
         raise ValueError(
-            f"labels: {setting.name} needs at least {setting.ways} classes with {setting.inner_shots} items "
-            f"beside a query, got {len(classes)}; the largest class has {most}"
+            f"labels: expected at least {setting.ways} classes with {setting.inner_shots} items beside a query "
+            f"for {setting.name}, got {len(classes)}; the largest class has {most}"
         )
     generator = random.Random(seed)
     return [_episode(pool, classes, setting, number, generator) for number in range(count)]
@@ -135,7 +135,9 @@ class _Pool:
         if labels.asked is None:
             groups = asked_groups = groups or range(len(labels.shown))
         if (groups is None) != (asked_groups is None):
-            raise ValueError("groups: expected those of shown and of asked items, or neither")
+            raise ValueError(
+                "groups: expected those of shown and of asked items, or neither, got one of them"
+            )
         self._groups, self._asked_groups = groups, asked_groups
 
     def beside(self, label: int, query: int) -> list[int]:

@@ -48,14 +48,14 @@ class Run:
     def asked(self) -> FrozenLLM:
         """The language model. Raises ValueError if there is none."""
         if self.llm is None:
-            raise ValueError(f"llm: {self.name} asks a language model, got None")
+            raise ValueError(f"llm: expected a language model, which {self.name} asks, got None")
         return self.llm
 
     @property
     def folder(self) -> Path:
         """`out`, which exists. Raises ValueError if there is none."""
         if self.out is None:
-            raise ValueError(f"out: {self.name} keeps its records in a folder, got None")
+            raise ValueError(f"out: expected a folder, in which {self.name} keeps its records, got None")
         self.out.mkdir(parents=True, exist_ok=True)
         return self.out
 

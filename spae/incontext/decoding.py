@@ -53,10 +53,10 @@ def segments(num_tokens: int, stride: int) -> list[range]:
     >>> segments(10, 4)
     [range(0, 4), range(4, 8), range(8, 10)]
     """
-    if num_tokens < 0:
-        raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens}")
-    if stride < 1:
-        raise ValueError(f"stride: expected 1 or more, got {stride}")
+    if not isinstance(num_tokens, int) or num_tokens < 0:
+        raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens!r}")
+    if not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"stride: expected 1 or more, got {stride!r}")
     return [range(start, min(start + stride, num_tokens)) for start in range(0, num_tokens, stride)]
 
 
@@ -66,8 +66,8 @@ def plan(pyramid: Pyramid, mode: Mode, stride: int, options: Options) -> list[li
     PAR passes are groups of one, and run through the layers. PNAR segments end where their layer ends.
     """
     num_layers = pyramid.num_layers if options.num_layers is None else options.num_layers
-    if not 1 <= num_layers <= pyramid.num_layers:
-        raise ValueError(f"num_layers: expected 1 to {pyramid.num_layers} or None, got {num_layers}")
+    if not isinstance(num_layers, int) or not 1 <= num_layers <= pyramid.num_layers:
+        raise ValueError(f"num_layers: expected 1 to {pyramid.num_layers} or None, got {num_layers!r}")
     if mode not in ("par", "pnar"):
         raise ValueError(f'mode: expected "par" or "pnar", got {mode!r}')
     if options.layout not in ("examples", "segments"):

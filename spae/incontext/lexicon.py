@@ -38,11 +38,15 @@ class Lexicon:
         self.codebook = codebook
         self.pyramid = pyramid
         if codebook.llm_ids is None:
-            raise ValueError(f"codebook: expected one with llm_ids, {codebook.name!r} is in no language")
+            raise ValueError(
+                f"codebook: expected one with llm_ids, got {codebook.name!r}, which is in no language"
+            )
         self._ids = codebook.llm_ids.cpu()
         self._rows = {llm_id: row for row, llm_id in enumerate(self._ids.tolist())}
         if len(self._rows) != len(codebook):
-            raise ValueError(f"codebook: expected distinct llm_ids, {codebook.name!r} repeats some")
+            raise ValueError(
+                f"codebook: expected distinct llm_ids, got {codebook.name!r}, which repeats some"
+            )
         _check_words(codebook, self._ids, llm)
         special = torch.tensor(sorted(llm.special_ids), dtype=torch.int64)
         self._sets = [
@@ -67,7 +71,9 @@ class Lexicon:
         ids = self._ids[mask]
         ids = ids[~torch.isin(ids, special)].sort().values
         if len(ids) == 0:
-            raise ValueError(f"masks: layer {layer} has no word left that may be generated")
+            raise ValueError(
+                f"masks: expected a word that may be generated in each layer, got none in layer {layer}"
+            )
         return ids
 
     def llm_ids(self, tokens: PyramidTokens) -> list[tuple[int, ...]]:
@@ -75,7 +81,7 @@ class Lexicon:
         for tokens of another pyramid and for an id that is no row of the codebook."""
         if tokens.pyramid != self.pyramid:
             raise ValueError(f"tokens: expected {self.pyramid}, got {tokens.pyramid}")
-        _check_rows(tokens, len(self._ids))
+        tokens.check_rows(len(self._ids))
         return [tuple(row) for row in self._ids[tokens.ids.cpu()].tolist()]
 
     def tokens(self, llm_ids: Sequence[Sequence[int]]) -> PyramidTokens:
@@ -85,8 +91,12 @@ class Lexicon:
             if unknown := [(i, token) for i, token in enumerate(ids) if token not in self._rows]:
                 position, token = unknown[0]
                 raise ValueError(
-                    f"llm_ids[{image}]: id {token} at position {position} is no word of codebook "
-                    f"{self.codebook.name!r}"
+                    f"llm_ids[{image}]: expected ids of words of codebook {self.codebook.name!r}, got "
+                    f"{token!r:.40} at position {position}"
+                )
+            if len(ids) != len(llm_ids[0]):
+                raise ValueError(
+                    f"llm_ids[{image}]: expected {len(llm_ids[0])} ids as in llm_ids[0], got {len(ids)}"
                 )
             rows.append([self._rows[token] for token in ids])
         empty = torch.empty(0, self.pyramid.tokens_per_layer[0], dtype=torch.int64)
@@ -95,10 +105,15 @@ class Lexicon:
     def allowed(self, position: int) -> Tensor:
         """The ids that the token at a position of the answer may take, int64 [m] ascending. One tensor per
         layer: positions of one layer share the object."""
+        if not 0 <= position < len(self._layer_of):
+            raise ValueError(f"position: expected 0..{len(self._layer_of) - 1}, got {position}")
         return self._sets[self._layer_of[position]]
 
     def word(self, llm_id: int) -> str:
         """The codebook's word for an id of the language model."""
+        if llm_id not in self._rows:
+            name = self.codebook.name
+            raise ValueError(f"llm_id: expected that of a word of codebook {name!r}, got {llm_id!r}")
         return self.codebook.words[self._rows[llm_id]]
 
     @property
@@ -111,7 +126,7 @@ class Lexicon:
 def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
     """For each layer the words that occur there in some images: bool [num_words] per layer, for `Lexicon`'s
     masks. Layers that the tokens do not hold allow every word. Raises ValueError for an id that is no row."""
-    _check_rows(tokens, num_words)
+    tokens.check_rows(num_words)
     masks = []
     for layer in range(tokens.pyramid.num_layers):
         held = layer < tokens.num_layers
@@ -122,16 +137,6 @@ def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
     return masks
 
 
-def _check_rows(tokens: PyramidTokens, num_words: int) -> None:
-    wrong = (tokens.ids < 0) | (tokens.ids >= num_words)
-    if wrong.any():
-        image, position = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"tokens: expected ids 0 to {num_words - 1}, got {int(tokens.ids[image, position])} at position "
-            f"{position} of image {image}"
-        )
-
-
 def _check_words(codebook: CodeTable, ids: Tensor, llm: FrozenLLM, at_most: int = 256) -> None:
     """Raises ValueError unless words spread over the codebook are those of the model's vocabulary."""
     for row in range(0, len(codebook), max(1, len(codebook) // at_most)):
@@ -139,7 +144,8 @@ def _check_words(codebook: CodeTable, ids: Tensor, llm: FrozenLLM, at_most: int 
         # Pieces of characters and control tokens have no text of their own that both would show alike.
         if word.isascii() and word.strip().isalnum() and (read := llm.decode([llm_id])) != word:
             raise ValueError(
-                f"codebook: id {llm_id} is {word!r} in {codebook.name!r}, but {read!r} in {llm.name}"
+                f"codebook: expected the words of {llm.name}, where id {llm_id} is {read!r}, got {word!r} in "
+                f"{codebook.name!r}"
             )
 
 
@@ -151,8 +157,8 @@ def _per_layer(masks: Tensor | Sequence[Tensor] | None, pyramid: Pyramid, num_wo
     if len(layers) != num_layers:
         raise ValueError(f"masks: expected one per layer ({num_layers}), got {len(layers)}")
     for layer, mask in enumerate(layers):
-        if mask.dtype != torch.bool or tuple(mask.shape) != (num_words,):
-            raise ValueError(
-                f"masks[{layer}]: expected bool [{num_words}], got {mask.dtype} {list(mask.shape)}"
-            )
+        known = isinstance(mask, Tensor)
+        if not known or mask.dtype != torch.bool or tuple(mask.shape) != (num_words,):
+            got = f"{mask.dtype} {list(mask.shape)}" if known else type(mask).__name__
+            raise ValueError(f"masks[{layer}]: expected bool [{num_words}], got {got}")
     return [mask.cpu() for mask in layers]

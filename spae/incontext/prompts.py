@@ -125,7 +125,7 @@ class Writer:
     def __post_init__(self) -> None:
         for i, example in enumerate(self.task.examples):
             if not example.answer:
-                raise ValueError(f"task: examples[{i}] has no answer")
+                raise ValueError(f"task: expected answers in all examples, got none in examples[{i}]")
 
     def shared(self, span: Span | None) -> list[list[int]]:
         """What every query's prompt begins with, in sections: the start and preamble, then the examples, in
@@ -158,9 +158,9 @@ class Writer:
             fit += 1
         what = "the answer" if span is None else f"tokens {span.tokens.start} to {span.tokens.stop - 1}"
         raise ContextOverflow(
-            f"prompt: {len(self.task.examples)} examples ({sum(blocks)} tokens), the query ({tail}) and "
-            f"{what} ({num_tokens}) make {total} tokens, more than {self.llm.name}'s context window of "
-            f"{window}; {fit} examples would fit"
+            f"prompt: expected at most {window} tokens, {self.llm.name}'s context window, got {total}: "
+            f"{len(self.task.examples)} examples ({sum(blocks)} tokens), the query ({tail}) and {what} "
+            f"({num_tokens}); {fit} examples would fit"
         )
 
     def _lines(self, block: Span | None) -> list[Part]:

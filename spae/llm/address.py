@@ -25,6 +25,9 @@ class Address:
     @classmethod
     def parse(cls, url: str, api_key: str | None = None) -> Address:
         """Raises ValueError, which shows no secret, for a URL or a key that cannot be used."""
+        if not isinstance(url, str):
+            kind = type(url).__name__
+            raise TypeError(f"url: expected http(s)://host[:port]/path without a query, got {kind}")
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spae.configs import Config, Count, Natural, Positive, Weight
 from spae.llm.address import Address
 from spae.llm.journal import Journal
 from spae.llm.protocol import LLMError
@@ -30,7 +31,7 @@ _SHOWN = 300
 
 
 @dataclass(frozen=True)
-class Patience:
+class Patience(Config):
     """How a server is asked.
 
     timeout: seconds for one answer, from the first attempt to connect to the last byte; nothing the server
@@ -42,22 +43,15 @@ class Patience:
     largest_answer: bytes; a longer answer is not read further.
     """
 
-    timeout: float = 120.0
-    connect_timeout: float = 10.0
-    retries: int = 5
-    backoff: float = 1.0
-    max_backoff: float = 60.0
-    requests_per_minute: float | None = None
-    largest_answer: int = 1 << 24
+    section = "patience"
 
-    def __post_init__(self) -> None:
-        for name in ("timeout", "connect_timeout", "requests_per_minute", "largest_answer"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name}: expected more than 0, finite, got {value}")
-        for name in ("retries", "backoff", "max_backoff"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected 0 or more, finite, got {getattr(self, name)}")
+    timeout: Positive = 120.0
+    connect_timeout: Positive = 10.0
+    retries: Natural = 5
+    backoff: Weight = 1.0
+    max_backoff: Weight = 60.0
+    requests_per_minute: Positive | None = None
+    largest_answer: Count = 1 << 24
 
 
 class Client:
@@ -80,7 +74,9 @@ class Client:
         try:
             httpx.URL(self.address.url)
         except httpx.InvalidURL as error:
-            raise ValueError(f"url: {error} in {self.address.url!r}") from error
+            raise ValueError(
+                f"url: expected one that can be asked, got {self.address.url!r} ({error})"
+            ) from error
         self._httpx = httpx
         self._client = httpx.AsyncClient(
             headers=headers,
@@ -206,14 +202,14 @@ class Client:
             if response.status_code == 200:
                 largest = self._patience.largest_answer
                 if (encoding := response.headers.get("content-encoding", "identity")) != "identity":
-                    raise ValueError(f"encoded as {encoding}, asked for identity")
+                    raise ValueError(f"expected no encoding, got {encoding}")
             else:
                 largest = _LARGEST_EXPLANATION
             async for chunk in response.aiter_raw():
                 content += chunk
                 if len(content) > largest:
                     if response.status_code == 200:
-                        raise ValueError(f"more than {largest} bytes")
+                        raise ValueError(f"expected at most {largest} bytes, got more")
                     break
             return response.status_code, response.headers, bytes(content[:largest])
 

@@ -27,6 +27,9 @@ def folder(source: str | os.PathLike[str], *, progress: bool = True) -> tuple[st
     that names the architecture and no quantization, so that it loads in seconds and can be served.
     The identity changes with the weights.
     """
+    expected = f"one of {', '.join(NAMES)}, a GGUF file, a folder with config.json or the URL of a server"
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source: expected {expected}, got {source!r:.80}")
     if source in NAMES:
         file = assets.require(str(source), progress=progress)
         digest = next(f.sha256 for f in assets.REGISTRY[str(source)].files if f.name == file.name)
@@ -37,13 +40,10 @@ def folder(source: str | os.PathLike[str], *, progress: bool = True) -> tuple[st
     if (path / "config.json").is_file():
         weights = sorted(file for pattern in _WEIGHTS for file in path.glob(pattern))
         if not weights:
-            raise ValueError(f"source: {path} holds no weights ({', '.join(_WEIGHTS)})")
+            raise ValueError(f"source: expected weights ({', '.join(_WEIGHTS)}) in {path}, got none")
         name = path.resolve().name
         return name, f"{name}-{_of_files([path / 'config.json', *weights])[:12]}", path
-    raise ValueError(
-        f"source: expected one of {', '.join(NAMES)}, a GGUF file, a folder with config.json "
-        f"or the URL of a server, got {str(source)!r}"
-    )
+    raise ValueError(f"source: expected {expected}, got {str(source)!r}")
 
 
 def _of_files(files: list[Path]) -> str:

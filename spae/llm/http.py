@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from spae.configs import Count, Weight, checked
 from spae.llm import answers
 from spae.llm.client import Client, Patience
 from spae.llm.protocol import GREEDY, ContextOverflow, Cost, LLMError, Prefix, Sampling
@@ -57,9 +58,11 @@ class Server:
         for name, values in (("endpoint", ("completions", "chat")), ("allowed_ids", ("retry", "server"))):
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}: expected {' or '.join(values)}, got {getattr(self, name)!r}")
-        for name in ("attempts", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name, hint in (
+            *(("attempts", Count), ("concurrency", Count), ("context_window", Count | None)),
+            *(("retry_temperature", Weight), ("patience", Patience)),
+        ):
+            checked(name, getattr(self, name), hint)
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,8 @@ class HTTPLLM:
                 raise ValueError(f"prompts[{i}]: expected at least one id after the prefix, got none")
             if len(ids) + room > self.context_window:
                 raise ContextOverflow(
-                    f"prompts: {len(ids)} tokens and {room} to follow do not fit {self.name}'s context "
-                    f"window of {self.context_window}"
+                    f"prompts: expected at most {self.context_window} tokens, {self.name}'s context window, "
+                    f"got {len(ids)} and {room} to follow"
                 )
         return whole
 
@@ -296,13 +299,13 @@ class HTTPLLM:
         listed = self._client.run(self._client.get("/models", answers.models))
         found = [model for model in listed if name in (None, model[0])]
         if len(found) != 1 and name is None:
-            raise ValueError(f"model: the server lists {len(found)}, name one")
+            raise ValueError(f"model: expected a name, for the server lists {len(found)}, got None")
         if name is None and self._client.address.redact(found[0][0]) != found[0][0]:
-            raise ValueError("model: the server lists one by a name that cannot be shown, name one")
+            raise ValueError("model: expected a name, for the server's own cannot be shown, got None")
         if window is None:
             window = found[0][1] if found else None
         if window is None:
-            raise ValueError("context_window: the server does not say it, give it")
+            raise ValueError("context_window: expected a number, for the server does not say it, got None")
         return name or found[0][0], window
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
+from spae.configs import check_entries
 from spae.llm.protocol import FrozenLLM
 
 Load = Callable[..., FrozenLLM]
@@ -24,7 +27,7 @@ def backend(*schemes: str) -> Callable[[Load], Load]:
     Raises ValueError for what is no scheme.
     """
     for scheme in schemes:
-        if not _SCHEME.fullmatch(scheme):
+        if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
             raise ValueError(f'schemes: expected such as "mine://", got {scheme!r}')
 
     def register(load: Load) -> Load:
@@ -54,6 +57,7 @@ def load(source: str | os.PathLike[str] = "smollm2", **options: Any) -> FrozenLL
     if (scheme := _SCHEME.match(str(source))) is None:
         from spae.llm import local
 
+        check_entries("options", options, list(inspect.signature(local.load).parameters)[1:])
         return local.load(source, **options)
     if (found := _BACKENDS.get(scheme[0].lower())) is None:
         raise ValueError(f"source: expected a scheme of {', '.join(_BACKENDS)}, got {scheme[0]!r}")
@@ -64,4 +68,5 @@ def load(source: str | os.PathLike[str] = "smollm2", **options: Any) -> FrozenLL
 def _served(url: str, **options: Any) -> FrozenLLM:
     from spae.llm.http import HTTPLLM, Server
 
+    check_entries("options", options, [field.name for field in fields(Server)][1:])
     return HTTPLLM(Server(url, **options))

@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from spae.configs import Count, checked
+from spae.devices import checked_device
 from spae.llm import folders
 from spae.llm.protocol import GREEDY, ContextOverflow, Prefix, Sampling
 from spae.llm.sampling import choose
@@ -44,6 +47,8 @@ def load(
     named = str(dtype).removeprefix("torch.")
     if named not in _DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r}")
+    device = checked_device(device)
+    checked("pack_tokens", pack_tokens, Count)
     transformers = folders.require_transformers()
     name, identity, path = folders.folder(source, progress=progress)
     model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -144,9 +149,11 @@ class LocalLLM:
         streams: Sequence[int] | None = None,
         stop: Sequence[int] = (),
     ) -> Tensor:
+        if not isinstance(num_tokens, int) or num_tokens < 0:
+            raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens!r}")
         self._check_prompts("prompts", prompts, prefix, num_tokens)
         streams = range(len(prompts)) if streams is None else streams
-        _check_lengths(prompts, num_tokens, allowed, streams)
+        _check_lengths(prompts, num_tokens, allowed, streams, self._vocabulary)
         sets = None if allowed is None else [ids.to(self.device) for ids in allowed]
         result = torch.full((len(prompts), num_tokens), -1)
         if num_tokens == 0:
@@ -244,8 +251,8 @@ class LocalLLM:
             self._packs_rightly = bool((packed - alone).abs().max() < 0.1 * alone.std())
         if not self._packs_rightly:
             raise ValueError(
-                f"pack_tokens: {type(self._model).__name__} does not take the attention mask that several "
-                "prompts in one sequence need; load it with pack_tokens=1"
+                f"pack_tokens: expected 1 for {type(self._model).__name__}, which does not take the attention "
+                f"mask that several prompts in one sequence need, got {self._pack_tokens}"
             )
 
     def _read_once(self, *arguments: Any) -> Tensor:
@@ -262,18 +269,21 @@ class LocalLLM:
             self._check_room(prompt, prefix, room)
 
     def _check_ids(self, name: str, ids: Sequence[int]) -> None:
+        if not hasattr(ids, "__len__"):
+            raise TypeError(f"{name}: expected a sequence of ids, got {ids!r:.80}")
         for position, token in enumerate(ids):
-            if not 0 <= token < self._vocabulary:
+            if not _is_id(token, self._vocabulary):
                 raise ValueError(
-                    f"{name}: expected ids 0 to {self._vocabulary - 1}, got {token} at position {position}"
+                    f"{name}: expected ids 0 to {self._vocabulary - 1}, got {token!r:.40} at position {position}"
                 )
 
     def _check_room(self, prompt: Sequence[int], prefix: Prefix | None, room: int) -> None:
+        _check_prefix(prefix)
         length = len(prefix.ids if prefix else ()) + len(prompt)
         if length + room > self.context_window:
             raise ContextOverflow(
-                f"prompts: {length} tokens and {room} to follow do not fit {self.name}'s context window "
-                f"of {self.context_window}"
+                f"prompts: expected at most {self.context_window} tokens, {self.name}'s context window, got "
+                f"{length} and {room} to follow"
             )
 
 
@@ -282,9 +292,8 @@ def _check_lengths(
     num_tokens: int,
     allowed: Sequence[Tensor] | None,
     streams: Sequence[int],
+    vocabulary: int,
 ) -> None:
-    if num_tokens < 0:
-        raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens}")
     if len(streams) != len(prompts):
         raise ValueError(f"streams: expected one per prompt ({len(prompts)}), got {len(streams)}")
     if allowed is None:
@@ -292,10 +301,25 @@ def _check_lengths(
     if len(allowed) != num_tokens:
         raise ValueError(f"allowed: expected one set per token ({num_tokens}), got {len(allowed)}")
     for position, ids in enumerate(allowed):
-        if ids.ndim != 1 or ids.dtype != torch.int64 or len(ids) == 0:
-            raise ValueError(
-                f"allowed[{position}]: expected int64 [m] with m >= 1, got {ids.dtype} {list(ids.shape)}"
-            )
+        if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.dtype != torch.int64 or len(ids) == 0:
+            got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise ValueError(f"allowed[{position}]: expected int64 [m] with m >= 1, got {got}")
+        low, high = (int(bound) for bound in ids.aminmax())
+        if low < 0 or high >= vocabulary:
+            got = low if low < 0 else high
+            raise ValueError(f"allowed[{position}]: expected ids 0 to {vocabulary - 1}, got {got}")
+
+
+def _is_id(token: Any, vocabulary: int) -> bool:
+    try:
+        return 0 <= index(token) < vocabulary
+    except TypeError:
+        return False
+
+
+def _check_prefix(prefix: Prefix | None) -> None:
+    if prefix is not None and not isinstance(prefix, ReadPrefix):
+        raise TypeError(f"prefix: expected what this model's prefix() returned, got {type(prefix).__name__}")
 
 
 def _still_running(rows: list[int], chosen: list[int], stop: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -309,10 +333,8 @@ class _Reading:
     def __init__(self, llm: LocalLLM, prefix: Prefix | None) -> None:
         from spae.llm.memory import Memory
 
-        if prefix is not None and not isinstance(prefix, ReadPrefix):
-            raise TypeError(
-                f"prefix: expected what this model's prefix() returned, got {type(prefix).__name__}"
-            )
+        _check_prefix(prefix)
+        assert prefix is None or isinstance(prefix, ReadPrefix)
         self._llm = llm
         self.memory = prefix.memory.behind(len(prefix.ids)) if prefix else Memory().behind(0)
         self._start = len(prefix.ids) if prefix else 0

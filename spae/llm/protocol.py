@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from torch import Tensor
+
+from spae.configs import Config, Count, Range, Weight
 
 
 class LLMError(RuntimeError):
@@ -18,7 +20,7 @@ class ContextOverflow(ValueError):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Config):
     """How the next token is chosen.
 
     temperature: 0 takes the likeliest allowed token (the lowest id of equals); otherwise the logits are
@@ -27,18 +29,12 @@ class Sampling:
     batching nor on what was resumed.
     """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
+    section = "sampling"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: expected 0 or more, finite, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k: expected at least 1 or None, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: expected a probability in (0, 1] or None, got {self.top_p}")
+    temperature: Weight = 0.0
+    top_k: Count | None = None
+    top_p: Annotated[float, Range(0, 1, "left")] | None = None
+    seed: int = 0
 
 
 GREEDY = Sampling()

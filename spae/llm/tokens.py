@@ -54,8 +54,8 @@ def text_of(llm: FrozenLLM, ids: Sequence[int]) -> str:
     for position, token in enumerate(ids):
         if token in llm.special_ids:
             raise ValueError(
-                f"prompt: id {token} ({llm.decode([token])!r}) at position {position} is a control token, "
-                "which cannot go into a text"
+                f"prompt: expected no control token, which cannot go into a text, got id {token} "
+                f"({llm.decode([token])!r}) at position {position}"
             )
     text = llm.decode(ids)
     back = llm.encode(text)
@@ -66,8 +66,8 @@ def text_of(llm: FrozenLLM, ids: Sequence[int]) -> str:
         was, now = (llm.decode(side[position : position + 2]) for side in (ids, back))
         word = llm.decode(ids[position : position + 1])
         raise ValueError(
-            f"prompt: the word {word!r} (id {ids[position] if position < len(ids) else None}) at position "
-            f"{position} does not read back from text: {was!r} is read as {now!r} "
-            f"({back[position : position + 2]})"
+            f"prompt: expected words that read back from text, got {word!r} "
+            f"(id {ids[position] if position < len(ids) else None}) at position {position}: {was!r} is read as "
+            f"{now!r} ({back[position : position + 2]})"
         )
     return text

@@ -57,7 +57,9 @@ def appearance_loss(
         further: scalars that the model adds (a learned codebook's), of weight 1.
         config: weights, by default the paper's.
     """
-    config = config or AppearanceConfig()
+    config = AppearanceConfig() if config is None else config
+    if not isinstance(config, AppearanceConfig):
+        raise TypeError(f"config: expected an AppearanceConfig or None, got {type(config).__name__}")
     terms = {"reconstruction": reconstruction_loss(images, reconstruction, kind=config.reconstruction)}
     total = terms["reconstruction"]
     weighted = [(1.0, name, term) for name, term in (further or {}).items()]
@@ -81,7 +83,16 @@ def reconstruction_loss(
 
     Both images are [B, C, *shape]; computed in float32.
     """
+    if kind not in ("l2", "l1"):
+        raise ValueError(f"kind: expected 'l2' or 'l1', got {kind!r}")
     distance = {"l2": F.mse_loss, "l1": F.l1_loss}[kind]
+    for name, value in (("images", images), ("reconstruction", reconstruction)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if reconstruction.shape != images.shape:  # else they would be broadcast
+        raise ValueError(
+            f"reconstruction: expected shape {list(images.shape)} like images, got {list(reconstruction.shape)}"
+        )
     return distance(reconstruction.float(), images.float())
 
 
@@ -95,8 +106,11 @@ def commitment_loss(
     gradient reaches z only.
     """
     total = z.new_zeros((), dtype=z.dtype)
-    for num_layers in range(1, pyramid.num_layers_of(ids.shape[1]) + 1):
+    for num_layers in range(1, pyramid.num_layers_of(ids.shape[1], name="ids") + 1):
         target = pyramid_dequantize(ids, codes, pyramid, rule=rule, num_layers=num_layers, fill="zero")
+        if z.shape != target.quantized.shape:  # else they would be broadcast
+            expected = list(target.quantized.shape)
+            raise ValueError(f"z: expected shape {expected}, of ids and codes, got {list(z.shape)}")
         square = (z - target.quantized).square() * target.covered
         total = total + square.sum() / (target.covered.sum() * z.shape[0] * z.shape[1])
     return total

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from numbers import Real
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from spae.configs import checked
 from spae_ops import CodeIndex, Pyramid, distance_cross_entropy, layer_queries
 
 THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8)
@@ -56,6 +58,11 @@ class SemanticPools:
                 f"uniform: expected floating-point [{len(self.ranked)}, n] in [0, 1), "
                 f"got {uniform.dtype} {list(uniform.shape)}"
             )
+        if not isinstance(layer, int) or not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer!r}")
+        low, high = uniform.aminmax() if uniform.numel() else (0, 0)
+        if not (low >= 0 and high < 1):  # nan too
+            raise ValueError(f"uniform: expected numbers in [0, 1), got {float(low):g} to {float(high):g}")
         size = self.sizes[:, layer, None]
         # The product may round up to the size itself.
         place = torch.minimum((uniform.double() * size).long(), size - 1)
@@ -99,8 +106,13 @@ def semantic_loss(
     """
     if not 1 <= len(targets) <= pyramid.num_layers:
         raise ValueError(f"targets: expected 1 to {pyramid.num_layers} layers, got {len(targets)}")
+    if not isinstance(z, Tensor):
+        raise TypeError(f"z: expected a torch.Tensor, got {type(z).__name__}")
     for layer, target in enumerate(targets):
         expected = (len(z), pyramid.tokens_per_layer[layer])
+        if not isinstance(target, Tensor) or target.dtype != torch.int64:
+            got = getattr(target, "dtype", type(target).__name__)
+            raise TypeError(f"targets[{layer}]: expected int64 {list(expected)}, got {got}")
         if target.shape != expected:
             raise ValueError(f"targets[{layer}]: expected shape {list(expected)}, got {list(target.shape)}")
     z = z.to(torch.promote_types(z.dtype, torch.float32))
@@ -158,12 +170,16 @@ class SemanticLoss(nn.Module):
     ) -> None:
         super().__init__()
         count = len(codebook.index.codes)
-        if text_features.ndim != 2 or len(text_features) != count:
-            raise ValueError(
-                f"text_features: expected [{count}, E], one row per word, got {list(text_features.shape)}"
+        checked("rule", rule, Literal["saq", "rq"])
+        if not isinstance(text_features, Tensor) or text_features.ndim != 2 or len(text_features) != count:
+            got = (
+                list(text_features.shape)
+                if isinstance(text_features, Tensor)
+                else type(text_features).__name__
             )
+            raise ValueError(f"text_features: expected [{count}, E], one row per word, got {got}")
         if not torch.isfinite(text_features).all():
-            raise ValueError("text_features: expected finite numbers")
+            raise ValueError("text_features: expected finite numbers, got nan or inf")
         _check_thresholds(thresholds)
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature: expected a finite number above 0, got {temperature}")
@@ -178,8 +194,8 @@ class SemanticLoss(nn.Module):
         z, ids, pyramid = output.features, output.tokens.ids, output.tokens.pyramid
         if len(self.thresholds) > pyramid.num_layers:
             raise ValueError(
-                f"thresholds: the pyramid has {pyramid.num_layers} layers, "
-                f"got {len(self.thresholds)} thresholds"
+                f"thresholds: expected at most {pyramid.num_layers}, one for each layer, "
+                f"got {len(self.thresholds)}"
             )
         pools = semantic_pools(self.scores(guidance, len(z)), self.thresholds)
         counts = pyramid.tokens_per_layer[: len(self.thresholds)]
@@ -212,14 +228,23 @@ class SemanticLoss(nn.Module):
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> None:
-    if not thresholds or not all(0 <= rho <= 1 for rho in thresholds):
-        raise ValueError(f"thresholds: expected at least one, all from 0 to 1, got {tuple(thresholds)}")
+    several = isinstance(thresholds, list | tuple)
+    if (
+        not several
+        or not thresholds
+        or not all(isinstance(rho, Real) and 0 <= rho <= 1 for rho in thresholds)
+    ):
+        got = tuple(thresholds) if several else thresholds
+        raise ValueError(f"thresholds: expected at least one, all from 0 to 1, got {got!r}")
 
 
 def _check_scores(scores: Tensor) -> None:
+    if not isinstance(scores, Tensor):
+        kind = type(scores).__name__
+        raise TypeError(f"scores: expected floating-point [B, K] with K >= 1, got {kind}")
     if scores.ndim != 2 or scores.shape[1] == 0 or not scores.is_floating_point():
         raise ValueError(
             f"scores: expected floating-point [B, K] with K >= 1, got {scores.dtype} {list(scores.shape)}"
         )
     if not torch.isfinite(scores).all():
-        raise ValueError("scores: expected finite numbers")
+        raise ValueError("scores: expected finite numbers, got nan or inf")

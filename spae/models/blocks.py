@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from spae.configs import Config, Count
 
 Conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _avg_pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -18,7 +21,7 @@ _MIN_CHANNELS_PER_GROUP = 4
 
 
 @dataclass(frozen=True)
-class BackboneConfig:
+class BackboneConfig(Config):
     """Shape of an `Encoder` and of the `Decoder` that mirrors it.
 
     Level i has `channels * multipliers[i]` channels; between levels i and i + 1 the grid shrinks by
@@ -36,23 +39,19 @@ class BackboneConfig:
         groups: upper bound on the groups of GroupNorm; narrow layers use fewer.
     """
 
-    latent_dim: int
-    in_channels: int = 3
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    num_res_blocks: int = 2
-    ndim: int = 2
-    strides: int | Sequence[int | Sequence[int]] = 2
-    groups: int = 32
+    latent_dim: Count
+    in_channels: Count = 3
+    channels: Count = 128
+    multipliers: tuple[Count, ...] = (1, 2, 2, 4)
+    num_res_blocks: Count = 2
+    ndim: Literal[1, 2, 3] = 2
+    strides: Count | Sequence[Count | Sequence[Count]] = 2
+    groups: Count = 32
 
-    def __post_init__(self):
-        if self.ndim not in Conv:
-            raise ValueError(f"ndim must be one of {sorted(Conv)}, got {self.ndim}")
-        # Lists (say, from JSON) become tuples, so that configs hash and compare equal after a round trip.
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        sizes = (self.latent_dim, self.in_channels, self.channels, self.num_res_blocks, self.groups)
-        if not self.multipliers or min(*sizes, *self.multipliers) < 1:
-            raise ValueError(f"every size must be at least 1 and multipliers not empty, got {self}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.multipliers:
+            raise ValueError("multipliers: expected at least one, got ()")
         object.__setattr__(self, "strides", self._expand(self.strides))
 
     def _expand(self, strides: int | Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -61,7 +60,7 @@ class BackboneConfig:
         per_axis = tuple((s,) * self.ndim if isinstance(s, int) else tuple(s) for s in per_pair)
         if len(per_axis) != pairs or any(len(s) != self.ndim or min(s) < 1 for s in per_axis):
             raise ValueError(
-                f"strides must hold {pairs} entries (len(multipliers) - 1), each an int or {self.ndim} ints "
+                f"strides: expected {pairs} entries (len(multipliers) - 1), each an int or {self.ndim} ints "
                 f"of at least 1, got {strides}"
             )
         return per_axis
@@ -84,7 +83,9 @@ class BackboneConfig:
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Latent grid of an image or video of this `shape` (its grid axes alone, e.g. (H, W))."""
         if len(shape) != self.ndim or any(n < f or n % f for n, f in zip(shape, self.factor, strict=True)):
-            raise ValueError(f"expected {self.ndim} sizes divisible by {self.factor}, got {tuple(shape)}")
+            raise ValueError(
+                f"shape: expected {self.ndim} sizes divisible by {self.factor}, got {tuple(shape)}"
+            )
         return tuple(n // f for n, f in zip(shape, self.factor, strict=True))
 
 

@@ -30,6 +30,6 @@ class Decoder(nn.Module):
         cfg = self.config
         if latents.ndim != cfg.ndim + 2 or latents.shape[1] != cfg.latent_dim:
             expected = f"[B, {cfg.latent_dim}, {cfg.ndim} axes]"
-            raise ValueError(f"latents must be {expected}, got {tuple(latents.shape)}")
+            raise ValueError(f"latents: expected {expected}, got {tuple(latents.shape)}")
         latents = latents.to(self.stem.weight.dtype)
         return self.head(self.levels(self.bottleneck(self.stem(latents))))

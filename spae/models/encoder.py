@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         cfg = self.config
         if images.ndim != cfg.ndim + 2 or images.shape[1] != cfg.in_channels:
             expected = f"[B, {cfg.in_channels}, {cfg.ndim} axes]"
-            raise ValueError(f"images must be {expected}, got {tuple(images.shape)}")
+            raise ValueError(f"images: expected {expected}, got {tuple(images.shape)}")
         cfg.grid(images.shape[2:])
         images = images.to(self.stem.weight.dtype)
         return self.head(self.bottleneck(self.levels(self.stem(images))))

@@ -128,7 +128,7 @@ class SemanticFeatures(nn.Module):
         saved = json.loads(bytes(state.tolist()).decode())
         if saved != self.identity():
             raise ValueError(
-                f"semantic_features: the checkpoint was made with {saved}, got {self.identity()}; "
+                f"semantic_features: expected the checkpoint's, {saved}, got {self.identity()}; "
                 "its weights fit no other features"
             )
 

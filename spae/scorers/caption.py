@@ -34,7 +34,8 @@ class CaptionScorer:
     ):
         if encoder is not None and not isinstance(encoder, MiniLM) and checksum is None:
             raise ValueError(
-                "checksum: an encoder other than MiniLM needs one, so that caches can tell it apart"
+                "checksum: expected one for an encoder other than MiniLM, so that caches can tell it apart, "
+                "got None"
             )
         self.encoder = MiniLM.load(device=choose_device(device)) if encoder is None else encoder
         self.name = name
@@ -58,6 +59,6 @@ class CaptionScorer:
     def image_features(self, images: Tensor) -> Tensor:
         """Raises TypeError: there is no caption in pixels."""
         raise TypeError(
-            "CaptionScorer reads captions, not pixels: use caption_features(captions), or "
+            "images: expected captions instead, got pixels: use caption_features(captions), or "
             "dataset_features(scorer, dataset) for a data set with captions"
         )

@@ -55,7 +55,7 @@ class ConSEScorer:
         if not 1 <= top <= NUM_CLASSES:
             raise ValueError(f"top: expected 1 to {NUM_CLASSES}, got {top}")
         if centre is not None and ridge is not None:
-            raise ValueError("centre: a ridge map brings its own, expected None beside it")
+            raise ValueError("centre: expected None beside a ridge map, which brings its own, got a tensor")
         self.network, self.encoder, self.top, self.size = network, encoder, top, size
         self.ridge = ridge
         self.centre = ridge.centre if ridge is not None else centre

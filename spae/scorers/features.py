@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from spae import assets
 from spae.assets.resumable import resumable
+from spae.configs import Count, Natural, checked
 from spae.scorers.protocol import ImageTextScorer
 
 _VERSION = 1
@@ -73,10 +74,10 @@ class TextFeatureCache:
 
     def _compute(self, words: list[str]) -> np.ndarray:
         features = self.scorer.text_features(words)
-        if features.ndim != 2 or len(features) != len(words):
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(words):
+            got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
-                f"scorer: text_features gave {list(features.shape)} for {len(words)} words, expected "
-                f"[{len(words)}, E]"
+                f"scorer: expected text_features [{len(words)}, E] for {len(words)} words, got {got}"
             )
         # Before they are kept: what is cached stays.
         return _finite(features, self.scorer.name, words).numpy()
@@ -99,6 +100,8 @@ def dataset_features(
         ValueError: the scorer reads captions and the data set, or an item of it, has none; or it gave a
             feature that is not finite.
     """
+    checked("batch_size", batch_size, Count)
+    checked("num_workers", num_workers, Natural)
     if hasattr(scorer, "caption_features"):
         captions = _captions_of(dataset, scorer.name)
         distinct = list(dict.fromkeys(captions))

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scorer = ConSEScorer.load()
     dataset = open_data(arguments.data, arguments.split, image_size=arguments.size)
     if not all(dataset.captions):
-        raise ValueError(f"--data: expected a caption for each image, {arguments.data!r} has not")
+        raise ValueError(f"data: expected a set with a caption for each image, got {arguments.data!r}")
     report: dict[str, float | int | str] = {"images": len(dataset)}
     ridge = fit(scorer.embeddings_of(dataset), scorer.encoder(dataset.captions).cpu(), arguments.penalty)
     ridge.save(arguments.out)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spae.checksum import checksum
+from spae.devices import checked_device
 
 
 @runtime_checkable
@@ -43,6 +44,8 @@ def checksum_of(tensors: Mapping[str, Tensor], *about: object) -> str:
 
 def check_images(images: Tensor) -> None:
     """Raises ValueError unless `images` is floating-point [B, 3, H, W]."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images: expected float [B, 3, H, W], got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ValueError(f"images: expected float [B, 3, H, W], got {images.dtype} {list(images.shape)}")
 
@@ -50,7 +53,7 @@ def check_images(images: Tensor) -> None:
 def choose_device(device: torch.device | str | None) -> torch.device:
     """The given device; for None the accelerator's, where images are in training, or the CPU without one."""
     if device is not None:
-        return torch.device(device)
+        return checked_device(device)
     found = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if found is None else found
 

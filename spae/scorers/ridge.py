@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -39,12 +39,21 @@ class RidgeMap:
     @classmethod
     def load(cls, path: Path | str) -> RidgeMap:
         """Raises ValueError for a file that `save` did not write."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(str(path), "pt") as file:
-            if (file.metadata() or {}).get("format") != _FORMAT:
-                raise ValueError(f"path: expected a map of the format {_FORMAT!r}, got {path}")
-            return cls(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"path: expected a map of the format {_FORMAT!r}, got no file {str(path)!r}"
+            )
+        try:
+            with safe_open(str(path), "pt") as file:
+                if (file.metadata() or {}).get("format") == _FORMAT:
+                    return cls(**{field.name: file.get_tensor(field.name) for field in fields(cls)})
+        except SafetensorError as error:
+            raise ValueError(
+                f"path: expected a map of the format {_FORMAT!r}, got {str(path)!r} ({error})"
+            ) from error
+        raise ValueError(f"path: expected a map of the format {_FORMAT!r}, got {str(path)!r} of another")
 
 
 def fit(features: Tensor, texts: Tensor, penalty: float = 2.0) -> RidgeMap:

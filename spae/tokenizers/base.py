@@ -10,12 +10,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from huggingface_hub import ModelHubMixin
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spae.codebook import Codebook, CodeTable
+from spae.configs import read_object
+from spae.devices import checked_device
 from spae.processing import ImageProcessor, Layout, check_images
-from spae.tokenizers.checkpoints import CODEBOOK, CONFIG, ROWS, WEIGHTS, SavedCodebook, find
+from spae.tokenizers.checkpoints import (
+    CODEBOOK,
+    CONFIG,
+    ROWS,
+    WEIGHTS,
+    SavedCodebook,
+    find,
+    read_weights,
+)
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.registry import registered
 from spae.tokenizers.tokens import PyramidTokens
@@ -78,11 +88,21 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
 
     def __init__(self, config: SPAEConfig, codebook: CodeTable) -> None:
         super().__init__()
+        self._check_config(config)
+        self._check_table(codebook)
         self.config = config
         self.codebook = codebook
         _ = codebook.index  # prepared now, outside of any torch.compile
         self.pyramid = config.pyramid
         self._processor: ImageProcessor | None = None
+
+    def _check_config(self, config: object) -> None:
+        if not isinstance(config, self.config_class):
+            raise TypeError(f"config: expected a {self.config_class.__name__}, got {type(config).__name__}")
+
+    def _check_table(self, codebook: object) -> None:
+        if not callable(getattr(codebook, "ids_of", None)):
+            raise TypeError(f"codebook: expected a spae.CodeTable, got {type(codebook).__name__}")
 
     @abstractmethod
     def forward(self, images: Tensor) -> SPAEOutput:
@@ -139,7 +159,7 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
         """
         llm_ids = self.codebook.llm_ids
         if llm_ids is None:
-            raise ValueError(f"codebook: expected one with llm_ids, {self.codebook.name!r} is in no language")
+            raise ValueError(f"codebook: expected one with llm_ids, got {self.codebook.name!r}, which is in no language")
         tokens = images if isinstance(images, PyramidTokens) else self.encode(images, num_layers)
         self._check_tokens(tokens)
         return llm_ids[tokens.ids.to(llm_ids.device)]
@@ -152,6 +172,7 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
     def words(self, tokens: PyramidTokens) -> list[list[list[str]]]:
         """The words of each image, layer by layer: ``words(tokens)[image][layer][token]``."""
         self._check_tokens(tokens)
+        tokens.check_rows(len(self.codebook))
         vocabulary = self.codebook.words
         layers = [ids.tolist() for ids in tokens.layers()]
         return [[[vocabulary[i] for i in layer[image]] for layer in layers] for image in range(len(tokens))]
@@ -159,8 +180,10 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
     def tokens(self, words: list[list[list[str]]]) -> PyramidTokens:
         """The inverse of `words`, exactly. Raises ValueError for a word that the codebook does not hold."""
         ids = []
-        for image, layers in enumerate(words):
-            sizes = tuple(len(layer) for layer in layers)
+        for image, layers in enumerate(_lists("words", words)):
+            sizes = tuple(
+                len(_lists(f"words[{image}]", layer)) for layer in _lists(f"words[{image}]", layers)
+            )
             if not sizes or sizes != self.pyramid.tokens_per_layer[: len(sizes)]:
                 expected = self.pyramid.tokens_per_layer
                 raise ValueError(
@@ -235,7 +258,11 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._check_codebook(json.loads(bytes(state.tolist()).decode()))
+        try:
+            saved = json.loads(bytes(state.tolist()))
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(f"codebook: expected what a checkpoint says of it, got {state!r:.80}") from error
+        self._check_codebook(saved)
 
     def codebook_identity(self) -> dict[str, Any]:
         """What a checkpoint holds of the codebook: `CodeTable.identity`, and what else its ids depend on."""
@@ -243,9 +270,9 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
 
     def _check_codebook(self, saved: dict[str, Any]) -> None:
         own = self.codebook_identity()
-        if saved["checksum"] != own["checksum"]:
+        if not isinstance(saved, dict) or saved.get("checksum") != own["checksum"]:
             raise ValueError(
-                f"codebook: the checkpoint was made with {saved}, got {own}; ids would mean other words. "
+                f"codebook: expected the checkpoint's, {saved!r:.500}, got {own}; ids would mean other words. "
                 "Load the codebook that the checkpoint names."
             )
 
@@ -300,26 +327,54 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
             FileNotFoundError: there is no such folder, model or repository.
             ValueError: it holds another class than this, or was made with another codebook.
         """
+        device = checked_device(device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype: expected a floating-point torch.dtype or None, got {dtype!r}")
         folder = find(
             name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        saved = json.loads((folder / CONFIG).read_text())
-        kind = registered(saved["class"])
+        kind, config, identity = _read_config(folder / CONFIG)
         if not issubclass(kind, cls):
             raise ValueError(
-                f"name: {name} holds a {kind.__name__}, expected a {cls.__name__}; spae.load takes any"
+                f"name: expected a {cls.__name__}, got {str(name)!r}, which holds a {kind.__name__}; "
+                "spae.load takes any"
             )
-        tensors = load_file(folder / WEIGHTS)
+        tensors = read_weights(folder / WEIGHTS)
         rows = tensors.pop(ROWS, None)
-        config = kind.config_class.from_dict(saved["config"])
         if codebook is None:
-            codebook = kind.load_codebook(config, SavedCodebook(saved["codebook"], rows, folder))
+            codebook = kind.load_codebook(config, SavedCodebook(identity, rows, folder))
         model = kind(config, codebook)
-        model._check_codebook(saved["codebook"])
-        model.load_state_dict(tensors)
+        model._check_codebook(identity)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:  # torch's, of other names or shapes
+            raise ValueError(
+                f"{folder / WEIGHTS}: expected the weights of the {kind.__name__} that {CONFIG} describes, "
+                f"got others ({error})"
+            ) from error
         model.processor = ImageProcessor.load(folder)
         return model.to(device=device, dtype=dtype).eval()
 
 
 def _parameters(table: CodeTable) -> list[nn.Parameter]:
     return list(table.parameters()) if isinstance(table, nn.Module) else []
+
+
+def _read_config(file: Path) -> tuple[type[Tokenizer], SPAEConfig, dict[str, Any]]:
+    """The class, its configuration and the codebook's identity. Raises ValueError, which names the file."""
+    saved = read_object(file, "a tokenizer's configuration")
+    try:
+        kind = registered(saved.get("class"))
+        config = kind.config_class.from_dict(saved.get("config"))
+        identity = saved.get("codebook")
+        if not isinstance(identity, dict) or not isinstance(identity.get("checksum"), str):
+            raise ValueError(f"codebook: expected an object with a checksum, got {identity!r:.80}")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return kind, config, identity
+
+
+def _lists(name: str, words: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(words, list | tuple):
+        raise TypeError(f"{name}: expected lists of words, layer by layer of each image, got {words!r:.80}")
+    return words

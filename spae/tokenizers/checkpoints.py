@@ -10,6 +10,8 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from spae.codebook import NAMES, Codebook
@@ -43,15 +45,28 @@ class SavedCodebook:
         if (self.folder / CODEBOOK).is_dir():
             return Codebook.load(self.folder / CODEBOOK)
         # Checkpoints of before the subsets have no source.
-        source = self.identity.get("source", self.identity["name"])
+        source = self.identity.get("source", self.identity.get("name"))
         if source not in NAMES:
             raise ValueError(
-                f"codebook: the checkpoint was made with {self.identity}, which has no name that "
+                f"codebook: expected the checkpoint's, {self.identity}, got none: it has no name that "
                 "Codebook.load knows; pass that codebook"
             )
         whole = Codebook.load(source)
-        part = whole if self.rows is None else whole.subset(self.rows.long(), name=self.identity["name"])
-        return part.normalised(self.identity["normalisation"])
+        try:
+            part = whole if self.rows is None else whole.subset(self.rows, name=self.identity.get("name"))
+            return part.normalised(self.identity.get("normalisation", "none"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.folder}: codebook: {error}") from error
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors by name. Raises FileNotFoundError or ValueError, which name the file."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected a tokenizer's weights, got no such file")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: expected a tokenizer's weights, got what is none ({error})") from error
 
 
 def find(
@@ -69,13 +84,15 @@ def find(
 
     Raises FileNotFoundError if there is none; the message says what was looked for.
     """
+    expected = f"a folder with {CONFIG}, a bundled model ({', '.join(bundled_models())}) or a hub repository"
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"name: expected {expected}, got {name!r:.80}")
     for folder in (Path(name), BUNDLED / str(name)):
         if (folder / CONFIG).is_file():
             return folder
-    known = ", ".join(bundled_models()) or "none"
     is_repository = isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
     if not is_repository or Path(name).exists() or Path(name).parent.is_dir():
-        raise FileNotFoundError(f"name: {name} is no folder with {CONFIG} and no bundled model ({known})")
+        raise FileNotFoundError(f"name: expected {expected}, got {str(name)!r}")
     try:
         folder = snapshot_download(
             str(name),
@@ -87,9 +104,8 @@ def find(
         )
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(
-            f"name: {name} is no folder with {CONFIG}, no bundled model ({known}), and the hub gives no "
-            f"repository of that name: {error}"
+            f"name: expected {expected}, got {str(name)!r}, which the hub does not give: {error}"
         ) from error
     if not (Path(folder) / CONFIG).is_file():
-        raise FileNotFoundError(f"name: the hub repository {name} holds no {CONFIG}")
+        raise FileNotFoundError(f"name: expected a hub repository with {CONFIG}, got {str(name)!r} without")
     return Path(folder)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from spae.configs import Config, Count, Range
 from spae.models import BackboneConfig
 from spae_ops import Pyramid
 
+Dropout = Annotated[float, Range(0, 1, "right")]
+
 
 @dataclass(frozen=True)
-class SPAEConfig:
+class SPAEConfig(Config):
     """Architecture of a SPAE. The defaults are the paper's for 128x128 images: 16x16 latents, 597 words in 6
     layers.
 
@@ -30,34 +33,34 @@ class SPAEConfig:
         their first layers, so that it learns to draw from fewer than all. Not in the paper.
     """
 
-    image_size: tuple[int, ...] = (128, 128)
-    grids: tuple[int | tuple[int, ...], ...] = (1, 2, 4, 8, 16, 16)
-    in_channels: int = 3
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    num_res_blocks: int = 2
-    strides: int | tuple[int | tuple[int, ...], ...] = 2
-    rule: str = "saq"
-    latent_norm: str = "matched"
-    semantic_features: str = "none"
-    semantic_layers: int = 3
-    semantic_dropout: float = 0.1
+    image_size: tuple[Count, ...] = (128, 128)
+    grids: tuple[Count | tuple[Count, ...], ...] = (1, 2, 4, 8, 16, 16)
+    in_channels: Count = 3
+    channels: Count = 128
+    multipliers: tuple[Count, ...] = (1, 2, 2, 4)
+    num_res_blocks: Count = 2
+    strides: Count | tuple[Count | tuple[Count, ...], ...] = 2
+    rule: Literal["saq", "rq"] = "saq"
+    latent_norm: Literal["matched", "none", "unit"] = "matched"
+    semantic_features: Literal["none", "lite0"] = "none"
+    semantic_layers: Count = 3
+    semantic_dropout: Dropout = 0.1
     vocabularies: tuple[str, ...] | None = None
-    layer_dropout: float = 0.0
+    layer_dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "grids", "multipliers", "strides", "vocabularies"):
-            object.__setattr__(self, name, _tuples(getattr(self, name)))
-        if self.rule not in ("saq", "rq"):
-            raise ValueError(f"rule: expected 'saq' or 'rq', got {self.rule!r}")
-        if self.latent_norm not in ("matched", "none", "unit"):
-            raise ValueError(f"latent_norm: expected 'matched', 'none' or 'unit', got {self.latent_norm!r}")
-        if self.semantic_features not in ("none", "lite0"):
-            raise ValueError(f"semantic_features: expected 'none' or 'lite0', got {self.semantic_features!r}")
+        super().__post_init__()
+        if not 1 <= self.ndim <= 3:
+            raise ValueError(f"image_size: expected 1 to 3 sizes, got {self.image_size}")
+        factor = self.backbone(latent_dim=1).factor
+        if any(size % divisor for size, divisor in zip(self.image_size, factor, strict=True)):
+            raise ValueError(f"image_size: expected sizes divisible by {factor}, got {self.image_size}")
         if self.semantic_features != "none":
             if self.ndim != 2 or self.in_channels != 3:
                 shape = f"{self.in_channels} channels of {self.image_size}"
-                raise ValueError(f"semantic_features: 'lite0' sees images of 3 channels, got {shape}")
+                raise ValueError(
+                    f"semantic_features: expected 'none' but for [B, 3, H, W], got 'lite0' for {shape}"
+                )
             if not 1 <= self.semantic_layers <= len(self.grids):
                 raise ValueError(
                     f"semantic_layers: expected 1 to {len(self.grids)}, got {self.semantic_layers}"
@@ -66,8 +69,6 @@ class SPAEConfig:
             raise ValueError(
                 f"vocabularies: expected a name for each of {len(self.grids)} layers, got {self.vocabularies}"
             )
-        if not 0 <= self.layer_dropout < 1:
-            raise ValueError(f"layer_dropout: expected at least 0 and below 1, got {self.layer_dropout}")
         _ = self.pyramid  # raises for grids that do not fit
 
     @property
@@ -91,18 +92,3 @@ class SPAEConfig:
             ndim=self.ndim,
             strides=self.strides,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SPAEConfig:
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"config: unknown fields {unknown}; this version knows {sorted(known)}")
-        return cls(**values)
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, as JSON gives them, to tuples, so that configs hash and compare."""
-    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from spae.checksum import checksum
 from spae.codebook.checks import rows_by_word, rows_of
+from spae.configs import Count, Decay, Weight, checked
 from spae.models.batch_norm import same_dtype
 from spae_ops import CodeIndex
 
@@ -42,8 +43,11 @@ class LearnedCodebook(nn.Module):
         self, size: int, width: int, *, update: Update = "ema", decay: float = 0.99, revive_below: float = 0.1
     ) -> None:
         super().__init__()
-        if update not in ("ema", "gradient"):
-            raise ValueError(f"update: expected 'ema' or 'gradient', got {update!r}")
+        for name, value, hint in (
+            *(("size", size, Count), ("width", width, Count), ("update", update, Update)),
+            *(("decay", decay, Decay), ("revive_below", revive_below, Weight)),
+        ):
+            checked(name, value, hint)
         self.update, self.decay, self.revive_below = update, decay, revive_below
         self.synchronised = False
         self.words = [f"<{code}>" for code in range(size)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from spae import assets
 from spae.checksum import checksum, state_parts
 from spae.codebook import Codebook, CodeTable
+from spae.configs import Count
 from spae.frozen import Frozen
 from spae.losses import reconstruction_loss
 from spae.optional import needs
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.checkpoints import SavedCodebook
-from spae.tokenizers.config import SPAEConfig
+from spae.tokenizers.config import Dropout, SPAEConfig
 from spae.tokenizers.parts import build_parts, latents_of
 from spae.tokenizers.registry import register
 from spae.tokenizers.tokens import PyramidTokens
@@ -33,18 +34,16 @@ class LQAEConfig(SPAEConfig):
     mask_rate: the share of words that are masked in training before BERT reads them; None leaves BERT out.
     """
 
-    grids: tuple[int | tuple[int, ...], ...] = (16,)
-    latent_norm: str = "unit"
-    mask_rate: float | None = None
+    grids: tuple[Count | tuple[Count, ...], ...] = (16,)
+    latent_norm: Literal["matched", "none", "unit"] = "unit"
+    mask_rate: Dropout | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vocabularies is not None:
-            raise ValueError("vocabularies: LQAE's one layer takes every word; expected None")
-        if self.mask_rate is not None and not 0 <= self.mask_rate < 1:
-            raise ValueError(f"mask_rate: expected at least 0 and below 1, or None, got {self.mask_rate}")
+            raise ValueError(f"vocabularies: expected None, for one layer takes every word, got {self.vocabularies}")
         if len(self.pyramid.grids) != 1:
-            raise ValueError(f"grids: LQAE has one layer, got {self.grids}")
+            raise ValueError(f"grids: expected one layer, got {self.grids}")
 
 
 @register
@@ -64,10 +63,12 @@ class LQAE(Tokenizer):
     codebook: Codebook
 
     def __init__(self, config: LQAEConfig, codebook: Codebook, bert: nn.Module | None = None) -> None:
+        self._check_config(config)
+        self._check_table(codebook)
         if codebook.normalisation != "unit":
             raise ValueError(f"codebook: expected rows of unit length, got {codebook.normalisation!r}")
         if config.mask_rate is None and bert is not None:
-            raise ValueError("bert: expected None without config.mask_rate")
+            raise ValueError(f"bert: expected None without config.mask_rate, got {type(bert).__name__}")
         super().__init__(config, codebook)
         parts = build_parts(config, codebook)
         self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts

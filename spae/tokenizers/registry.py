@@ -16,16 +16,18 @@ def register(cls: AnyClass) -> AnyClass:
     name = cls.__name__
     known = _CLASSES.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ValueError(f"register: the name {name!r} is taken by {known.__module__}.{known.__qualname__}")
+        raise ValueError(
+            f"name: expected one that is free, got {name!r}, which is {known.__module__}.{known.__qualname__}'s"
+        )
     _CLASSES[name] = cls
     return cls
 
 
 def registered(name: str) -> type[Any]:
     """The Tokenizer class of this name. Raises ValueError for one that no imported module registers."""
-    if name not in _CLASSES:
+    if not isinstance(name, str) or name not in _CLASSES:
         raise ValueError(
-            f"class: the checkpoint holds a {name!r}; expected one of {', '.join(sorted(_CLASSES))}. "
-            "Import the module that registers it first"
+            f"class: expected one of {', '.join(sorted(_CLASSES))}, got {name!r:.80}; "
+            "import the module that registers it first"
         )
     return _CLASSES[name]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from spae.configs import Count
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.registry import register
 from spae.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -17,8 +18,8 @@ class RQConfig(VQGANConfig):
     grids: equal ones, as many as the depth (RQ-VAE's default is 4). rule: "rq" only.
     """
 
-    grids: tuple[int | tuple[int, ...], ...] = (16, 16, 16, 16)
-    rule: str = "rq"
+    grids: tuple[Count | tuple[Count, ...], ...] = (16, 16, 16, 16)
+    rule: Literal["saq", "rq"] = "rq"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,9 +31,13 @@ class PyramidTokens:
     pyramid: Pyramid
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ids, Tensor):
+            raise TypeError(f"ids: expected int64 [B, n], got {type(self.ids).__name__}")
         if self.ids.ndim != 2 or self.ids.dtype != torch.int64:
             raise ValueError(f"ids: expected int64 [B, n], got {self.ids.dtype} {list(self.ids.shape)}")
-        self.pyramid.num_layers_of(self.ids.shape[1])
+        if not isinstance(self.pyramid, Pyramid):
+            raise TypeError(f"pyramid: expected a spae_ops.Pyramid, got {type(self.pyramid).__name__}")
+        self.pyramid.num_layers_of(self.ids.shape[1], name="ids")
 
     @classmethod
     def from_ids(
@@ -83,8 +87,8 @@ class PyramidTokens:
 
     def layer(self, layer: int) -> Tensor:
         """The ids of one layer (0-based), int64 [B, n_l] in raster order of `pyramid.grids[layer]`."""
-        if not 0 <= layer < self.num_layers:
-            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer}")
+        if not isinstance(layer, int) or not 0 <= layer < self.num_layers:
+            raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer!r}")
         start = self.pyramid.num_tokens_upto(layer)
         return self.ids[:, start : self.pyramid.num_tokens_upto(layer + 1)]
 
@@ -94,8 +98,8 @@ class PyramidTokens:
 
     def upto(self, num_layers: int) -> PyramidTokens:
         """The same images in the first `num_layers` layers only, 1 <= num_layers <= the layers held."""
-        if not 1 <= num_layers <= self.num_layers:
-            raise ValueError(f"num_layers: expected 1..{self.num_layers}, got {num_layers}")
+        if not isinstance(num_layers, int) or not 1 <= num_layers <= self.num_layers:
+            raise ValueError(f"num_layers: expected 1..{self.num_layers}, got {num_layers!r}")
         return PyramidTokens(self.ids[:, : self.pyramid.num_tokens_upto(num_layers)], self.pyramid)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PyramidTokens:
@@ -106,6 +110,16 @@ class PyramidTokens:
 
     def pin_memory(self) -> PyramidTokens:
         return PyramidTokens(self.ids.pin_memory(), self.pyramid)
+
+    def check_rows(self, num_words: int) -> None:
+        """Raises ValueError for an id that is no row of a codebook of so many words."""
+        wrong = (self.ids < 0) | (self.ids >= num_words)
+        if wrong.any():
+            image, position = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"tokens: expected ids 0 to {num_words - 1}, got {int(self.ids[image, position])} at position "
+                f"{position} of image {image}"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from spae.codebook import CodeTable
+from spae.configs import Count, Decay, Weight
 from spae.losses import reconstruction_loss
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.checkpoints import SavedCodebook
@@ -27,20 +28,26 @@ class VQGANConfig(SPAEConfig):
     codebook_size, codebook_dim: K and D. update, decay, revive_below: see `LearnedCodebook`.
     """
 
-    grids: tuple[int | tuple[int, ...], ...] = (16,)
-    latent_norm: str = "none"
-    codebook_size: int = 1024
-    codebook_dim: int = 256
+    grids: tuple[Count | tuple[Count, ...], ...] = (16,)
+    latent_norm: Literal["matched", "none", "unit"] = "none"
+    codebook_size: Count = 1024
+    codebook_dim: Count = 256
     update: Update = "ema"
-    decay: float = 0.99
-    revive_below: float = 0.1
+    decay: Decay = 0.99
+    revive_below: Weight = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vocabularies is not None:
-            raise ValueError("vocabularies: a learned codebook's codes are not chosen; expected None")
+            raise ValueError(
+                f"vocabularies: expected None, for a learned codebook's codes are not chosen, "
+                f"got {self.vocabularies}"
+            )
         if self.latent_norm == "matched":
-            raise ValueError("latent_norm: a learned codebook follows the latents; expected 'none' or 'unit'")
+            raise ValueError(
+                "latent_norm: expected 'none' or 'unit', for a learned codebook follows the latents, "
+                "got 'matched'"
+            )
 
     def fresh_codebook(self) -> LearnedCodebook:
         """An untrained codebook of this size."""
@@ -67,6 +74,7 @@ class VQGAN(Tokenizer):
     codebook: LearnedCodebook
 
     def __init__(self, config: VQGANConfig, codebook: LearnedCodebook | None = None) -> None:
+        self._check_config(config)
         codebook = config.fresh_codebook() if codebook is None else codebook
         super().__init__(config, codebook)
         parts = build_parts(config, codebook)

@@ -111,7 +111,7 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
         raise ImportError(needs("plot_log", "matplotlib")) from error
     records = read_log(jsonl)
     if not records:
-        raise ValueError(f"{jsonl} holds no complete line")
+        raise ValueError(f"{jsonl}: expected at least one complete line, got none")
     names = sorted({name for record in records for name in record})
     terms = [name for name in names if name.startswith("loss")]
     panels = {"loss terms, unweighted": terms}

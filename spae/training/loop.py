@@ -215,7 +215,7 @@ class Trainer:
             return self.objective(output, images, guidance, self.step)
         weights, losses = self.config.loss_weights, output.losses
         if unknown := sorted(set(weights) - set(losses)):
-            raise ValueError(f"loss_weights names {unknown}, but the model's terms are {sorted(losses)}")
+            raise ValueError(f"loss_weights: expected names among {sorted(losses)}, got {unknown}")
         total = torch.stack([weights.get(name, 1.0) * term.float() for name, term in losses.items()]).sum()
         return total, losses
 

@@ -37,7 +37,7 @@ class StepBatches(Sampler[list[int]]):
     ):
         if batch_size > num_samples or batch_size % world:
             raise ValueError(
-                f"batch_size must be at most the {num_samples} samples and divisible by the {world} "
+                f"batch_size: expected at most the {num_samples} samples and a multiple of the {world} "
                 f"processes, got {batch_size}"
             )
         self.num_samples, self.batch_size, self.steps, self.seed = num_samples, batch_size, steps, seed

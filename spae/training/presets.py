@@ -63,7 +63,9 @@ class Preset(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if "output_dir" in self.train:
-            raise ValueError("train.output_dir: expected none in a preset; a run has its folder")
+            raise ValueError(
+                f"train.output_dir: expected none in a preset, got {self.train['output_dir']!r:.80}; a run has its folder"
+            )
         TrainConfig.from_dict({**self.train, "output_dir": ""})
         if isinstance(self.data, dict):
             parse(self.data)
@@ -167,7 +169,7 @@ def load_preset(name: str | Path, overrides: Sequence[str] = ()) -> Preset:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"preset: expected JSON in {path}: {error}") from error
+        raise ValueError(f"preset: expected JSON in {path}, got what is none ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"preset: expected an object of sections in {path}, got {values!r:.80}")
     values.pop("description", None)
@@ -184,7 +186,9 @@ def _set(values: dict[str, Any], override: str) -> None:
     if path[0] == "quantizer" and path[1] in _QUANTIZER:
         path[0] = "model"
     if path[0] not in _SECTIONS:
-        raise ValueError(f"override: no section {path[0]!r} in {override!r}; expected one of {_SECTIONS}")
+        raise ValueError(
+            f"override: expected a section of {', '.join(_SECTIONS)}, got {path[0]!r} in {override!r}"
+        )
     if path[0] == "data" and len(path) > 1 and isinstance(values.get("data"), str):
         values["data"] = {"name": values["data"]}
     *sections, last = path

@@ -29,7 +29,7 @@ def schedule_factor(
     From step `steps` on it is 0.
     """
     if schedule not in ("inverse_sqrt", "constant"):
-        raise ValueError(f'schedule must be "inverse_sqrt" or "constant", got {schedule!r}')
+        raise ValueError(f"schedule: expected 'inverse_sqrt' or 'constant', got {schedule!r}")
     done, warmup = step + 1, max(warmup_steps, 1)
     body = math.sqrt(warmup / max(done, warmup)) if schedule == "inverse_sqrt" else 1.0
     cooldown = max(0, steps - step) / (cooldown_steps + 1)

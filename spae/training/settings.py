@@ -73,7 +73,9 @@ def check_same_run(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any])
     # A setting that the earlier run did not know had its default, for that is what runs without it do.
     defaults = flatten({"train": TrainConfig(1, 1, "").to_json()})
     if differing := differences(defaults | dict(was), now):
-        raise ValueError(f"{folder} is of another run ({'; '.join(differing)}): use another output_dir")
+        raise ValueError(
+            f"{folder}: expected the run that is in it, got another ({'; '.join(differing)}): use another output_dir"
+        )
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -300,7 +300,7 @@ def test_files_that_are_no_tables_are_named(tmp_path, own_cache):
         Codebook.load(tmp_path / "text.gguf")
     file = write_gguf(tmp_path / "short.gguf", **BYTE_LEVEL, rows=3)
     with pytest.raises(
-        ValueError, match=r"short\.gguf: .*expected token_embd\.weight with 12 rows or more, found 3"
+        ValueError, match=r"short\.gguf: .*expected token_embd\.weight with 12 rows or more, got 3"
     ):
         Codebook.from_gguf(file)
 

@@ -77,7 +77,7 @@ def test_folders_patterns_and_standard_input(toy, picture, monkeypatch, capsys):
     Path("empty").mkdir()
     for given in ("empty", "*.gif"):
         assert main(["encode", given, "--model", toy]) == 1
-        assert f", {given} has none" in capsys.readouterr().err
+        assert f", got none in {given}" in capsys.readouterr().err
 
 
 def test_bad_files_are_named_and_skipped(toy, picture, capsys):

@@ -67,7 +67,7 @@ def test_tables(folder, name, content):
     [
         ("metadata.csv", "a,caption\n1.png,x\n", r"metadata\.csv: expected a column file_name or .*, got \['a', 'caption'\]"),
         ("x.csv", "file,caption\n1.png,x\n7.png,y\n", r"x\.csv: line 3: expected a file beside the table, got '7\.png'"),
-        ("x.csv", "file,caption\n1.png,x\n\"7", r"x\.csv: line 3: unexpected end of data"),
+        ("x.csv", "file,caption\n1.png,x\n\"7", r"x\.csv: line 3: expected a row of the table, got unexpected end of data"),
         ("x.csv", "caption,file\nonly\n", r"x\.csv: line 2: file: expected the name of a file, got None"),
         ("metadata.jsonl", "{", r"metadata\.jsonl: line 1: expected JSON, got '\{'"),
         ("metadata.jsonl", "[1]", r"metadata\.jsonl: line 1: expected an object, got '\[1\]'"),

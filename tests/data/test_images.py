@@ -164,7 +164,7 @@ def test_damaged_files_are_named():
         jpeg[: len(jpeg) // 2],
         tiff[:60],
     ):
-        with pytest.raises(ValueError, match=r"cat\.png is not an image that can be read: "):
+        with pytest.raises(ValueError, match=r"cat\.png: expected an image, got what cannot be read"):
             open_image(damaged, "cat.png")
 
 
@@ -185,7 +185,10 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked(monkeypatch):
     header = bytearray(file)
     header[16:24] = struct.pack(">II", 30000, 30000)
     header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
-    with pytest.raises(ValueError, match=r"bomb\.png: .*900000000 pixels.*PIL\.Image\.MAX_IMAGE_PIXELS"):
+    with pytest.raises(
+        ValueError,
+        match=r"bomb\.png: expected at most 50 pixels .*PIL\.Image\.MAX_IMAGE_PIXELS.*got .*900000000 pixels",
+    ):
         open_image(bytes(header), "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert np.array_equal(pixels(open_image(file)), COLOUR)

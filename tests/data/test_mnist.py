@@ -56,7 +56,7 @@ def test_a_loader_can_batch_it():
 
 
 def test_errors(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="split must be"):
+    with pytest.raises(ValueError, match="split: expected 'train' or 'test'"):
         MNISTDigits("valid")
     with pytest.raises(ValueError, match="size: the digits come at 32, got 28"):
         MNISTDigits("test", size=28)

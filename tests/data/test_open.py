@@ -61,7 +61,7 @@ def test_folders_of_splits(folder):
     assert torch.equal(open_data(str(folder), "dev", image_size=8)[0].image, expected(4))
     assert len(open_data(folder, None)) == 4
     with pytest.raises(
-        FileNotFoundError, match=r'expected a folder .*test. beside train, val; .*"test": "NAME"'
+        FileNotFoundError, match=r'expected a folder .*test., got train, val; .*"test": "NAME"'
     ):
         open_data(folder, "test")
 
@@ -103,7 +103,8 @@ def test_the_automatic_split_is_by_name_and_never_moves(tmp_path):
         one.unlink()
     picture(0).save(tmp_path / "c1/x.png")
     with pytest.raises(
-        ValueError, match=r"split: the 1 images .* none falls to 'test'.*folders train/ and test/"
+        ValueError,
+        match=r"split: expected images that fall to 'test' .*, got none among 1; .* folders train/ and test/",
     ):
         open_data(tmp_path / "c1", "test")
     with pytest.raises(ValueError, match="split: expected one of 'train', 'dev', 'test', got 'tset'"):
@@ -257,16 +258,14 @@ def test_a_batch_of_cifar10_executes_nothing(cifar, tmp_path):
     }
     for message, content in damaged.items():
         (cifar.folder / "test_batch").write_bytes(content)
-        with pytest.raises(
-            ValueError, match=rf"out: test_batch is no batch of CIFAR-10, or damaged: .*{message}"
-        ):
+        with pytest.raises(ValueError, match=rf"out: test_batch, which is none or damaged .*{message}"):
             CIFAR10(cifar.folder, "test")
     assert not (tmp_path / "executed").exists()
     (cifar.folder / "test_batch").unlink()
     with pytest.raises(FileNotFoundError, match="out' without test_batch"):
         CIFAR10(cifar.folder, "test")
     cifar.archive.write_bytes(cifar.archive.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz is no tar archive, or damaged"):
+    with pytest.raises(ValueError, match=r"got .*cifar-10-python\.tar\.gz, which is none or damaged"):
         CIFAR10(cifar.archive)
 
 
@@ -355,7 +354,7 @@ def test_what_a_source_gives_is_checked(no_new_sources):
             r"image_size: expected \(frames, height, width\), which moving-mnist has, got \(8, 8\)",
         ),
         ({"folder": "/nowhere"}, "root: expected a folder of images, got '/nowhere'"),
-        ("tar:/nowhere/{0..1}.tar", "shards: expected a file, found none at '/nowhere/0.tar'"),
+        ("tar:/nowhere/{0..1}.tar", "shards: expected a file, got '/nowhere/0.tar', where there is none"),
         ("cifar10:/nowhere", "path: expected cifar-10-python.tar.gz or its folder"),
     ],
 )

@@ -89,7 +89,7 @@ def test_the_seed_decides_and_files_keep(tmp_path):
 def test_bad_input_is_named():
     with pytest.raises(
         ValueError,
-        match=r"labels: 5-way 3-shot needs at least 5 classes with 3 items beside a query, got 0; the largest class has 0",
+        match=r"labels: expected at least 5 classes with 3 items beside a query for 5-way 3-shot, got 0; the largest class has 0",
     ):
         sample_episodes([1, 2, 3, 4, 5], FewShotSetting(5, inner_shots=3), 1)
     with pytest.raises(ValueError, match="ways: expected at least 2, got 1"):

@@ -70,9 +70,9 @@ def test_a_report_ends_with_its_command(brightness, tmp_path, spae):
 def test_what_is_missing_is_named(spae):
     with pytest.raises(ValueError, match=r"name: expected one of caption, denoise, digits, .*, got 'birds'"):
         find("birds")
-    with pytest.raises(ValueError, match="llm: vqa asks a language model, got None"):
+    with pytest.raises(ValueError, match="llm: expected a language model, which vqa asks, got None"):
         evaluate(find("vqa"), Run("vqa", (), spae))
-    with pytest.raises(ValueError, match="out: vqa keeps its records in a folder, got None"):
+    with pytest.raises(ValueError, match="out: expected a folder, in which vqa keeps its records, got None"):
         _ = Run("vqa", (), spae).folder
 
 

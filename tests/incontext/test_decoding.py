@@ -251,7 +251,9 @@ def test_the_lexicon_is_a_round_trip(codebook, lexicon):
     assert ids[0][2] == int(codebook.llm_ids[tokens.ids[0, 2]])
     assert torch.equal(lexicon.tokens(ids).ids, tokens.ids)
     unknown = next(i for i in range(VOCABULARY) if i not in set(codebook.llm_ids.tolist()))
-    with pytest.raises(ValueError, match=rf"llm_ids\[0\]: id {unknown} at position 1 is no word"):
+    with pytest.raises(
+        ValueError, match=rf"llm_ids\[0\]: expected ids of words .*, got {unknown} at position 1"
+    ):
         lexicon.tokens([[ids[0][0], unknown, *ids[0][2:]]])
 
 
@@ -260,7 +262,9 @@ def test_masks_must_fit_and_leave_a_word(codebook, tiny):
         Lexicon(codebook, PYRAMID, tiny, [torch.ones(WORDS, dtype=torch.bool)] * 2)
     with pytest.raises(ValueError, match=r"masks\[0\]: expected bool \[120\], got torch.float32"):
         Lexicon(codebook, PYRAMID, tiny, torch.ones(WORDS))
-    with pytest.raises(ValueError, match="masks: layer 0 has no word left"):
+    with pytest.raises(
+        ValueError, match="masks: expected a word that may be generated in each layer, got none in layer 0"
+    ):
         Lexicon(codebook, PYRAMID, tiny, torch.zeros(WORDS, dtype=torch.bool))
 
 
@@ -291,7 +295,9 @@ def test_a_tokenizer_s_vocabularies_are_what_may_be_written(codebook, tiny):
 def test_words_of_another_vocabulary_are_refused(codebook, tiny):
     words = [*codebook.words[1:], codebook.words[0]]
     other = Codebook(words, codebook.vectors, codebook.llm_ids)
-    with pytest.raises(ValueError, match=r"codebook: id \d+ is .* in .*, but .* in "):
+    with pytest.raises(
+        ValueError, match=r"codebook: expected the words of .*, where id \d+ is .*, got .* in "
+    ):
         Lexicon(other, PYRAMID, tiny)
 
 

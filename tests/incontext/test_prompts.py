@@ -124,7 +124,7 @@ def test_overflow_says_how_many_examples_would_fit(tiny, task):
         prompt(tiny, many, Example("1+7"), 5)
     message = str(error.value)
     assert "20 examples" in message
-    assert "tiny's context window of 200" in message
+    assert "at most 200 tokens, tiny's context window" in message
     fit = int(message.rsplit("; ", 1)[1].split()[0])
     assert 0 < fit < 20
     prompt(tiny, Task(many.template, many.examples[:fit]), Example("1+7"), 5)
@@ -133,7 +133,9 @@ def test_overflow_says_how_many_examples_would_fit(tiny, task):
 
 
 def test_an_example_without_an_answer_is_an_error(tiny):
-    with pytest.raises(ValueError, match=r"task: examples\[1\] has no answer"):
+    with pytest.raises(
+        ValueError, match=r"task: expected answers in all examples, got none in examples\[1\]"
+    ):
         prompt(tiny, Task(TEMPLATE, (Example("3", (5,)), Example("8"))), Example("1"), 1)
 
 

@@ -134,17 +134,17 @@ def test_group_norm_adapts_to_narrow_layers(channels, groups):
 
 def test_errors_name_what_came_and_what_was_expected():
     encoder, decoder = Encoder(small()), Decoder(small())
-    with pytest.raises(ValueError, match=r"images must be \[B, 3, 2 axes\], got \(2, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images: expected \[B, 3, 2 axes\], got \(2, 1, 8, 8\)"):
         encoder(torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"divisible by \(2, 2\), got \(8, 7\)"):
         encoder(torch.zeros(2, 3, 8, 7))
-    with pytest.raises(ValueError, match=r"latents must be \[B, 10, 2 axes\], got \(2, 10, 4\)"):
+    with pytest.raises(ValueError, match=r"latents: expected \[B, 10, 2 axes\], got \(2, 10, 4\)"):
         decoder(torch.zeros(2, 10, 4))
-    with pytest.raises(ValueError, match="strides must hold 1 entries"):
+    with pytest.raises(ValueError, match="strides: expected 1 entries"):
         small(strides=(2, 2))
-    with pytest.raises(ValueError, match="strides must hold 1 entries"):
+    with pytest.raises(ValueError, match="strides: expected 1 entries"):
         small(strides=((2, 2, 2),))
-    with pytest.raises(ValueError, match="ndim must be one of"):
+    with pytest.raises(ValueError, match="ndim: expected one of"):
         small(ndim=4)
-    with pytest.raises(ValueError, match="multipliers not empty"):
+    with pytest.raises(ValueError, match="multipliers: expected at least one, got"):
         small(multipliers=())

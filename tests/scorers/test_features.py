@@ -64,7 +64,7 @@ def test_pixels_hold_no_caption(scorer):
 
 
 def test_another_encoder_needs_an_identity():
-    with pytest.raises(ValueError, match="checksum: an encoder other than MiniLM needs one"):
+    with pytest.raises(ValueError, match="checksum: expected one for an encoder other than MiniLM"):
         CaptionScorer(letters)
 
 

@@ -84,9 +84,9 @@ def test_vocabularies_that_do_not_fit_are_refused(rows, message):
 def test_configs_name_one_for_each_layer():
     with pytest.raises(ValueError, match="vocabularies: expected a name for each of 4 layers"):
         replace(NAMED, vocabularies=("names", "others"))
-    with pytest.raises(ValueError, match="layer_dropout: expected at least 0 and below 1, got 1"):
+    with pytest.raises(ValueError, match="layer_dropout: expected a number from 0 to below 1, got 1"):
         replace(NAMED, layer_dropout=1.0)
     for config in (VQGANConfig, LQAEConfig):
-        with pytest.raises(ValueError, match=r"vocabularies: .* expected None"):
+        with pytest.raises(ValueError, match=r"vocabularies: expected None"):
             config(vocabularies=("names",))
     assert SPAEConfig.from_dict(NAMED.to_dict() | {"vocabularies": list(NAMED.vocabularies)}) == NAMED

@@ -216,7 +216,7 @@ def test_another_run_in_the_same_folder_is_an_error(straight):
 def test_errors(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"loss_weights names \['semantic'\], but .* \['fit', 'size'\]"):
         trainer(tmp_path, loss_weights={"semantic": 1.0}).train()
-    with pytest.raises(ValueError, match="batch_size must be at most the 30 samples"):
+    with pytest.raises(ValueError, match="batch_size: expected at most the 30 samples"):
         trainer(tmp_path, batch_size=31).train()
     with pytest.raises(ValueError, match=r"train.steps: expected a whole number from 1, got 0"):
         trainer(tmp_path, steps=0)

@@ -30,7 +30,7 @@ def test_constant():
         schedule_factor(s, steps=6, schedule="constant", warmup_steps=2, cooldown_steps=3) for s in range(6)
     ]
     assert factors == [0.5, 1, 1, 0.75, 0.5, 0.25]
-    with pytest.raises(ValueError, match="schedule must be"):
+    with pytest.raises(ValueError, match="schedule: expected 'inverse_sqrt' or 'constant'"):
         schedule_factor(0, steps=3, schedule="cosine")
 
 

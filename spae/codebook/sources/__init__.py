@@ -17,14 +17,17 @@ Encode = Callable[[list[str]], Tensor]
 
 _MODELS = {"smollm2": gguf.smollm2, "gemma3-65k": gguf.gemma3_65k}
 NAMES = (*_MODELS, "cl100k")
+_EXPECTED = f"one of {', '.join(NAMES)}, a folder or a GGUF file"
 
 
 def load(
     source: str | os.PathLike[str], *, encode: Encode | None = None, progress: bool = True
 ) -> CodebookData:
     """The whole table of a source, as it is; see `Codebook.load`."""
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source: expected {_EXPECTED}, got {source!r:.80}")
     if encode is not None and source != "cl100k":
-        raise ValueError(f"encode: only 'cl100k' takes a text encoder, {source!r} has vectors of its own")
+        raise ValueError(f"encode: expected None but for 'cl100k', got a text encoder for {source!r:.80}")
     if source == "cl100k":
         # With an encoder of the caller's, the name alone does not make the table again.
         return cl100k.load(encode, progress=progress).from_source(None if encode else "cl100k")
@@ -35,6 +38,4 @@ def load(
         return storage.read(path)
     if path.is_file():
         return gguf.read(path)
-    raise ValueError(
-        f"source: expected one of {', '.join(NAMES)}, a folder or a GGUF file, got {str(source)!r}"
-    )
+    raise ValueError(f"source: expected {_EXPECTED}, got {str(source)!r}")

@@ -80,7 +80,7 @@ def _read_gguf(file: Path, ids: Sequence[int] | None, name: str) -> CodebookData
     try:
         return _from_reader(_open_gguf(file), ids, name)
     except ValueError as error:
-        raise ValueError(f"cannot make a codebook from {file}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _open_gguf(file: Path) -> GGUFReader:
@@ -94,7 +94,7 @@ def _open_gguf(file: Path) -> GGUFReader:
 def _field(reader: GGUFReader, key: str, default: Any = ...) -> Any:
     field = reader.get_field(f"tokenizer.ggml.{key}")
     if field is None and default is ...:
-        raise ValueError(f"it has no tokenizer.ggml.{key}, so its vocabulary cannot be read")
+        raise ValueError(f"expected tokenizer.ggml.{key}, from which its vocabulary is read, got none")
     return default if field is None else field.contents()
 
 
@@ -108,7 +108,7 @@ def _from_reader(reader: GGUFReader, ids: Sequence[int] | None, name: str) -> Co
     table = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
     if table is None or len(table.data) < len(tokens):
         rows = "none" if table is None else f"{len(table.data)} rows"
-        raise ValueError(f"expected token_embd.weight with {len(tokens)} rows or more, found {rows}")
+        raise ValueError(f"expected token_embd.weight with {len(tokens)} rows or more, got {rows}")
     types = _field(reader, "token_type", [_NORMAL] * len(tokens))
     byte_level = _field(reader, "model") == "gpt2"
     spellings = [_spelling(token, kind, byte_level) for token, kind in zip(tokens, types, strict=True)]

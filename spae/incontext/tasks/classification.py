@@ -41,6 +41,11 @@ def classification_task(
     """
     if len(set(names)) != len(names):
         raise ValueError(f"names: expected different ones, got {list(names)}")
+    for number, (_, way) in enumerate(shots):
+        if not 0 <= way < len(names):
+            raise ValueError(
+                f"shots[{number}]: expected the number of a name, 0..{len(names) - 1}, got {way}"
+            )
     listed = ", ".join(f'"{name}"' for name in names)
     preamble = f"For each of the following input-output pairs, output is one of [{listed}].\n"
     template = replace(_TEMPLATE, preamble=preamble if induction else "")

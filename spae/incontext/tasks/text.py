@@ -23,14 +23,22 @@ _ANSWER = Template(
 
 def captioning_task(images: Sequence[Sequence[int]], captions: Sequence[str]) -> Task:
     """Examples of images, as the model's ids of their words, with a caption each."""
+    _check_count("captions", captions, images)
     pairs = zip(images, captions, strict=True)
     return Task(_CAPTION, tuple(Example(tuple(words), f" {caption}") for words, caption in pairs))
 
 
 def vqa_task(images: Sequence[Sequence[int]], questions: Sequence[str], answers: Sequence[str]) -> Task:
     """Examples of images, as the model's ids of their words, with a question and its answer each."""
+    _check_count("questions", questions, images)
+    _check_count("answers", answers, images)
     rows = zip(images, questions, answers, strict=True)
     return Task(_ANSWER, tuple(Example(question_about(w, q), f" {a}") for w, q, a in rows))
+
+
+def _check_count(name: str, texts: Sequence[str], images: Sequence[Sequence[int]]) -> None:
+    if len(texts) != len(images):
+        raise ValueError(f"{name}: expected {len(images)}, one for each image, got {len(texts)}")
 
 
 def question_about(words: Sequence[int], question: str) -> Content:
