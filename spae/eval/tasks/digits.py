@@ -37,10 +37,12 @@ def measure(run: Run) -> Measured:
 
 def evaluate_digits(model: Tokenizer, held_out: MNISTDigits | None = None) -> dict[str, Any]:
     """`evaluate_reconstruction` on the 500 held-out digits, and the classifier's accuracy on originals and on
-    reconstructions from 1..L layers."""
+    reconstructions from 1..L layers. "named": the share whose first word is the digit's name."""
     held_out = MNISTDigits("test") if held_out is None else held_out
     tokens = encode_all(model, held_out.images)
     report = evaluate_reconstruction(model, held_out.images, tokens=tokens)
+    first = [image[0][0].strip() for image in model.words(tokens.upto(1))]
+    report["named"] = sum(map(str.__eq__, first, held_out.captions)) / len(first)
     classifier = DigitClassifier()
     report["accuracy_originals"] = classifier.accuracy(held_out.images, held_out.labels)
     for row in report["layers"]:
