@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spae.data.images import Size, check_shape, read_image
 from spae.data.packaged import check_choice
-from spae.data.sources import Size, check_shape, read_sized
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _SIDE = 32
@@ -69,7 +69,7 @@ class CIFAR10(Dataset[tuple[Tensor, int]]):
             return torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1, label
         from PIL import Image
 
-        return read_sized(Image.fromarray(pixels.transpose(1, 2, 0)), self.size, self.keys[index]), label
+        return read_image(Image.fromarray(pixels.transpose(1, 2, 0)), self.size, self.keys[index]), label
 
 
 def _contents(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:

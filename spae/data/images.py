@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spae.data.packaged import check_size
 from spae.optional import needs
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Fit = Literal["crop", "pad"]
 BACKGROUND = "white"
+Size = int | tuple[int, ...]
+"""Pixels a side; (height, width); or (frames, height, width) for video."""
 
 
 def open_image(source: Any, name: object = None, *, background: str = BACKGROUND) -> PILImage:
@@ -92,9 +95,54 @@ def to_bytes(image: Tensor) -> NDArray[np.uint8]:
     return values.movedim(-3, -1).numpy()
 
 
-def read_image(source: Any, size: int, name: object = None) -> Tensor:
-    """`open_image`, `fit_image` and `to_tensor`: float32 [3, size, size] in [-1, 1], the middle kept."""
-    return to_tensor(fit_image(open_image(source, name), (size, size)))
+def check_shape(size: Size) -> tuple[int, ...]:
+    """A `Size` as (height, width) or (frames, height, width).
+
+    Raises ValueError for another number of axes, sides out of range, or no frame.
+    """
+    shape = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    if len(shape) not in (2, 3) or any(not isinstance(n, int) for n in shape) or shape[0] < 1:
+        raise ValueError(f"size: expected (height, width) or (frames, height, width), got {size!r}")
+    for side in shape[-2:]:
+        check_size(side, most=4096)
+    return shape
+
+
+def read_image(source: Any, size: Size, name: object = None) -> Tensor:
+    """A picture (`open_image`, which says what may be the source) as float32 [3, height, width] in [-1, 1],
+    the middle kept; with (frames, height, width) an animation, of which so many frames are taken in equal
+    distances from the first to the last, as float32 [3, frames, height, width].
+
+    Raises what `open_image` does, and ValueError with the name for an animation of too few frames.
+    """
+    *frames, height, width = check_shape(size)
+    if not frames:
+        return to_tensor(fit_image(open_image(source, name), (height, width)))
+    open_image(source, name)  # raises for what is no sound picture, by its name
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return _frames(source, frames[0], (height, width), name)
+    if hasattr(source, "seek"):
+        source.seek(0)
+    with Image.open(source) as animation:
+        return _frames(animation, frames[0], (height, width), name or source)
+
+
+def _frames(animation: Any, frames: int, size: tuple[int, int], name: object) -> Tensor:
+    found = getattr(animation, "n_frames", 1)
+    if found < frames:
+        raise ValueError(f"{name}: expected at least {frames} frames, got {found}")
+    pictures = []
+    for number in np.linspace(0, found - 1, frames).round().astype(int).tolist():
+        try:
+            animation.seek(number)
+        except Exception as error:  # decoders raise anything for damaged files
+            raise ValueError(
+                f"{name}: expected {frames} frames, got number {number} damaged ({error})"
+            ) from error
+        pictures.append(to_tensor(fit_image(open_image(animation, name), size)))
+    return torch.stack(pictures, 1)
 
 
 class _Refused(ValueError):

@@ -13,9 +13,10 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spae.data.images import Size, check_shape
 from spae.data.packaged import check_choice
 from spae.data.sets import SETS, dataset_class
-from spae.data.sources import HuggingFaceImages, ImageFolder, Size, TarShards, check_shape, expand
+from spae.data.sources import HuggingFaceImages, ImageFolder, TarShards, expand
 from spae.data.views import Views
 
 SPLITS = ("train", "dev", "test")

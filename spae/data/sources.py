@@ -16,72 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from spae import assets
 from spae.data.captions import CAPTION_COLUMNS, read_captions
-from spae.data.images import fit_image, open_image, to_tensor
-from spae.data.packaged import check_size
+from spae.data.images import Size, check_shape, read_image
 from spae.optional import needs
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 _HF_SPLITS, _HF_DATASET = "dataset_dict.json", "dataset_info.json"
-
-
-Size = int | tuple[int, ...]
-"""Pixels a side; (height, width); or (frames, height, width) for video."""
-
-
-def check_shape(size: Size) -> tuple[int, ...]:
-    """A `Size` as (height, width) or (frames, height, width).
-
-    Raises ValueError for another number of axes, sides out of range, or no frame.
-    """
-    shape = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
-    if len(shape) not in (2, 3) or any(not isinstance(n, int) for n in shape) or shape[0] < 1:
-        raise ValueError(f"size: expected (height, width) or (frames, height, width), got {size!r}")
-    for side in shape[-2:]:
-        check_size(side, most=4096)
-    return shape
-
-
-def read_sized(source: Any, size: Size, name: object = None) -> Tensor:
-    """A picture (`open_image`, which says what may be the source) as float32 [3, height, width] in [-1, 1],
-    the middle kept; with (frames, height, width) an animation, of which so many frames are taken in equal
-    distances from the first to the last, as float32 [3, frames, height, width].
-
-    Raises what `open_image` does, and ValueError with the name for an animation of too few frames.
-    """
-    *frames, height, width = check_shape(size)
-    if not frames:
-        return to_tensor(fit_image(open_image(source, name), (height, width)))
-    open_image(source, name)  # raises for what is no sound picture, by its name
-    from PIL import Image
-
-    if isinstance(source, Image.Image):
-        return _frames(source, frames[0], (height, width), name)
-    if hasattr(source, "seek"):
-        source.seek(0)
-    with Image.open(source) as animation:
-        return _frames(animation, frames[0], (height, width), name or source)
-
-
-def _frames(animation: Any, frames: int, size: tuple[int, int], name: object) -> Tensor:
-    found = getattr(animation, "n_frames", 1)
-    if found < frames:
-        raise ValueError(f"{name}: expected at least {frames} frames, got {found}")
-    pictures = []
-    for number in np.linspace(0, found - 1, frames).round().astype(int).tolist():
-        try:
-            animation.seek(number)
-        except Exception as error:  # decoders raise anything for damaged files
-            raise ValueError(
-                f"{name}: expected {frames} frames, got number {number} damaged ({error})"
-            ) from error
-        pictures.append(to_tensor(fit_image(open_image(animation, name), size)))
-    return torch.stack(pictures, 1)
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
@@ -139,7 +83,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return read_sized(self.files[index], self.size, self.files[index]), int(self.labels[index])
+        return read_image(self.files[index], self.size, self.files[index]), int(self.labels[index])
 
 
 def _hidden(path: Path) -> bool:
@@ -199,7 +143,7 @@ class TarShards(Dataset[tuple[Tensor, int]]):
         with open(self._files[number], "rb") as file:
             file.seek(offset)
             content = io.BytesIO(file.read(length))
-        image = read_sized(content, self.size, f"{self.shards[number]}: {self.keys[index]}")
+        image = read_image(content, self.size, f"{self.shards[number]}: {self.keys[index]}")
         return image, index % len(self)
 
 
@@ -373,7 +317,7 @@ class HuggingFaceImages(Dataset[tuple[Tensor, int]]):
         value = self.rows[index][self.image]
         if isinstance(value, dict):  # a column that is not decoded
             value = io.BytesIO(value["bytes"]) if value.get("bytes") else value.get("path")
-        return read_sized(value, self.size, f"row {index}"), index % len(self)
+        return read_image(value, self.size, f"row {index}"), index % len(self)
 
 
 def _first(caption: Any) -> str:

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from spae import data
 from spae.data import Item, Unsplit, open_data, register
 from spae.data.cifar10 import CIFAR10, CLASSES
+from spae.data.images import read_image
 from spae.data.open import SOURCES, automatic_split
-from spae.data.sources import read_sized
 from spae.data.views import Views
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow (the extra data)")
@@ -39,7 +39,7 @@ def png(number: int) -> bytes:
 
 
 def expected(number: int, size=8) -> torch.Tensor:
-    return read_sized(picture(number), size)
+    return read_image(picture(number), size)
 
 
 @pytest.fixture

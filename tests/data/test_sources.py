@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from spae import data
-from spae.data.sources import HuggingFaceImages, ImageFolder, TarShards, expand, read_sized
+from spae.data.images import read_image
+from spae.data.sources import HuggingFaceImages, ImageFolder, TarShards, expand
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow (the extra data)")
 
@@ -25,16 +26,16 @@ def picture(colour, kind: str = "PNG", size=(16, 16), mode: str = "RGB") -> byte
 def test_an_image_is_scaled_and_its_middle_kept():
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:, 8:24] = [255, 0, 0]
-    image = read_sized(Image.fromarray(pixels), 8)
+    image = read_image(Image.fromarray(pixels), 8)
     assert image.shape == (3, 8, 8)
     torch.testing.assert_close(image[0, :, 1:-1], torch.ones(8, 6), atol=0.05, rtol=0)
     assert (image[1:] == -1).all()
-    grey = read_sized(io.BytesIO(picture(100, mode="L")), 8)
+    grey = read_image(io.BytesIO(picture(100, mode="L")), 8)
     torch.testing.assert_close(grey, torch.full((3, 8, 8), 100 / 127.5 - 1))
 
 
 def test_what_is_transparent_is_white():
-    image = read_sized(io.BytesIO(picture((9, 9, 9, 0), mode="RGBA")), 8)
+    image = read_image(io.BytesIO(picture((9, 9, 9, 0), mode="RGBA")), 8)
     assert (image == 1).all()
 
 
@@ -42,7 +43,7 @@ def test_a_damaged_image_is_named():
     whole = picture((1, 2, 3), size=(64, 64))
     for damaged in (b"no image", whole[:40], whole[: len(whole) // 2]):
         with pytest.raises(ValueError, match=r"cat\.png: expected an image, got what cannot be read"):
-            read_sized(io.BytesIO(damaged), 8, "cat.png")
+            read_image(io.BytesIO(damaged), 8, "cat.png")
 
 
 def test_a_folder_of_classes(tmp_path):
@@ -150,10 +151,10 @@ def test_animations_are_video(tmp_path):
     colours = ["red", "lime", "blue", "white", "black"]
     frames = [Image.new("RGB", (20, 10), colour) for colour in colours]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    video = read_sized(tmp_path / "a.gif", (3, 8, 16))
+    video = read_image(tmp_path / "a.gif", (3, 8, 16))
     assert video.shape == (3, 3, 8, 16)
     assert video[:, :, 4, 8].T.tolist() == [[1, -1, -1], [-1, -1, 1], [-1, -1, -1]]
-    assert read_sized(tmp_path / "a.gif", (8, 16))[:, 4, 8].tolist() == [1, -1, -1]
+    assert read_image(tmp_path / "a.gif", (8, 16))[:, 4, 8].tolist() == [1, -1, -1]
     with pytest.raises(ValueError, match=r"a\.gif: expected at least 6 frames, got 5"):
         ImageFolder(tmp_path, (6, 8, 8))[0]
 
@@ -161,7 +162,7 @@ def test_animations_are_video(tmp_path):
 @pytest.mark.parametrize("size", [4, (8, 9, 10, 11), (8.0, 8), (0, 8, 8), (8, 5000), "8", (8,)])
 def test_sizes_out_of_range(size):
     with pytest.raises(ValueError, match="size: expected"):
-        read_sized(Image.new("RGB", (8, 8)), size)
+        read_image(Image.new("RGB", (8, 8)), size)
 
 
 def test_patterns(tmp_path):
