@@ -9,6 +9,7 @@ not the others.
 from spae_ops._dispatch import implementations
 from spae_ops._implementation import Impl
 from spae_ops._version import __version__
+from spae_ops.admission.admit import admit
 from spae_ops.code_index import CodeIndex
 from spae_ops.cross_entropy import distance_cross_entropy
 from spae_ops.lookup import NearestCode, nearest_code, squared_distance, topk_codes
@@ -29,6 +30,7 @@ __all__ = [
     "PyramidCodes",
     "Round",
     "__version__",
+    "admit",
     "dilation_subsample",
     "distance_cross_entropy",
     "implementations",

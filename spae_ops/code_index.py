@@ -10,6 +10,7 @@ from torch import Tensor
 from spae_ops import _checks
 from spae_ops._dispatch import SEARCH, Family
 from spae_ops._implementation import Impl
+from spae_ops.admission.admit import ensure
 
 
 class CodeIndex:
@@ -20,6 +21,8 @@ class CodeIndex:
         change while the index lives: after a change in place, lookups raise ValueError. (A change by way of
         `.data`, or of memory shared with NumPy or another process, cannot be seen: make a new index.)
     impl: the implementation it is prepared for; "auto" is the one that lookups on the codebook's device take.
+        On a GPU where nobody has yet examined the kernels for such a codebook, that is done first (see
+        `spae_ops.admit`).
         Lookups with impl="auto" take the implementation that the index is prepared for. One that names
         another prepares the codebook for that one too, once, and the index keeps both.
 
@@ -40,7 +43,10 @@ class CodeIndex:
             codes = codes.clone() if codes.is_inference() else codes.contiguous()
             _checks.check_finite("codebook", codes)
             self.codes = codes
-            self.impl, implementation = SEARCH.resolve("nearest_code", impl, codes.device)
+            if impl == "auto":
+                ensure(codes.device, codes.dtype, codes.shape[1])
+            self._asked = impl
+            self.impl, implementation = SEARCH.resolve("nearest_code", impl, codes.device, codes=codes)
             self._prepared = {implementation.LAYOUT: list(implementation.prepare(codes))}
         self._layout = implementation.LAYOUT
         self._origin = [codes.data_ptr(), codes._version]
@@ -75,7 +81,7 @@ class CodeIndex:
         return Table(self.codes, self._prepared[layout], layout, self._origin)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _index, (self.codes, self.impl)
+        return _index, (self.codes, self._asked)
 
     def __len__(self) -> int:
         return self.num_codes
@@ -108,14 +114,19 @@ class Table(NamedTuple):
         """The implementation that it was prepared for, or ""."""
         return self.layout.partition("/")[0]
 
+    @property
+    def made_here(self) -> bool:
+        """Whether this process prepared it, of these very codes, as an exported program's was not."""
+        return bool(self.origin) and self.codes.data_ptr() == self.origin[0]
+
     def check(self) -> None:
         """The checks that read values: a bare tensor is finite, an index's has not changed."""
         if not self.origin:
             _checks.check_finite("codes", self.codes)
             return
-        address, version = self.origin
+        version = self.origin[1]
         # Compilers may hand over a copy, whose versions are its own.
-        if self.codes.data_ptr() == address and self.codes._version != version:
+        if self.made_here and self.codes._version != version:
             raise ValueError(
                 f"codes: expected a codebook as it was when its CodeIndex was made, got one that has changed "
                 f"in place since (version {version}, now {self.codes._version}); make a new CodeIndex"

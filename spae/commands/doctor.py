@@ -26,6 +26,7 @@ OPS = (
 VARIABLES = {
     "SPAE_CACHE": "the cache's folder",
     "XDG_CACHE_HOME": "where it lies without SPAE_CACHE: in its folder spae; else in ~/.cache/spae",
+    "SPAE_ADMIT": "GPU kernels by default, off: never; force: examined anew (default: where they passed)",
     "SPAE_OFFLINE": "1: nothing is downloaded",
     "SPAE_ISA": "instruction set of the CPU operators: avx512, avxvnni, avx2 or portable (default: the best)",
     "SPAE_SCREEN": "how the CPU lookup screens: int8, fp32 or auto (default)",

@@ -85,7 +85,8 @@ def _distance_cross_entropy(x, codes, prepared, layout, origin, target, temperat
         x.device,
         x.dtype,
         preferred=table.owner,
-        work=len(x) * codes.numel(),
+        codes=codes,
+        queries=len(x),
     )
     table.check()
     _checks.check_finite("x", x)

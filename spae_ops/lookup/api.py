@@ -71,7 +71,13 @@ def _arguments(x: Tensor, codes: Tensor | CodeIndex, mask: Tensor | None, impl: 
 def _lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> tuple[Tensor, Tensor]:
     """The eager body of both ops, x [N, D] -> ids, sqdist [N, k]: checks that read values, and dispatch."""
     _, implementation = SEARCH.resolve(
-        "nearest_code", impl, x.device, preferred=table.owner, work=len(x) * table.codes.numel()
+        "nearest_code",
+        impl,
+        x.device,
+        preferred=table.owner,
+        codes=table.codes,
+        vouched=table.made_here,
+        queries=len(x),
     )
     table.check()
     _checks.check_finite("x", x)

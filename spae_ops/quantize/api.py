@@ -217,10 +217,14 @@ def _pyramid_quantize(z, codes, prepared, layout, origin, shape, grids, rule, ma
         impl,
         z.device,
         preferred=table.owner,
-        work=len(z) * kept.num_tokens * codes.numel(),
+        codes=codes,
+        vouched=table.made_here,
+        queries=len(z) * kept.num_tokens,
     )
     # Queries and features are gathered by the lookups' namesake, where there is one for these latents.
-    _, gather = PYRAMID.resolve("pyramid_quantize", "auto", z.device, z.dtype, preferred=name)
+    _, gather = PYRAMID.resolve(
+        "pyramid_quantize", "auto", z.device, z.dtype, name, codes, vouched=impl != "auto"
+    )
     table.check()
     if not _checks.all_finite(z):
         _checks.check_finite("z", channels_last(z).reshape(-1, z.shape[1]))
@@ -263,7 +267,7 @@ def _(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
 )
 def _pyramid_dequantize(ids, codes, shape, grids, rule, fill, impl):
     _checks.check_range("ids", ids, len(codes))
-    _, implementation = PYRAMID.resolve("pyramid_dequantize", impl, codes.device)
+    _, implementation = PYRAMID.resolve("pyramid_dequantize", impl, codes.device, codes=codes)
     return implementation.dequantize(ids, codes, _pyramid(shape, grids), rule, fill)
 
 
@@ -280,7 +284,7 @@ def _(ids, codes, shape, grids, rule, fill, impl):
 def _layer_queries(z, ids, codes, shape, grids, layer, rule, impl):
     pyramid = _pyramid(shape, grids)
     _checks.check_range("ids", ids[:, : pyramid.num_tokens_upto(layer)], len(codes))
-    _, implementation = PYRAMID.resolve("layer_queries", impl, z.device, z.dtype)
+    _, implementation = PYRAMID.resolve("layer_queries", impl, z.device, z.dtype, codes=codes)
     return implementation.layer_queries(z, ids, codes, pyramid, layer, rule)
 
 
@@ -302,7 +306,7 @@ def _(z, shape, grids, layer):
 
 @_op("layer_queries_backward", "Tensor grad, int[] shape, int[] grids, int layer, str rule, str impl")
 def _layer_queries_backward(grad, shape, grids, layer, rule, impl):
-    _, implementation = PYRAMID.resolve("layer_queries", impl, grad.device)
+    _, implementation = PYRAMID.resolve("layer_queries", impl, grad.device, codes=grad)
     return implementation.layer_queries_backward(grad, _pyramid(shape, grids), layer, rule)
 
 

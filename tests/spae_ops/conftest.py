@@ -1,12 +1,25 @@
 """Triton's tests need processes of their own: the interpreter is chosen when triton is first imported, and
-compiling for a GPU that is not there needs it off."""
+compiling for a GPU that is not there needs it off. CUDA's need an emulator, which is built once for a run."""
 
+import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from filelock import FileLock
+from torch.utils.cpp_extension import include_paths
+
+from spae_ops import _dispatch, _extension
+from spae_ops.admission import verdicts
+
+CSRC, EMULATOR = Path(__file__).parents[2] / "csrc", Path(__file__).parent / "cuda_emulator"
 
 COMPILE = r"""
 import json, os, re, subprocess, sys, tempfile
@@ -81,3 +94,66 @@ def compile_kernels(tmp_path):
         return rows
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cuda_emulator(tmp_path_factory):
+    """The emulator, with csrc's CUDA kernels and operators, loaded; the operators take CPU tensors."""
+    if _extension.reason() is not None:
+        pytest.skip(f"needs the compiled operators' schemas: {_extension.reason()}")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs a C++ compiler, {compiler} is not found")
+    _extension.load()
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # processes of one run share it
+        folder = folder.parent
+    file = folder / "emulated.so"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            _build_emulator(compiler, file)
+    torch.ops.load_library(file)
+    emulator = ctypes.CDLL(str(file))
+    emulator.emulator_bank_conflicts.restype = ctypes.c_int64
+    return emulator
+
+
+def _build_emulator(compiler, file):
+    flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+    flags += ["-DSPAE_EMULATE_CUDA", "-DSPAE_CUDA_DEVICE=CPU", "-DUSE_CUDA"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{EMULATOR}", f"-I{CSRC}"]
+    flags += [f"-I{path}" for path in include_paths()]
+
+    def run(arguments):
+        result = subprocess.run([compiler, *arguments], capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-4000:]
+
+    def compiled(source):
+        target = file.with_name(f"{source.stem}.o")
+        run(["-x", "c++", *flags, "-c", source, "-o", target])
+        return target
+
+    cuda = CSRC / "nearest_code/cuda"
+    names = ("operators.cpp", "rows.cu", "sm80.cu", "sm90a.cu")
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compiled, [EMULATOR / "emulator.cpp", *(cuda / name for name in names)]))
+    libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    unfinished = file.with_suffix(".unfinished")
+    run(["-shared", "-Wl,-Bsymbolic", *objects, *libraries, "-o", unfinished])
+    unfinished.rename(file)
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    """CPUs are on trial, in an environment and with a cache of their own; nothing is known."""
+    monkeypatch.setenv("SPAE_CACHE", str(tmp_path))
+    monkeypatch.delenv("SPAE_ADMIT", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    environment = {"torch": "1", "device": "some GPU"}
+    monkeypatch.setattr(
+        verdicts, "environment", lambda device, implementation: {**environment, "i": implementation}
+    )
+    monkeypatch.setattr(verdicts, "on_trial", lambda device: device.type == "cpu")
+    monkeypatch.setattr(verdicts, "_known", {})
+    monkeypatch.setattr(_dispatch, "_told", False)
+    return SimpleNamespace(folder=tmp_path, environment=environment)

@@ -6,7 +6,6 @@ spells its instructions right, and how fast they are.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
@@ -46,38 +45,8 @@ def run(command, **options):
     return result.stdout + result.stderr
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """The emulator, with csrc's kernels and operators, loaded; the operators take CPU tensors."""
-    if _extension.reason() is not None:
-        pytest.skip(f"needs the compiled operators' schemas: {_extension.reason()}")
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        pytest.skip(f"needs a C++ compiler, {compiler} is not found")
-    _extension.load()
-    folder = tmp_path_factory.mktemp("emulator")
-    flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    flags += ["-DSPAE_EMULATE_CUDA", "-DSPAE_CUDA_DEVICE=CPU", f"-I{EMULATOR}", *TORCH]
-
-    def compiled(source):
-        target = str(folder / f"{source.stem}.o")
-        run([compiler, "-x", "c++", *flags, "-c", str(source), "-o", target])
-        return target
-
-    sources = [EMULATOR / "emulator.cpp", CUDA / "operators.cpp", *(CUDA / name for name in KERNELS)]
-    with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(compiled, sources))
-    file = folder / "emulated.so"
-    libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    run([compiler, "-shared", "-Wl,-Bsymbolic", *objects, *libraries, "-o", str(file)])
-    torch.ops.load_library(file)
-    emulator = ctypes.CDLL(str(file))
-    emulator.emulator_bank_conflicts.restype = ctypes.c_int64
-    return emulator
-
-
 @pytest.fixture(scope="module", params=GPUS)
-def gpu(request, library):
+def gpu(request, cuda_emulator):
     """Searches of `check` run on this one; memory that was not written holds NaN, or the largest integer."""
     capability, terms, bits = GPUS[request.param]
     patch = pytest.MonkeyPatch()
@@ -85,7 +54,7 @@ def gpu(request, library):
     patch.setattr(cuda.Kernels, "processors", lambda self, device: 2)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
-    yield lambda seed=0: library.emulator_configure(seed, terms, bits)
+    yield lambda seed=0: cuda_emulator.emulator_configure(seed, terms, bits)
     torch.use_deterministic_algorithms(False)
     patch.undo()
 
@@ -141,9 +110,9 @@ class TestEmulated:
         monkeypatch.setattr(cuda.Kernels, "processors", lambda self, device: processors)
         check(gpu, randn(130, 160, seed=seed), randn(600, 160, seed=seed + 1), seed=seed)
 
-    def test_no_bank_conflicts(self, gpu, library):
+    def test_no_bank_conflicts(self, gpu, cuda_emulator):
         check(gpu, randn(2, 64), randn(130, 64))
-        assert library.emulator_bank_conflicts() == 0
+        assert cuda_emulator.emulator_bank_conflicts() == 0
 
     def test_chunks_of_queries_and_passes_over_candidates(self, gpu, monkeypatch):
         monkeypatch.setattr(tensor_cores, "SUMMARY_BYTES", (1, 1))

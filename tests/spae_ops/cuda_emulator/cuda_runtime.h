@@ -101,6 +101,7 @@ inline cudaError_t cudaGetDriverEntryPoint(const char* name, void** function, un
 }
 
 inline void __syncthreads() {
+  if (emulator::fault == emulator::Fault::kSyncthreads) return;
   int none = 0;
   emulator::block->meet(emulator::block->block_gathering(), emulator::block->thread(), emulator::block->threads(),
                         "syncthreads", none, [](const auto&) {});

@@ -70,6 +70,8 @@ void emulator_configure(unsigned seed, int sum_terms, int sum_bits) {
   emulator::bank_conflicts = 0;
 }
 
+void emulator_leave_out(int fault) { emulator::fault = static_cast<emulator::Fault>(fault); }
+
 int64_t emulator_bank_conflicts() { return emulator::bank_conflicts; }
 
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {

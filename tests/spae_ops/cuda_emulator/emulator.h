@@ -24,6 +24,9 @@ struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What can be left out of all kernels, to see that it is missed.
+enum class Fault { kNone, kSyncthreads, kCopyWait, kMbarrierWait, kWgmmaWait };
+
 // Set through the C functions of emulator.cpp.
 struct Settings {
   unsigned seed = 0;
@@ -32,6 +35,7 @@ struct Settings {
 };
 
 inline Settings settings;
+inline Fault fault = Fault::kNone;
 inline int64_t bank_conflicts = 0;
 inline std::minstd_rand generator;
 

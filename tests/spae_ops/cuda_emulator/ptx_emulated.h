@@ -33,6 +33,7 @@ inline void cp_async_commit() { block->fiber().copies.commit(); }
 
 template <int kPending>
 void cp_async_wait() {
+  if (emulator::fault == emulator::Fault::kCopyWait) return;
   block->fiber().copies.wait(kPending);
 }
 
@@ -101,6 +102,7 @@ inline void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
 inline void mbarrier_arrive(uint32_t barrier) { mbarrier_arrive_expect(barrier, 0); }
 
 inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
+  if (emulator::fault == emulator::Fault::kMbarrierWait) return;
   block->wait([&state = block->mbarrier(barrier), parity] { return state.phase % 2 != parity; });
 }
 
@@ -161,6 +163,7 @@ inline void wgmma_commit() {
 
 template <int kPending>
 void wgmma_wait() {
+  if (emulator::fault == emulator::Fault::kWgmmaWait) return;
   emulator::exchange(0, "wgmma.wait", [](int lane) { return lane; });
   if (block->thread() % 32 == 0) block->wgmma_groups(block->thread() / 32).wait(kPending);
   emulator::exchange(0, "wgmma.waited", [](int lane) { return lane; });
