@@ -16,6 +16,7 @@ import torch
 from spae.tokenizers import PyramidTokens, Tokenizer
 
 FORMAT = "spae-tokens-1"
+_START = json.dumps({"format": FORMAT})[:-1]  # of JSON lines
 
 
 class Row(NamedTuple):
@@ -90,8 +91,11 @@ def cut_tail(path: Path, model: Tokenizer) -> tuple[set[str], int]:
     line at the end is cut off."""
     with path.open(encoding="utf-8-sig") as stream:
         head = _text(stream.readline, path)
-        if head.endswith("\n"):  # nothing is cut off a file that is not ours
+        # Nothing is cut off a file that is not ours.
+        if head.endswith("\n"):
             _check_head(_json(head, str(path)), str(path), model)
+        elif not (head.startswith(_START) or _START.startswith(head)):
+            raise ValueError(f"{path}: expected JSON lines from `spae encode`, got {_short(head)}")
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):

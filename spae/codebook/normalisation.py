@@ -24,7 +24,8 @@ def normalise_rows(rows: np.ndarray, kind: str) -> np.ndarray:
         scale = np.concatenate([np.sqrt(_squared_norms(block)) for block in _blocks(rows)])
         if not scale.all():
             raise ValueError(
-                f"normalise: expected rows that are not zero, for 'unit', got zeros in row {int(scale.argmin())}"
+                "normalise: expected rows that are not zero, for 'unit', "
+                f"got zeros in row {int(scale.argmin())}"
             )
     elif kind == "centre+scale":
         squared = np.concatenate([_squared_norms(block - mean) for block in _blocks(rows)])

@@ -17,6 +17,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if not Path("benchmarks/__main__.py").is_file():
         raise FileNotFoundError(
-            "benchmarks: expected the folder of that name in the repository, got none here: run this in a checkout"
+            "benchmarks: expected the repository's folder of that name, got none here: run this in a checkout"
         )
     return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.arguments])

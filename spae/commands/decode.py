@@ -38,6 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise ValueError(f"batch-size: expected 1 or more, got {arguments.batch_size}")
     model = load_tokenizer(arguments.model, arguments.device)
+    total = model.pyramid.num_layers
+    if arguments.layers is not None and not 1 <= arguments.layers <= total:
+        raise ValueError(f"layers: expected 1 to {total}, got {arguments.layers}")
     # Read twice: whatever is wrong with the file is said before anything is written.
     names = [row.name for row in read_tokens(arguments.tokens, model)]
     if not names:

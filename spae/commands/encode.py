@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     lines = arguments.lines or (out is not None and out.suffix == ".jsonl")
     if arguments.resume and not (out and lines):
         raise ValueError(f"resume: expected JSON lines in --out, got {out or 'standard output'}")
+    if out is not None and out.is_dir():
+        raise ValueError(f"out: expected a file, got {out}, a folder")
     images = Images(arguments)
     known = _known(out, images, arguments.layers) if arguments.resume and out else set()
     append = bool(known)
@@ -70,6 +72,11 @@ def _stream(out: Path | None, lines: bool, append: bool) -> Iterator[IO[str]]:
     out.parent.mkdir(parents=True, exist_ok=True)
     place = out if lines else out.with_name(f"{out.name}.part")
     with place.open("a" if append else "w", encoding="utf-8") as file:
-        yield file
+        try:
+            yield file
+        except BaseException:
+            if place != out:
+                place.unlink()
+            raise
     if place != out:
         os.replace(place, out)

@@ -29,6 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
         lines = (f"{name:18} {row['what']} ({row['licence']})" for name, row in rows.items())
         print(json.dumps(rows, indent=2) if arguments.json else "\n".join(lines))
         return
+    known = {**dict.fromkeys(assets.REGISTRY), **made_from}
+    for name in arguments.names:  # before any is fetched
+        if name not in known:
+            raise ValueError(f"name: expected one of {', '.join(known)}, got {name!r}")
+    if arguments.archives is not None and not arguments.archives.is_dir():
+        raise FileNotFoundError(f"from: expected a folder of packages, got {str(arguments.archives)!r}")
     paths = {
         name: str(assets.fetch(made_from.get(name, str(name)), archives=arguments.archives))
         for name in arguments.names

@@ -273,7 +273,8 @@ def _folder(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any
     chosen = [folder for folder in folders if folder.name in _SYNONYMS.get(split, (split,))]
     if not chosen:
         raise FileNotFoundError(
-            f"data: expected a folder {str(root / split)!r}, got {', '.join(f.name for f in folders) or 'none'}; "
+            f"data: expected a folder {str(root / split)!r}, "
+            f"got {', '.join(f.name for f in folders) or 'none'}; "
             f'another name for it is given as {{"folder": {place!r}, "{split}": "NAME"}}'
         )
     classes = {c.name for f in folders for c in f.iterdir() if c.is_dir() and not c.name.startswith(".")}

@@ -101,8 +101,8 @@ def sample_episodes(
     if len(classes) < setting.ways:
         most = max(map(pool.room, pool.shown), default=0)
         raise ValueError(
-            f"labels: expected at least {setting.ways} classes with {setting.inner_shots} items beside a query "
-            f"for {setting.name}, got {len(classes)}; the largest class has {most}"
+            f"labels: expected at least {setting.ways} classes with {setting.inner_shots} items beside a "
+            f"query for {setting.name}, got {len(classes)}; the largest class has {most}"
         )
     generator = random.Random(seed)
     return [_episode(pool, classes, setting, number, generator) for number in range(count)]

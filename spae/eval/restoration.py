@@ -50,8 +50,10 @@ class Restoration(Drawing):
         super().__post_init__()
         if self.data not in DATA:
             raise ValueError(f"data: expected one of {sorted(DATA)}, got {self.data!r}")
-        if self.images < 2:
-            raise ValueError(f"images: expected at least 2, got {self.images}")
+        for name, least in (("images", 2), ("layers", 1), ("condition_layers", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 def add_restoration(parser: argparse.ArgumentParser, defaults: Restoration) -> None:

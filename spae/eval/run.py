@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +136,12 @@ def evaluate(task: Task, run: Run) -> dict[str, Any]:
         if measured.draw is not None:
             measured.draw(run.folder / f"{run.name}.png")
     return report
+
+
+def check_layers(layers: Sequence[int]) -> None:
+    """Raises ValueError unless these are numbers of layers, at least one of them."""
+    if not layers or min(layers) < 1:
+        raise ValueError(f"layers: expected at least 1, got {', '.join(map(str, layers)) or 'none'}")
 
 
 def fingerprint(model: Tokenizer) -> str:

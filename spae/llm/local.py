@@ -251,8 +251,8 @@ class LocalLLM:
             self._packs_rightly = bool((packed - alone).abs().max() < 0.1 * alone.std())
         if not self._packs_rightly:
             raise ValueError(
-                f"pack_tokens: expected 1 for {type(self._model).__name__}, which does not take the attention "
-                f"mask that several prompts in one sequence need, got {self._pack_tokens}"
+                f"pack_tokens: expected 1 for {type(self._model).__name__}, which does not take the "
+                f"attention mask that several prompts in one sequence need, got {self._pack_tokens}"
             )
 
     def _read_once(self, *arguments: Any) -> Tensor:
@@ -274,7 +274,8 @@ class LocalLLM:
         for position, token in enumerate(ids):
             if not _is_id(token, self._vocabulary):
                 raise ValueError(
-                    f"{name}: expected ids 0 to {self._vocabulary - 1}, got {token!r:.40} at position {position}"
+                    f"{name}: expected ids 0 to {self._vocabulary - 1}, "
+                    f"got {token!r:.40} at position {position}"
                 )
 
     def _check_room(self, prompt: Sequence[int], prefix: Prefix | None, room: int) -> None:

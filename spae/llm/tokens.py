@@ -67,7 +67,7 @@ def text_of(llm: FrozenLLM, ids: Sequence[int]) -> str:
         word = llm.decode(ids[position : position + 1])
         raise ValueError(
             f"prompt: expected words that read back from text, got {word!r} "
-            f"(id {ids[position] if position < len(ids) else None}) at position {position}: {was!r} is read as "
-            f"{now!r} ({back[position : position + 2]})"
+            f"(id {ids[position] if position < len(ids) else None}) at position {position}: {was!r} is read "
+            f"as {now!r} ({back[position : position + 2]})"
         )
     return text

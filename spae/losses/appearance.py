@@ -91,7 +91,8 @@ def reconstruction_loss(
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if reconstruction.shape != images.shape:  # else they would be broadcast
         raise ValueError(
-            f"reconstruction: expected shape {list(images.shape)} like images, got {list(reconstruction.shape)}"
+            f"reconstruction: expected shape {list(images.shape)} like images, "
+            f"got {list(reconstruction.shape)}"
         )
     return distance(reconstruction.float(), images.float())
 

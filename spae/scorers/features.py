@@ -155,7 +155,7 @@ def _captions_of(dataset: Any, reader: str) -> list[str]:
     if len(captions) != total or count < total:
         first = next((i for i, caption in enumerate(captions) if not caption), 0)
         raise ValueError(
-            f"dataset: {reader} reads names, expected one for each of the {total} images, got {count} "
+            f"dataset: expected a name for each of the {total} images, for {reader} reads names, got {count} "
             f"(the first without one is item {first}). {_HOW_TO_NAME}"
         )
     return captions

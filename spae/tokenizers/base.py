@@ -159,7 +159,9 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
         """
         llm_ids = self.codebook.llm_ids
         if llm_ids is None:
-            raise ValueError(f"codebook: expected one with llm_ids, got {self.codebook.name!r}, which is in no language")
+            raise ValueError(
+                f"codebook: expected one with llm_ids, got {self.codebook.name!r}, which is in no language"
+            )
         tokens = images if isinstance(images, PyramidTokens) else self.encode(images, num_layers)
         self._check_tokens(tokens)
         return llm_ids[tokens.ids.to(llm_ids.device)]
@@ -272,8 +274,8 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
         own = self.codebook_identity()
         if not isinstance(saved, dict) or saved.get("checksum") != own["checksum"]:
             raise ValueError(
-                f"codebook: expected the checkpoint's, {saved!r:.500}, got {own}; ids would mean other words. "
-                "Load the codebook that the checkpoint names."
+                f"codebook: expected the checkpoint's, {saved!r:.500}, got {own}; ids would mean other "
+                "words. Load the codebook that the checkpoint names."
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -41,7 +41,9 @@ class LQAEConfig(SPAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vocabularies is not None:
-            raise ValueError(f"vocabularies: expected None, for one layer takes every word, got {self.vocabularies}")
+            raise ValueError(
+                f"vocabularies: expected None, for one layer takes every word, got {self.vocabularies}"
+            )
         if len(self.pyramid.grids) != 1:
             raise ValueError(f"grids: expected one layer, got {self.grids}")
 

@@ -17,7 +17,8 @@ def register(cls: AnyClass) -> AnyClass:
     known = _CLASSES.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(
-            f"name: expected one that is free, got {name!r}, which is {known.__module__}.{known.__qualname__}'s"
+            f"name: expected one that is free, got {name!r}, which is "
+            f"{known.__module__}.{known.__qualname__}'s"
         )
     _CLASSES[name] = cls
     return cls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,8 +118,8 @@ class PyramidTokens:
         if wrong.any():
             image, position = wrong.nonzero()[0].tolist()
             raise ValueError(
-                f"tokens: expected ids 0 to {num_words - 1}, got {int(self.ids[image, position])} at position "
-                f"{position} of image {image}"
+                f"tokens: expected ids 0 to {num_words - 1}, got {int(self.ids[image, position])} at "
+                f"position {position} of image {image}"
             )
 
     def __len__(self) -> int:
@@ -130,13 +131,23 @@ class PyramidTokens:
             row = range(len(self))[images]  # raises IndexError, which ends a loop; and counts from the end
             return PyramidTokens(self.ids[row : row + 1], self.pyramid)
         if not isinstance(images, slice):
-            images = torch.as_tensor(images, device=self.device)
-            if images.ndim != 1 or images.is_floating_point():
-                raise TypeError(
-                    f"images: expected a number, a slice, or numbers or a mask [n], got {images.dtype} "
-                    f"{list(images.shape)}"
-                )
+            images = self._chosen(images)
         return PyramidTokens(self.ids[images], self.pyramid)
+
+    def _chosen(self, images: Any) -> Tensor:
+        expected = "expected a number, a slice, or numbers or a mask [n]"
+        try:
+            chosen = torch.as_tensor(images, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"images: {expected}, got {images!r:.80}") from error
+        if chosen.ndim != 1 or chosen.is_floating_point():
+            raise TypeError(f"images: {expected}, got {chosen.dtype} {list(chosen.shape)}")
+        count = len(self)
+        if chosen.dtype == torch.bool and len(chosen) != count:
+            raise ValueError(f"images: expected a mask [{count}], got [{len(chosen)}]")
+        if chosen.dtype != torch.bool and not ((chosen >= -count) & (chosen < count)).all():
+            raise IndexError(f"images: expected numbers from {-count} to {count - 1}, got {chosen.tolist()}")
+        return chosen
 
     def __iter__(self) -> Iterator[PyramidTokens]:
         return (self[image] for image in range(len(self)))

@@ -64,7 +64,8 @@ class Preset(Config):
         super().__post_init__()
         if "output_dir" in self.train:
             raise ValueError(
-                f"train.output_dir: expected none in a preset, got {self.train['output_dir']!r:.80}; a run has its folder"
+                "train.output_dir: expected none in a preset, for a run has its folder, "
+                f"got {self.train['output_dir']!r:.80}"
             )
         TrainConfig.from_dict({**self.train, "output_dir": ""})
         if isinstance(self.data, dict):

@@ -74,7 +74,8 @@ def check_same_run(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any])
     defaults = flatten({"train": TrainConfig(1, 1, "").to_json()})
     if differing := differences(defaults | dict(was), now):
         raise ValueError(
-            f"{folder}: expected the run that is in it, got another ({'; '.join(differing)}): use another output_dir"
+            f"{folder}: expected the run that is in it, got another ({'; '.join(differing)}): "
+            "use another output_dir"
         )
 
 

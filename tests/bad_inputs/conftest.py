@@ -11,7 +11,7 @@ from spae_ops import CodeIndex, Pyramid
 
 # Every message names the argument or file first, then says what was expected and what came.
 FORM = re.compile(r"[^:\n]+: .*expected .*, got .*", re.DOTALL)
-_IN_FORM = (ValueError, TypeError, FileNotFoundError)
+_IN_FORM = (ValueError, TypeError, IndexError, FileNotFoundError)
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,17 @@ def _refused(call, kind, message):
             pytest.fail(f"wanted {message}\ncame   {type(error).__name__}: {text}", pytrace=False)
     else:
         pytest.fail(f"wanted {message}\ncame   {came!r:.300}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def matches():
+    """Asserts that a text begins with a pattern, and shows both in two lines if not."""
+
+    def check(pattern, text):
+        if not re.match(pattern, text, re.DOTALL):
+            pytest.fail(f"wanted {pattern}\ncame   {text}", pytrace=False)
+
+    return check
 
 
 @pytest.fixture(scope="session")

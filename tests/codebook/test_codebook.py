@@ -231,7 +231,7 @@ def test_word_like():
     words = [" cat", "cat", " Cat", " at", " c4t", " été", " cat dog", " the_", " 漢字漢", "  cats", " cats"]
     assert small(words=words).word_like().words == [" cat", " été", " 漢字漢", " cats"]
     assert small(words=words).word_like(2).words == [" cat", " été"]
-    with pytest.raises(ValueError, match="words: expected a kind that codebook .small. has words of"):
+    with pytest.raises(ValueError, match=r"words: expected a kind that codebook .small. has words of"):
         small(words=["a"]).word_like()
     with pytest.raises(
         ValueError, match="limit: expected 1 to 4 \\(word-like words\\) of codebook 'small', got 5"

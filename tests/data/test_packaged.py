@@ -64,7 +64,7 @@ def test_fashion(packages, write, monkeypatch):
     assert (image[:, :2] == -1).all()
     with pytest.raises(ValueError, match="size: expected one of 32, got 64"):
         Fashion(size=64)
-    with pytest.raises(ValueError, match="expected an IDX file of bytes, 00 00 08 .., got 00 00 0d"):
+    with pytest.raises(ValueError, match=r"expected an IDX file of bytes, 00 00 08 \.\., got 00 00 0d"):
         fashion._idx(b"\0\0\x0d\1")
 
 

@@ -398,7 +398,9 @@ def test_settings_that_cannot_be_are_refused(options, message):
 @pytest.mark.parametrize("name", ["timeout", "connect_timeout", "requests_per_minute", "largest_answer"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_patience_that_cannot_be_is_refused(name, value):
-    with pytest.raises(ValueError, match=rf"{name}: expected a (whole number from 1|number above 0).*, got {value}"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: expected a (whole number from 1|number above 0).*, got {value}"
+    ):
         Patience(**{name: value})
 
 

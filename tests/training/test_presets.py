@@ -88,7 +88,7 @@ def test_overrides():
     )
     assert preset.objective == {"discriminator": {"kind": "patch"}, "gan": "non_saturating"}
     assert load_preset("emoji128", ["objective.perceptual=null"]).objective["perceptual"] is None
-    with pytest.raises(ValueError, match="override: expected a section of .*, got 'quantizer'"):
+    with pytest.raises(ValueError, match=r"override: expected a section of .*, got 'quantizer'"):
         load_preset("mnist", ["quantizer.colour=red"])
 
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from spae.data.emoji import content_words
 from spae.eval.images import encode_items, stack, words_of
 from spae.eval.labelled import LabelledSet, emoji
-from spae.eval.run import Measured, Run, recall
+from spae.eval.run import Measured, Run, check_layers, recall
 from spae.eval.statistics import proportion
 from spae.eval.table import markdown, shown
 from spae.figures import picture_grid, printable
@@ -45,6 +45,7 @@ class Captions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_layers(self.layers)
         for name, least in (("queries", 1), ("examples", 2), ("candidates", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")

@@ -10,7 +10,7 @@ from spae.eval.episodes import Episode, FewShotSetting, paper_settings, sample_e
 from spae.eval.fewshot import MEASURES, WordImages, evaluate_fewshot
 from spae.eval.images import encode_items, words_of
 from spae.eval.labelled import DATA, LabelledSet
-from spae.eval.run import Measured, Run
+from spae.eval.run import Measured, Run, check_layers
 from spae.eval.table import markdown, shown
 from spae.tokenizers import Tokenizer
 
@@ -34,6 +34,7 @@ class FewShot:
     def __post_init__(self) -> None:
         if self.data not in DATA:
             raise ValueError(f"data: expected one of {sorted(DATA)}, got {self.data!r}")
+        check_layers(self.layers)
         if self.episodes < 1:
             raise ValueError(f"episodes: expected at least 1, got {self.episodes}")
         if not self.settings:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from spae.configs import Weight, checked
 from spae.data.mnist import MNISTDigits
 from spae.eval.classifier import DigitClassifier
 from spae.eval.drawing import Drawing, add_drawing, described, drawing_options
@@ -53,6 +54,7 @@ class DigitPrompts(Drawing):
         for name in ("contexts", "sums", "plain"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        checked("temperature", self.temperature, Weight)
         if self.examples < NUM_CLASSES or self.examples % NUM_CLASSES:
             raise ValueError(f"examples: expected a multiple of {NUM_CLASSES}, got {self.examples}")
 

@@ -39,6 +39,8 @@ class Outpainting(Restoration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.examples < 1:
+            raise ValueError(f"examples: expected at least 1, got {self.examples}")
         if self.contexts < 1 or self.images % self.contexts:
             raise ValueError(
                 f"images: expected as many in each of {self.contexts} contexts, got {self.images}"
