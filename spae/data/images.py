@@ -100,7 +100,7 @@ def check_shape(size: Size) -> tuple[int, ...]:
 
     Raises ValueError for another number of axes, sides out of range, or no frame.
     """
-    shape = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    shape: tuple[Any, ...] = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(shape) not in (2, 3) or any(not isinstance(n, int) for n in shape) or shape[0] < 1:
         raise ValueError(f"size: expected (height, width) or (frames, height, width), got {size!r}")
     for side in shape[-2:]:

@@ -104,7 +104,9 @@ def test_another_preset_is_refused_and_nothing_written(folder, capsys, overrides
     before = tree(folder / "run")
     sets = [part for text in overrides for part in ("--set", text.replace("ROOT", str(folder)))]
     assert main(["train", "--preset", str(folder / "toy.json"), "--out", str(folder / "run"), *sets]) == 1
-    assert re.search(rf"step-00000002: expected the run that is in it, got another \(.*{message}", capsys.readouterr().err)
+    assert re.search(
+        rf"step-00000002: expected the run that is in it, got another \(.*{message}", capsys.readouterr().err
+    )
     after = tree(folder / "run")
     changed = {
         Path(name).name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
