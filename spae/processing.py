@@ -51,12 +51,14 @@ class ImageProcessor(Config):
     section = "processor"
 
     image_size: tuple[Count, Count]
-    channels: Literal[1, 3] = 3
+    channels: int = 3
     fit: Fit = "crop"
     background: str = BACKGROUND
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.channels not in (1, 3):
+            raise ValueError(f"processor.channels: expected 1 or 3, got {self.channels}")
         if self.background != BACKGROUND:
             _check_colour(self.background)
 

@@ -59,10 +59,12 @@ class Server:
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}: expected {' or '.join(values)}, got {getattr(self, name)!r}")
         for name, hint in (
-            *(("attempts", Count), ("concurrency", Count), ("context_window", Count | None)),
+            *(("attempts", Count), ("concurrency", Count)),
             *(("retry_temperature", Weight), ("patience", Patience)),
         ):
             checked(name, getattr(self, name), hint)
+        if self.context_window is not None:
+            checked("context_window", self.context_window, Count)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spae.configs import Config, Count
+from spae.configs import Config, Count, Range
 
 Conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _avg_pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -44,7 +44,7 @@ class BackboneConfig(Config):
     channels: Count = 128
     multipliers: tuple[Count, ...] = (1, 2, 2, 4)
     num_res_blocks: Count = 2
-    ndim: Literal[1, 2, 3] = 2
+    ndim: Annotated[int, Range(1, 3)] = 2
     strides: Count | Sequence[Count | Sequence[Count]] = 2
     groups: Count = 32
 

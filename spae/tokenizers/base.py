@@ -366,7 +366,7 @@ def _read_config(file: Path) -> tuple[type[Tokenizer], SPAEConfig, dict[str, Any
     """The class, its configuration and the codebook's identity. Raises ValueError, which names the file."""
     saved = read_object(file, "a tokenizer's configuration")
     try:
-        kind = registered(saved.get("class"))
+        kind = registered(saved.get("class", ""))
         config = kind.config_class.from_dict(saved.get("config"))
         identity = saved.get("codebook")
         if not isinstance(identity, dict) or not isinstance(identity.get("checksum"), str):

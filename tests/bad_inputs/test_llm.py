@@ -129,7 +129,7 @@ MODELS = [
     (lambda a: Server("http://x/v1", allowed_ids="never"), r"allowed_ids: expected retry or server, got 'never'"),
     (lambda a: Server("http://x/v1", attempts=0), r"attempts: expected a whole number from 1, got 0"),
     (lambda a: Server("http://x/v1", concurrency="4"), r"concurrency: expected a whole number from 1, got '4'"),
-    (lambda a: Server("http://x/v1", context_window=0), r"context_window: expected a whole number from 1 or null, got 0"),
+    (lambda a: Server("http://x/v1", context_window=0), r"context_window: expected a whole number from 1, got 0"),
     (lambda a: HTTPLLM(Server("localhost:8000")), r"url: expected http\(s\)://host.*, got 'localhost:8000'"),
     (lambda a: HTTPLLM(Server("http://x/v1?key=secret")), r"url: expected http\(s\)://host.* without a query, got 'http://x/v1'"),
     (lambda a: HTTPLLM(Server(None)), r"url: expected http\(s\)://host.*, got NoneType"),

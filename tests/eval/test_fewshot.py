@@ -58,7 +58,9 @@ def test_episodes_do_not_depend_on_the_tokenizer(tmp_path, spae, other_spae, tin
 def test_an_impossible_setting_is_refused_before_anything_is_asked(tmp_path, spae, tiny, interrupted):
     llm = interrupted(tiny)
     run = FewShot("emoji", (1,), (FewShotSetting(2), FewShotSetting(2, 5)))
-    with pytest.raises(ValueError, match=r"labels: 2-way 5-shot needs .*; the largest class has 3"):
+    with pytest.raises(
+        ValueError, match=r"labels: expected .* for 2-way 5-shot, .*; the largest class has 3"
+    ):
         run_fewshot(spae, llm, [run], tmp_path)
     assert llm.calls == 0
     with pytest.raises(ValueError, match=r"data: expected one of \['digits', .*\], got 'birds'"):

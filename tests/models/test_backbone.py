@@ -144,7 +144,7 @@ def test_errors_name_what_came_and_what_was_expected():
         small(strides=(2, 2))
     with pytest.raises(ValueError, match="strides: expected 1 entries"):
         small(strides=((2, 2, 2),))
-    with pytest.raises(ValueError, match="ndim: expected one of"):
+    with pytest.raises(ValueError, match="ndim: expected a whole number from 1 to 3"):
         small(ndim=4)
     with pytest.raises(ValueError, match="multipliers: expected at least one, got"):
         small(multipliers=())

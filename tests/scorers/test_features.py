@@ -127,7 +127,7 @@ def test_every_image_of_a_dataset(scorer, capsys):
     assert "images 5 of 5" in capsys.readouterr().err
     with pytest.raises(
         ValueError,
-        match=r"dataset: .* reads names, expected one for each of the 5 images, got 0 .* In a folder",
+        match=r"dataset: expected a name for each of the 5 images, for .* reads names, got 0 .* In a folder",
     ):
         dataset_features(scorer, Captioned(None))
 
