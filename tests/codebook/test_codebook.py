@@ -318,7 +318,7 @@ def test_loading_what_is_no_codebook(tmp_path):
         ValueError, match=r"one of smollm2, gemma3-65k, cl100k, a folder or a GGUF file, got 'smol'"
     ):
         Codebook.load("smol")
-    with pytest.raises(ValueError, match="encode: expected None but for .cl100k."):
+    with pytest.raises(ValueError, match=r"encode: expected None but for .cl100k."):
         Codebook.load("smollm2", encode=lambda words: torch.ones(len(words), 2))
 
 
