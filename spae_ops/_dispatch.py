@@ -44,6 +44,10 @@ class ImplementationInfo(_Row):
         row.admission = admission
         return row
 
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
+        return f"ImplementationInfo({fields})"
+
     def _asdict(self) -> dict[str, Any]:
         return {**super()._asdict(), "admission": self.admission}
 

@@ -33,11 +33,10 @@ def examine(implementation: Any, device: torch.device, dtype: torch.dtype, width
     """
     small, largest, count = device.type != "cuda", 0.0, 0
     top = -(-width // 64) * 64
-    for number, each in enumerate(dict.fromkeys((width, top, top - 63))):
+    for each in (width,) if small else dict.fromkeys((width, top)):
         for problem in _problems(dtype, each, small):
-            if number == 0 or not small:
-                largest = max(largest, check(implementation, device, problem))
-                count += len(problem.x)
+            largest = max(largest, check(implementation, device, problem))
+            count += len(problem.x)
     return f"{count} losses and gradients off by up to {largest:.2f} of what they may be"
 
 
@@ -49,7 +48,7 @@ def check(implementation: Any, device: torch.device, problem: Problem) -> float:
     with inputs of 16 bits, weights of 11 bits in the gradient.
     """
     name, x, codes, target, tau = problem
-    loss, gradient = _run(implementation, device, problem)
+    loss, gradient, alone = _run(implementation, device, problem)
     expected, wanted = reference.loss_and_gradient(
         x, codes, reference.prepare(codes), target, tau, with_gradient=True
     )
@@ -61,9 +60,13 @@ def check(implementation: Any, device: torch.device, problem: Problem) -> float:
     half = torch.float32 not in (x.dtype, codes.dtype)
     torch_error = (torch_gradient - wanted).norm(dim=1).nan_to_num(0)
     gradient_room = torch_error + reach * ((2.0**-10 if half else 2.0**-20) + step.clamp(max=2))
-    pairs = ((loss - expected).abs(), room), ((gradient - wanted).norm(dim=1), gradient_room)
+    measured = (
+        ("losses", (loss - expected).abs(), room),
+        ("losses without gradients", (alone - expected).abs(), room),
+        ("gradients", (gradient - wanted).norm(dim=1), gradient_room),
+    )
     largest = 0.0
-    for what, (error, allowed) in zip(("losses", "gradients"), pairs, strict=True):
+    for what, error, allowed in measured:
         bad = ~(error <= allowed)  # of nan too
         if bad.any():
             row = int(bad.nonzero()[0])
@@ -75,8 +78,8 @@ def check(implementation: Any, device: torch.device, problem: Problem) -> float:
     return largest
 
 
-def _run(implementation: Any, device: torch.device, problem: Problem) -> tuple[Tensor, Tensor]:
-    """Loss and gradient in float64 on the CPU, the same each time."""
+def _run(implementation: Any, device: torch.device, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, gradient, and the loss without a gradient, in float64 on the CPU; the same each time."""
     x, codes, target = (t.to(device) for t in problem[1:4])
     prepared = implementation.prepare(codes)
     arguments = x, codes, prepared, target, problem.temperature
@@ -86,9 +89,7 @@ def _run(implementation: Any, device: torch.device, problem: Problem) -> tuple[T
             if not torch.equal(a, b):
                 raise Wrong(f"{problem.name}: another run gives other bits")
     alone = implementation.loss_and_gradient(*arguments, False)[0]
-    if not torch.allclose(alone.double(), first[0].double(), rtol=1e-4, atol=1e-4):
-        raise Wrong(f"{problem.name}: the loss without gradient is another")
-    return first[0].double().cpu(), first[1].double().cpu()
+    return first[0].double().cpu(), first[1].double().cpu(), alone.double().cpu()
 
 
 def _materialised(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ def command(
 ) -> list[str]:
     """What runs `spae_ops.admission` on these arguments."""
     options = ["--impl", implementation, "--device", str(device), "--dtype", dtype, "--width", str(width)]
-    return [sys.executable, "-m", "spae_ops.admission", *options, *families]
+    return [sys.executable or "python", "-m", "spae_ops.admission", *options, *families]
 
 
 def examine(
@@ -53,7 +53,7 @@ def examine(
 
 def _run(arguments: list[str]) -> tuple[list[dict[str, Any]], str]:
     """The reports that a process printed, and why it came to no good end, if so."""
-    paths = [str(_PACKAGES), *filter(None, sys.path)]  # the packages that this process has
+    paths = [str(_PACKAGES), *map(os.path.abspath, filter(None, sys.path))]  # this process's packages
     environ = {**os.environ, "SPAE_ADMIT": "off", "PYTHONPATH": os.pathsep.join(paths)}
     environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or deterministic algorithms are refused
     pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

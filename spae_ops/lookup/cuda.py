@@ -1,9 +1,9 @@
 """`nearest_code` on NVIDIA GPUs, in CUDA C++: an fp16 screen with a proven error bound, float64 for the rest.
 
 The method, its proof and what it assumes of the tensor cores are in `tensor_cores.py`; the kernels in
-`csrc/nearest_code/cuda`. The assumption has not been validated on a device, and nothing here has run on one:
-the kernels are tested on a CPU, by an emulator of the instructions they use, and compiled for sm_80 to
-sm_120 and sm_90a.
+`csrc/nearest_code/cuda`. Both are examined on the device that is to run them, before "auto" takes them there
+(`spae_ops.admission`). Nothing here has run on one yet: the kernels are tested on a CPU, by an emulator of
+the instructions they use, and compiled for sm_80 to sm_120 and sm_90a.
 """
 
 from __future__ import annotations

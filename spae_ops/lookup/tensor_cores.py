@@ -43,7 +43,9 @@ alike: Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor 
 (to A100); Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores", arXiv 2512.07004, and Xie, Wang,
 Yang et al., "MMA-Sim", arXiv 2511.10909 (to Blackwell: models made apart, each equal to the hardware on
 random inputs, with the same parameters). To first order A100 needs (9/16 + 1/8) D 2^-23 = 0.35 D 2^-22,
-Hopper and Blackwell (17/64 + 1/16) D 2^-23 = 0.17 D 2^-22: G is about three and six times that.
+Hopper and Blackwell (17/64 + 1/16) D 2^-23 = 0.17 D 2^-22: G is about three and six times that. Before
+"auto" takes kernels on a GPU, `spae_ops.admission.matrix_unit` measures there, by their own `screen`, whether
+half of G covers the sums that are worst for such units.
 
 Certificate. T, the largest w - slack(w) over the tiles' largest w, is a lower bound of some code j's
 score_j less (6). A code whose w + slack(w) is below T has a strictly larger sqdist64 than j: it is not the

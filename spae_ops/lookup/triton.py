@@ -1,9 +1,9 @@
 """`nearest_code` on NVIDIA GPUs, in Triton: an fp16 screen with a proven error bound, float64 for the rest.
 
-The method, its proof and what it assumes of the tensor cores are in `tensor_cores.py`. The assumption has
-not been validated on a device, and nothing here has run on one: the kernels are tested in Triton's
-interpreter (TRITON_INTERPRET=1 in the environment when triton is first imported) and compiled for sm_80,
-sm_90 and sm_100.
+The method, its proof and what it assumes of the tensor cores are in `tensor_cores.py`. Both are examined on
+the device that is to run them, before "auto" takes them there (`spae_ops.admission`). Nothing here has run on
+one yet: the kernels are tested in Triton's interpreter (TRITON_INTERPRET=1 in the environment when triton is
+first imported) and compiled for sm_80, sm_90 and sm_100.
 """
 
 # Launch options, and arguments given by unpacking, are beyond pyright.

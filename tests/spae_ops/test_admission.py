@@ -267,6 +267,7 @@ class TestShown:
         name, available, reason = row
         assert (name, available, reason, row.admission) == ("cuda", True, "", "untested")
         assert row._asdict() == {"name": "cuda", "available": True, "reason": "", "admission": "untested"}
+        assert "reason='', admission='untested')" in repr(row)
         assert spae_ops.implementations("nearest_code")[-1].admission == ""
         monkeypatch.setenv("SPAE_ADMIT", "off")
         assert spae_ops.implementations("nearest_code")[0].admission == "off"

@@ -4,12 +4,14 @@ both, each of which must be found."""
 from __future__ import annotations
 
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from spae_ops.admission import cross_entropy, matrix_unit, problems, pyramid, search
+from spae_ops.admission import examine as examination
 from spae_ops.admission.examine import EXAMINATIONS, examine
 from spae_ops.cross_entropy import torch as plain_loss
 from spae_ops.lookup import cuda, tensor_cores
@@ -231,6 +233,15 @@ class TestSearch:
             "RuntimeError: Failed to find C compiler",
         )
 
+    def test_a_device_that_no_kernel_was_built_for(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (13, 1))
+        error = RuntimeError("nearest_code: frame: no kernel image is available for execution on the device")
+        found = examination._of_error(error, torch.device("cuda", 0))
+        assert found.outcome == "failed"
+        assert found.detail.startswith(
+            "no kernel was built for compute capability 13.1 (RuntimeError: nearest_code"
+        )
+
     def test_answers_are_the_definition(self):
         for problem in problems.adversarial(torch.float16, 5, small=True):
             ids, sqdist = problems.answer(problem)
@@ -312,6 +323,7 @@ class TestInterpreted:
         monkeypatch.setattr(lookup, "processors", lambda device: 1)
         monkeypatch.setitem(lookup.RESOLVE, "BLOCK", 128)
         monkeypatch.setattr(tensor_cores, "LIST_LIMIT", 8)
+        monkeypatch.setattr(problems, "filling", partial(problems.filling, stages=1))  # there is no ring
 
     def test_search(self, monkeypatch):
         from spae_ops.lookup import triton
@@ -335,6 +347,13 @@ class TestInterpreted:
         from spae_ops.cross_entropy import triton
 
         found = examine("distance_cross_entropy", triton, CPU, torch.float32, WIDTH)
+        assert found.outcome == "passed", found
+
+    def test_pyramid(self, monkeypatch):
+        from spae_ops.quantize import triton
+
+        monkeypatch.setattr(pyramid, "PYRAMIDS", (pyramid.Pyramid.square(4, (1, 2, 4)), pyramid.PYRAMIDS[2]))
+        found = examine("pyramid", triton, CPU, torch.float32, WIDTH)
         assert found.outcome == "passed", found
 
 
