@@ -8,7 +8,7 @@ TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
 JOBS ?= 2
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: install demo test lint sanitize bench torture clean
+.PHONY: install demo test lint sanitize bench torture wheel docs clean
 
 install: $(VENV)/.installed
 
@@ -17,7 +17,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
-	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja pybind11
+	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja
 	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,dev]"
 	@$(RUN) -c 'import sys; from spae_ops._extension import reason; sys.stderr.write(f"{reason()}\n" if reason() else "")'
 	touch $@
@@ -45,9 +45,14 @@ bench: install
 	$(RUN) -m spae fetch smollm2
 	$(RUN) -m benchmarks lookup
 
+# An sdist and a wheel in dist/, tried in an environment with nothing else.
+wheel: install
+	$(RUN) -m spae fetch smollm2
+	$(RUN) tools/wheel.py
+
 # Kills processes at random moments and checks that nothing is lost; about half an hour, not in CI.
 torture: install
 	$(RUN) tests/torture/kills.py --kills 34
 
 clean:
-	rm -rf $(VENV) build *.egg-info spae_ops/*.so
+	rm -rf $(VENV) build dist site *.egg-info spae_ops/*.so

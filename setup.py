@@ -204,6 +204,7 @@ def extension() -> dict:
         sorted(relative(path) for path in SOURCES.rglob("*.cpp") if path != CUDA_OPERATORS),
         include_dirs=[str(SOURCES)],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET)],
+        py_limited_api=True,  # of Python 3.10, as torch sets it; libtorch_python is not linked
         depends=sorted(relative(path) for path in SOURCES.rglob("*") if path.is_file()),
         extra_compile_args={"cxx": CXX},
     )
@@ -212,7 +213,14 @@ def extension() -> dict:
         def build_extensions(self) -> None:
             build(compiled, toolkit, Path(self.build_temp), super().build_extensions)
 
-    return {"ext_modules": [compiled], "cmdclass": {"build_ext": OptionalBuild}}
+        def copy_extensions_to_source(self) -> None:
+            # Of before there was one for all versions of Python: Python would find it first.
+            for shadow in (ROOT / "spae_ops").glob("_C.cpython-*"):
+                shadow.unlink()
+            super().copy_extensions_to_source()
+
+    options = {"bdist_wheel": {"py_limited_api": "cp310"}}
+    return {"ext_modules": [compiled], "cmdclass": {"build_ext": OptionalBuild}, "options": options}
 
 
 def main() -> None:

@@ -1,28 +1,49 @@
 // The Python module. Importing it registers the operators; what it holds says how it was built and what it can use.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+// Plain C API, limited to that of Python 3.10: one binary serves that version and later ones.
+#include <Python.h>
 
 #include <string>
-#include <vector>
 
 #include "simd/simd.h"
 
-PYBIND11_MODULE(_C, module) {
-  module.doc() = "Compiled operators of spae_ops.";
-  module.def(
-      "instruction_sets",
-      [] {
-        std::vector<std::string> names;
-        for (const auto name : spae::simd::available()) names.emplace_back(name);
-        return names;
-      },
-      "Instruction sets that run on this processor, fastest first.");
-  module.attr("compiler") = __VERSION__;
-#ifdef SPAE_WITH_CUDA
-  module.attr("with_cuda") = true;
-#else
-  module.attr("with_cuda") = false;
-#endif
-  module.attr("torch_target_version") = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
-                                        std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
+namespace {
+
+// A new list of strings, fastest first.
+PyObject* instruction_sets(PyObject*, PyObject*) {
+  PyObject* names = PyList_New(0);
+  if (names == nullptr) return nullptr;
+  for (const auto name : spae::simd::available()) {
+    PyObject* text = PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size()));
+    const bool added = text != nullptr && PyList_Append(names, text) == 0;
+    Py_XDECREF(text);
+    if (!added) {
+      Py_DECREF(names);
+      return nullptr;
+    }
+  }
+  return names;
 }
+
+int fill(PyObject* module) {
+#ifdef SPAE_WITH_CUDA
+  PyObject* with_cuda = Py_True;
+#else
+  PyObject* with_cuda = Py_False;
+#endif
+  const std::string torch = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
+                            std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
+  if (PyModule_AddStringConstant(module, "compiler", __VERSION__) < 0) return -1;
+  if (PyModule_AddObjectRef(module, "with_cuda", with_cuda) < 0) return -1;
+  return PyModule_AddStringConstant(module, "torch_target_version", torch.c_str());
+}
+
+PyMethodDef methods[] = {
+    {"instruction_sets", instruction_sets, METH_NOARGS, "Instruction sets that run on this processor, fastest first."},
+    {nullptr, nullptr, 0, nullptr}};
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(fill)}, {0, nullptr}};
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_C", "Compiled operators of spae_ops.", 0, methods, slots, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C() { return PyModuleDef_Init(&definition); }

@@ -173,3 +173,17 @@ def test_a_build_without_compiler_installs_and_says_so(tmp_path):
     assert not list(tmp_path.rglob("*.so"))
     result = subprocess.run(command, env={**environment, "SPAE_REQUIRE_EXT": "1"}, **options)
     assert result.returncode != 0
+
+
+def test_one_binary_for_every_python(build, monkeypatch):
+    """What says so, and that nothing of csrc includes more of Python than its limited API."""
+    monkeypatch.setenv("SPAE_NO_CUDA", "1")
+    arguments = build.extension()
+    (compiled,) = arguments["ext_modules"]
+    assert compiled.py_limited_api
+    assert "torch_python" not in compiled.libraries
+    assert arguments["options"]["bdist_wheel"] == {"py_limited_api": "cp310"}
+    includes = [line for path in build.SOURCES.rglob("*.[ch]*") for line in path.read_text().splitlines()]
+    assert not [
+        line for line in includes if line.startswith("#include <pybind11") or "torch/extension.h" in line
+    ]
