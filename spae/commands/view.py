@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     from spae.viewer import write_page
 
     out: Path = arguments.out
+    if out.is_dir():
+        raise ValueError(f"out: expected a file, got {out}, a folder")
     images = Images(arguments)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part")

@@ -199,6 +199,7 @@ def picture(kind):
     return file.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "bmp", "tiff"])
 @given(data=st.data())
 def test_pictures(kind, data):
