@@ -50,6 +50,11 @@ wheel: install
 	$(RUN) -m spae fetch smollm2
 	$(RUN) tools/wheel.py
 
+# The documentation, in site/; a link or a name that leads nowhere is an error.
+docs: install
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 # Kills processes at random moments and checks that nothing is lost; about half an hour, not in CI.
 torture: install
 	$(RUN) tests/torture/kills.py --kills 34

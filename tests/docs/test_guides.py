@@ -1,0 +1,54 @@
+"""The guides are run: their Python, in order; and what else they name is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from spae.commands import commands
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))
+WITH_PYTHON = [page for page in PAGES if "```python" in (ROOT / "docs" / page).read_text(encoding="utf-8")]
+
+
+def read(page):
+    return (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=str)
+def test_python_runs(page, tmp_path, monkeypatch):
+    import torch
+
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    exec(
+        "\n".join(re.findall(r"```python\n(.*?)```", read(page), re.DOTALL)),
+        {"__name__": "guide", "torch": torch},
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_commands_and_files_exist(page):
+    text = read(page)
+    assert set(re.findall(r"^spae (\w+)", text, re.MULTILINE) + re.findall(r"`spae (\w+)", text)) <= set(
+        commands()
+    )
+    for path in re.findall(r"`((?:tests|spae|spae_ops|csrc|examples|benchmarks|results)/[\w/.-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_page_is_in_the_navigation():
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(listed) == [str(page) for page in PAGES]
+
+
+def test_reference_names_exist():
+    """Whatever a page of the reference shows can be imported."""
+    import importlib
+
+    for page in PAGES:
+        for name in re.findall(r"^::: ([\w.]+)", read(page), re.MULTILINE):
+            module, _, attribute = name.rpartition(".")
+            if not hasattr(importlib.import_module(module), attribute):
+                importlib.import_module(name)
