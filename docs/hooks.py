@@ -1,5 +1,5 @@
-"""Pictures and pages of the repository that the documentation shows, without a second copy of them, and the help
-of every command, as it is printed."""
+"""Pictures of the repository that the documentation shows, without a second copy of them, and each command's
+help, as it is printed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def on_page_markdown(markdown: str, page, **_) -> str:
 
 def commands() -> str:
     """`spae COMMAND --help` of each command. Needs the package's core dependencies."""
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "88"
     os.environ["NO_COLOR"] = "1"
     from spae.commands import commands as verbs
 
