@@ -114,7 +114,9 @@ def test_bad_words_and_features_are_refused(scorer, monkeypatch):
     with pytest.raises(ValueError, match="chunk: expected at least 1, got 0"):
         TextFeatureCache(scorer, chunk=0)
     monkeypatch.setattr(scorer, "text_features", lambda words: torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"scorer: expected text_features \[7, E\] for 7 words, got \[2, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"scorer: expected text_features \[7, E\] for 7 words, got \[2, 3\]"
+    ):
         TextFeatureCache(scorer).features(WORDS)
 
 
