@@ -2,6 +2,7 @@
 compiling for a GPU that is not there needs it off. CUDA's need an emulator, which is built once for a run."""
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -18,8 +19,12 @@ from torch.utils.cpp_extension import include_paths
 
 from spae_ops import _dispatch, _extension
 from spae_ops.admission import verdicts
+from spae_ops.lookup import cuda
 
-CSRC, EMULATOR = Path(__file__).parents[2] / "csrc", Path(__file__).parent / "cuda_emulator"
+ROOT = Path(__file__).parents[2]
+CSRC, EMULATOR = ROOT / "csrc", Path(__file__).parent / "cuda_emulator"
+# Compute capability, and how the emulated tensor cores add: terms of a step and bits kept (tensor_cores.py).
+GPUS = {"sm_80": ((8, 0), 8, 24), "sm_90a": ((9, 0), 16, 25)}
 
 COMPILE = r"""
 import json, os, re, subprocess, sys, tempfile
@@ -97,50 +102,69 @@ def compile_kernels(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def cuda_emulator(tmp_path_factory):
-    """The emulator, with csrc's CUDA kernels and operators, loaded; the operators take CPU tensors."""
+def cuda_emulator():
+    """The emulator, with csrc's kernels and operators, loaded; the operators take CPU tensors."""
     if _extension.reason() is not None:
         pytest.skip(f"needs the compiled operators' schemas: {_extension.reason()}")
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         pytest.skip(f"needs a C++ compiler, {compiler} is not found")
     _extension.load()
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # processes of one run share it
-        folder = folder.parent
-    file = folder / "emulated.so"
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            _build_emulator(compiler, file)
+    file = _build_emulator(compiler)
     torch.ops.load_library(file)
-    emulator = ctypes.CDLL(str(file))
-    emulator.emulator_bank_conflicts.restype = ctypes.c_int64
-    return emulator
+    library = ctypes.CDLL(str(file))
+    library.emulator_bank_conflicts.restype = ctypes.c_int64
+    library.emulator_run_last.argtypes = [ctypes.c_int64]
+    return library
 
 
-def _build_emulator(compiler, file):
+def _build_emulator(compiler):
+    """The library in build/, made again when what it is made of has changed."""
+    kernels = CSRC / "nearest_code/cuda"
+    sources = [EMULATOR / "emulator.cpp", *sorted([*kernels.glob("*.cu"), *kernels.glob("*.cpp")])]
     flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    flags += ["-DSPAE_EMULATE_CUDA", "-DSPAE_CUDA_DEVICE=CPU", "-DUSE_CUDA"]
-    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{EMULATOR}", f"-I{CSRC}"]
-    flags += [f"-I{path}" for path in include_paths()]
-
-    def run(arguments):
-        result = subprocess.run([compiler, *arguments], capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-4000:]
+    flags += ["-DSPAE_EMULATE_CUDA", "-DSPAE_CUDA_DEVICE=CPU", f"-I{EMULATOR}", f"-I{CSRC}", "-DUSE_CUDA"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", *(f"-I{path}" for path in include_paths())]
+    parts = sorted(path for folder in (EMULATOR, kernels) for path in folder.iterdir())
+    made_of = [path.read_bytes() for path in parts] + [
+        " ".join([compiler, *flags, torch.__version__]).encode()
+    ]
+    folder = ROOT / "build/emulator" / hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
 
     def compiled(source):
-        target = file.with_name(f"{source.stem}.o")
-        run(["-x", "c++", *flags, "-c", source, "-o", target])
+        target = str(folder / f"{source.stem}.o")
+        _compile([compiler, "-x", "c++", *flags, "-c", str(source), "-o", target])
         return target
 
-    cuda = CSRC / "nearest_code/cuda"
-    names = ("operators.cpp", "rows.cu", "sm80.cu", "sm90a.cu")
-    with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(compiled, [EMULATOR / "emulator.cpp", *(cuda / name for name in names)]))
-    libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    unfinished = file.with_suffix(".unfinished")
-    run(["-shared", "-Wl,-Bsymbolic", *objects, *libraries, "-o", unfinished])
-    unfinished.rename(file)
+    file = folder / "emulated.so"
+    with FileLock(folder / "lock"):  # two files' tests may want it at once
+        if not file.exists():
+            with ThreadPoolExecutor() as pool:
+                objects = list(pool.map(compiled, sources))
+            libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+            _compile([compiler, "-shared", "-Wl,-Bsymbolic", *objects, *libraries, "-o", f"{file}.part"])
+            os.replace(f"{file}.part", file)
+    return file
+
+
+def _compile(command):
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+@pytest.fixture(scope="module", params=GPUS)
+def gpu(request, cuda_emulator):
+    """gpu(seed=0): the CUDA search runs on this one; memory that was not written holds NaN, or the largest integer."""
+    capability, terms, bits = GPUS[request.param]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cuda, "_capability", lambda device: capability)
+    patch.setattr(cuda.Kernels, "processors", lambda self, device: 2)
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield lambda seed=0: cuda_emulator.emulator_configure(seed, terms, bits)
+    torch.use_deterministic_algorithms(False)
+    patch.undo()
 
 
 @pytest.fixture

@@ -164,8 +164,7 @@ def test_what_was_prepared_keeps_its_word(width):
     rotated = framed @ rotation(width)
     assert (residuals >= (rotated - rounded).norm(dim=1) + 2 * U * exact).all()
     assert (bias + 0.5 * exact**2 - 3 * U * norms**2).abs().le(0.6 * U * norms**2).all()
-    quads = -(-width // 4)
-    prefix = min(width, -(-quads // 5) * 4)
+    prefix = min(width, ((width + 3) // 4 + 4) // 5 * 4)
     head, ints, error = rotated[:, :prefix], rounded[:, :prefix], (rotated - rounded)[:, :prefix]
     larger = torch.maximum(head.norm(dim=1), ints.norm(dim=1))
     parts = [rotated[:, prefix:].norm(dim=1), error.norm(dim=1) / TAIL_RATIO, TAIL_RATIO * larger]

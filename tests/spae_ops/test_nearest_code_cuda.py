@@ -1,7 +1,7 @@
 """The CUDA search: its kernels on a CPU, by the emulator in `cuda_emulator/`, and their compilation for GPUs.
 
 The emulator compiles csrc's own kernels and operators for CPU tensors. What it cannot show is that ptx.cuh
-spells its instructions right, and how fast they are.
+spells its instructions right, which is test_ptx.py's, and how fast they are.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ ROOT = Path(__file__).parents[2]
 CSRC, EMULATOR = ROOT / "csrc", Path(__file__).parent / "cuda_emulator"
 CUDA = CSRC / "nearest_code/cuda"
 KERNELS = ("rows.cu", "sm80.cu", "sm90a.cu")
-# Compute capability, and how the emulated tensor cores add: terms of a step and bits kept (tensor_cores.py).
-GPUS = {"sm_80": ((8, 0), 8, 24), "sm_90a": ((9, 0), 16, 25)}
 TORCH = [
     f"-I{CSRC}",
     "-DUSE_CUDA",
@@ -43,20 +41,6 @@ def run(command, **options):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stdout + result.stderr
-
-
-@pytest.fixture(scope="module", params=GPUS)
-def gpu(request, cuda_emulator):
-    """Searches of `check` run on this one; memory that was not written holds NaN, or the largest integer."""
-    capability, terms, bits = GPUS[request.param]
-    patch = pytest.MonkeyPatch()
-    patch.setattr(cuda, "_capability", lambda device: capability)
-    patch.setattr(cuda.Kernels, "processors", lambda self, device: 2)
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield lambda seed=0: cuda_emulator.emulator_configure(seed, terms, bits)
-    torch.use_deterministic_algorithms(False)
-    patch.undo()
 
 
 def check(gpu, x, codes, mask=None, k=1, seed=0):

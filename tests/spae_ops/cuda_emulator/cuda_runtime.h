@@ -71,14 +71,18 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       (shared > 48 << 10 && shared > emulator::allowed_shared)) {
     return cudaErrorInvalidValue;
   }
+  if (config->stream != emulator::current_stream) {
+    emulator::last_error = "the launch is not on the current stream";
+    return cudaErrorLaunchFailure;
+  }
   emulator::generator.seed(emulator::settings.seed);
+  const int64_t blocks = int64_t{grid.x} * grid.y, last = emulator::settings.last_blocks;
   try {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        emulator::Block block({x, y, 0}, {grid.x, grid.y, 1}, static_cast<int>(config->blockDim.x),
-                              static_cast<int>(shared), [&] { kernel(argument); });
-        block.run();
-      }
+    for (int64_t i = last > 0 && last < blocks ? blocks - last : 0; i < blocks; ++i) {
+      const emulator::Index index{static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x), 0};
+      emulator::Block block(index, {grid.x, grid.y, 1}, static_cast<int>(config->blockDim.x),
+                            static_cast<int>(shared), [&] { kernel(argument); });
+      block.run();
     }
   } catch (const emulator::Failure& failure) {
     emulator::last_error = failure.what();

@@ -72,10 +72,12 @@ void emulator_configure(unsigned seed, int sum_terms, int sum_bits) {
 
 void emulator_leave_out(int fault) { emulator::fault = static_cast<emulator::Fault>(fault); }
 
+void emulator_run_last(int64_t blocks) { emulator::settings.last_blocks = blocks; }
+
 int64_t emulator_bank_conflicts() { return emulator::bank_conflicts; }
 
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
-  *stream = nullptr;
+  *stream = emulator::current_stream;
   return 0;
 }
 }

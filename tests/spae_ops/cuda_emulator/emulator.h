@@ -32,11 +32,14 @@ struct Settings {
   unsigned seed = 0;
   int sum_terms = 8;  // what one step of the tensor cores adds, and where it cuts; see multiply.h
   int sum_bits = 24;
+  int64_t last_blocks = 0;  // of every grid, where only so many are to run; 0 for all
 };
 
 inline Settings settings;
 inline Fault fault = Fault::kNone;
 inline int64_t bank_conflicts = 0;
+inline char stream_marker;
+inline void* const current_stream = &stream_marker;  // the only one that launches may name
 inline std::minstd_rand generator;
 
 inline unsigned random(unsigned below) { return generator() % below; }
@@ -90,6 +93,7 @@ struct Mbarrier {
   int64_t arrivals = 0;
   int64_t bytes = 0;
   uint64_t phase = 0;
+  bool fenced = false;  // seen by what is asynchronous
 
   void settle() {
     if (arrivals != 0 || bytes != 0) return;
@@ -117,13 +121,15 @@ struct Fiber {
 
 inline constexpr size_t kStackBytes = 128 << 10;
 inline std::vector<std::unique_ptr<unsigned char[]>> stacks;  // of a block's fibers, used again by the next
+inline constexpr int kRegisters = 65536;  // of a multiprocessor
 inline constexpr uint32_t kSharedBase = 1024;  // a real block's dynamic memory does not start at 0 either
 
 class Block {
  public:
   Block(Index index, Index grid, int threads, int shared, std::function<void()> body)
       : index_(index), grid_(grid), body_(std::move(body)), fibers_(static_cast<size_t>(threads)),
-        warp_groups_(fibers_.size() / 32), last_wgmma_(fibers_.size() / 32), shared_bytes_(shared),
+        warp_groups_(fibers_.size() / 32), last_wgmma_(fibers_.size() / 32), fenced_(fibers_.size() / 32),
+        registers_(fibers_.size(), kRegisters / threads / 8 * 8), shared_bytes_(shared),
         memory_(new(std::align_val_t{1024}) unsigned char[static_cast<size_t>(shared) + 1]) {
     std::memset(memory_, 0xff, static_cast<size_t>(shared));  // NaN, and the largest integers
   }
@@ -181,6 +187,18 @@ class Block {
   Groups& wgmma_groups(int warp) { return warp_groups_[static_cast<size_t>(warp)]; }
   std::shared_ptr<Operation>& last_wgmma(int warp) { return last_wgmma_[static_cast<size_t>(warp)]; }
 
+  // Whether a warp may start a wgmma: after a fence, until its registers are free for other uses again.
+  std::vector<bool>::reference wgmma_fenced(int warp) { return fenced_[static_cast<size_t>(warp)]; }
+
+  // PTX ISA, "setmaxnreg": what a thread gives up others may take, and wait for.
+  void set_registers(int64_t wanted) {
+    int64_t& mine = registers_[static_cast<size_t>(thread())];
+    require(wanted % 8 == 0 && wanted >= 24 && wanted <= 256, "setmaxnreg takes multiples of 8 from 24 to 256");
+    wait([this, needed = wanted - mine] { return needed <= free_registers_; });
+    free_registers_ -= wanted - mine;
+    mine = wanted;
+  }
+
   Mbarrier& mbarrier(uint32_t address) {
     const auto found = mbarriers_.find(address);
     require(found != mbarriers_.end(), "mbarrier used before its initialisation");
@@ -191,6 +209,10 @@ class Block {
     require(address % 8 == 0, "mbarrier is not aligned");
     shared(address, 8);
     mbarriers_[address] = {count, count, 0, 0};
+  }
+
+  void fence_mbarriers() {
+    for (auto& [address, barrier] : mbarriers_) barrier.fenced = true;
   }
 
   NamedBarrier& named_barrier(int barrier) { return named_[barrier]; }
@@ -224,6 +246,9 @@ class Block {
   std::vector<std::shared_ptr<Operation>> pending_;
   std::vector<Groups> warp_groups_;
   std::vector<std::shared_ptr<Operation>> last_wgmma_;
+  std::vector<bool> fenced_;
+  std::vector<int64_t> registers_;  // of each thread; they start with an equal share of kRegisters
+  int64_t free_registers_ = 0;
   std::map<uint32_t, Mbarrier> mbarriers_;
   std::map<int, NamedBarrier> named_;
   int64_t shared_bytes_;

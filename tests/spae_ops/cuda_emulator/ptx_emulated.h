@@ -89,7 +89,7 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 }
 
 inline void mbarrier_init(uint32_t barrier, uint32_t count) { block->initialise_mbarrier(barrier, count); }
-inline void mbarrier_init_fence() {}
+inline void mbarrier_init_fence() { block->fence_mbarriers(); }
 
 inline void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
   emulator::Mbarrier& state = block->mbarrier(barrier);
@@ -128,6 +128,7 @@ inline void tma_load_2d(uint32_t to, const CUtensorMap* map, uint32_t barrier, i
   const uint32_t columns = tensor.box[0], rows = tensor.box[1];
   block->require(to % 1024 == 0 && columns * 2 == 128, "the box is not whole swizzle atoms");
   block->shared(to, static_cast<int>(columns * rows * 2));
+  block->require(block->mbarrier(barrier).fenced, "mbarrier is not fenced after its initialisation");
   block->start([=, &state = block->mbarrier(barrier)] {
     for (uint32_t i = 0; i < rows; ++i) {
       for (uint32_t j = 0; j < columns; ++j) {
@@ -150,11 +151,16 @@ inline void tma_load_2d(uint32_t to, const CUtensorMap* map, uint32_t barrier, i
 inline void tma_prefetch_map(const CUtensorMap*) {}
 
 template <int kRegisters>
-void registers_decrease() {}
+void registers_decrease() {
+  block->set_registers(kRegisters);
+}
 template <int kRegisters>
-void registers_increase() {}
+void registers_increase() {
+  block->set_registers(kRegisters);
+}
 
-inline void wgmma_fence() {}
+inline void wgmma_fence() { block->wgmma_fenced(block->thread() / 32) = true; }
+
 inline void wgmma_commit() {
   emulator::exchange(0, "wgmma.commit", [](int lane) { return lane; });
   if (block->thread() % 32 == 0) block->wgmma_groups(block->thread() / 32).commit();
@@ -166,6 +172,7 @@ void wgmma_wait() {
   if (emulator::fault == emulator::Fault::kWgmmaWait) return;
   emulator::exchange(0, "wgmma.wait", [](int lane) { return lane; });
   if (block->thread() % 32 == 0) block->wgmma_groups(block->thread() / 32).wait(kPending);
+  if (kPending == 0) block->wgmma_fenced(block->thread() / 32) = false;
   emulator::exchange(0, "wgmma.waited", [](int lane) { return lane; });
 }
 
@@ -186,6 +193,7 @@ inline void wgmma_m64n256k16(float (&d)[128], uint64_t a, uint64_t b, bool accum
     bool accumulate;
   } mine{d, a, b, accumulate};
   const int first_warp = block->thread() / 128 * 4;
+  block->require(block->wgmma_fenced(block->thread() / 32), "wgmma without a fence before it");
   block->meet(block->warpgroup_gathering(), block->thread() % 128, 128, "wgmma", mine,
               [=](const std::vector<Lane*>& lanes) {
                 for (const Lane* lane : lanes) {
