@@ -10,7 +10,6 @@ on where a run has stopped.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 from spae import load
 from spae.data import open_data
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
-from spae.training import load_preset, train
+from spae.training import Preset, train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,21 +34,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/own-folder"))
     arguments = parser.parse_args(argv)
 
-    # A preset is plain data; these are what `spae train --set` says on the command line.
-    settings = {
-        "data": str(arguments.folder),
-        "codebook.source": arguments.codebook,
-        "model.image_size": [arguments.size, arguments.size],
-        "model.grids": [1, 2, 4, arguments.size // 8],  # the encoder makes a latent of 8 x 8 pixels
-        "model.channels": arguments.channels,
-        "train.steps": arguments.steps,
-        "train.batch_size": arguments.batch_size,
-        "train.warmup_steps": arguments.steps // 20,
-        "train.cooldown_steps": arguments.steps // 2,
-        "train.eval_every": max(1, arguments.steps // 8),
-        "train.log_every": max(1, arguments.steps // 100),
-    }
-    preset = load_preset("mnist", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    # A preset is plain data: its JSON file and `spae train --set` say the same.
+    preset = Preset(
+        data=str(arguments.folder),
+        codebook={"source": arguments.codebook, "normalise": "centre"},
+        model={
+            "image_size": (arguments.size, arguments.size),
+            "grids": (1, 2, 4, arguments.size // 8),  # the encoder makes a latent of 8 x 8 pixels
+            "channels": arguments.channels,
+            "num_res_blocks": 1,
+        },
+        train={
+            "steps": arguments.steps,
+            "batch_size": arguments.batch_size,
+            "learning_rate": 1e-3,
+            "schedule": "constant",
+            "warmup_steps": arguments.steps // 20,
+            "cooldown_steps": arguments.steps // 2,
+            "loss_weights": {"reconstruction": 1.0, "commitment": 0.33},
+            "eval_every": max(1, arguments.steps // 8),
+            "log_every": max(1, arguments.steps // 100),
+        },
+    )
     if not train(preset, arguments.out):
         return  # a signal ended it; the same command goes on
 

@@ -66,7 +66,7 @@ def test_the_parent_s_checkpoints_hold_no_table_and_come_back(model, codebook, i
         again.load_state_dict(saved)
         assert again.eval()(images).equal(expected)
     other = Codebook.from_arrays(codebook.words, codebook.vectors + 1, name="others")
-    with pytest.raises(ValueError, match="codebook: the checkpoint was made with"):
+    with pytest.raises(ValueError, match="codebook: expected the checkpoint's"):
         Captioner(SPAE(model.config, other)).load_state_dict(state)
 
 
