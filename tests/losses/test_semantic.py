@@ -216,7 +216,7 @@ IMAGES, GUIDANCE = inputs()
         (r"targets\[1\]: expected shape \[3, 4\], got \[3, 16\]", lambda: semantic_loss(Z, IDS, table(), PYRAMID, [TARGETS[0], TARGETS[2]])),
         (r"text_features: expected \[40, E\], one row per word, got \[39, 5\]", lambda: SemanticLoss(MODEL.codebook, torch.rand(39, 5))),
         (r"guidance: expected shape \[4, 5\], got \[4, 6\]", lambda: SEMANTIC(MODEL(IMAGES), torch.rand(4, 6))),
-        (r"thresholds: the pyramid has 4 layers, got 5 thresholds", lambda: SemanticLoss(MODEL.codebook, torch.rand(40, 5))(MODEL(IMAGES), GUIDANCE)),
+        (r"thresholds: expected at most 4, one for each layer, got 5", lambda: SemanticLoss(MODEL.codebook, torch.rand(40, 5))(MODEL(IMAGES), GUIDANCE)),
     ],
 )  # fmt: skip
 def test_errors_name_the_argument(message, call):

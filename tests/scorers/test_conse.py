@@ -97,7 +97,7 @@ def test_bad_arguments_are_named(network, tmp_path):
         (lambda: ConSEScorer(network, letters, NAMES, top=0), "top: expected 1 to 1000, got 0"),
         (
             lambda: ConSEScorer(network, letters, NAMES, centre=torch.zeros(16), ridge=ridge),
-            "centre: a ridge",
+            "centre: expected None beside a ridge",
         ),
         (lambda: fit(torch.zeros(3, 2), torch.zeros(2, 2)), r"got \[3, 2\] and \[2, 2\]"),
         (
