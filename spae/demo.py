@@ -76,8 +76,7 @@ def _in_context(model: Tokenizer, held_out: MNISTDigits, out: Path) -> None:
     _classify(model, llm, held_out)
     _generate(model, llm, out)
     print(
-        "\nExpect little of either: the bundled model's words are a code, it does not name what is shown, and"
-        f"\n{llm.name}, a small model, is near chance on them. Measured, with controls: `spae eval fewshot`,"
+        f"\nOne of each proves little, and {llm.name} is small. Measured, with controls: `spae eval fewshot`,"
         f"\n`spae eval generate`.   ({time.perf_counter() - started:.0f} s)"
     )
 

@@ -56,7 +56,8 @@ def test_modes_of_decoding_are_reached(what):
     chosen = settings(what, "--mode", "par", "--par-layers", "2", "--stride", "1", "--layout", "segments")
     assert (chosen.mode, chosen.par_layers, chosen.stride, chosen.layout) == ("par", 2, 1, "segments")
     assert settings(what, "--mode", "pnar").mode == "pnar"
-    assert settings(what).layout == ("segments" if what == "generate" else "examples")
+    assert settings(what).layout == "examples"
+    assert settings(what).stride == (1 if what == "generate" else 4)
     with pytest.raises(ValueError, match="par_layers: expected 1 or more with mode"):
         settings(what, "--mode", "pnar", "--par-layers", "2")
 

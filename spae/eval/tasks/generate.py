@@ -21,7 +21,6 @@ from spae.eval.statistics import mean, proportion
 from spae.eval.table import markdown, shown
 from spae.figures import picture_grid
 from spae.incontext import Lexicon
-from spae.incontext.decoding import Layout
 from spae.incontext.lexicon import seen_masks
 from spae.incontext.tasks.generation import captioned_images_task, image_query
 from spae.llm import FrozenLLM, Sampling
@@ -42,12 +41,12 @@ class DigitPrompts(Drawing):
     """
 
     contexts: int = 10
-    examples: int = 50
+    examples: int = 20
     sums: int = 10
     plain: int = 10
     temperature: float = 0.0
     seed: int = 0
-    layout: Layout = "segments"
+    stride: int = 1  # small models lose the thread within longer passes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,7 +156,7 @@ def evaluate_generation(generated: Generated) -> dict[str, Any]:
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
-    parser.add_argument("--examples", type=int, default=50, help="digits a context shows (default: 50)")
+    parser.add_argument("--examples", type=int, default=20, help="digits a context shows (default: 20)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add_drawing(parser, DigitPrompts())
 
