@@ -8,7 +8,7 @@ TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
 JOBS ?= 2
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: install demo test lint sanitize bench torture wheel docs clean
+.PHONY: install demo test lint sanitize mutants bench torture wheel docs clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ test: install
 # Minutes: the C++ of the CPU operators under the thread, address and undefined-behaviour sanitizers.
 sanitize: install
 	sh tests/spae_ops/threads/sanitize.sh $(RUN)
+
+# An hour or so, not in CI: changes one constant, fence or offset of the lookup's kernels at a time; a test must fail.
+mutants: install
+	nice -n 5 $(RUN) tests/mutants/run.py
 
 lint: install
 	$(RUN) -m ruff check .
