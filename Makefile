@@ -62,6 +62,7 @@ docs: install
 # Kills processes at random moments and checks that nothing is lost; about half an hour, not in CI.
 torture: install
 	$(RUN) tests/torture/kills.py --kills 34
+	$(RUN) tests/torture/train_kills.py --kills 34
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info spae_ops/*.so
