@@ -153,7 +153,7 @@ def test_the_registry_refuses_two_of_a_name_and_names_what_it_knows(tmp_path):
         register(impostor)
     assert register(SPAE) is SPAE
     unregistered = type("Nameless", (Patches,), {})(patches().config, codebook(width=3))
-    with pytest.raises(ValueError, match=r"class: .* 'Nameless'; expected one of LQAE, .*SPAE"):
+    with pytest.raises(ValueError, match=r"class: expected one of LQAE, .*SPAE.*, got 'Nameless'"):
         unregistered.save_pretrained(tmp_path)
 
 
