@@ -6,10 +6,10 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from huggingface_hub import ModelHubMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _CARD = """---
 library_name: spae
+tags:
+- image-tokenizer
 ---
 
 # {name}
@@ -64,7 +66,7 @@ class SPAEOutput(NamedTuple):
     losses: dict[str, Tensor]
 
 
-class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image-tokenizer"]):
+class Tokenizer(nn.Module, ABC):
     """Images as words of a code table, and back; the contract of SPAE, RQ, VQGAN, LQAE and your own.
 
     A class of your own is built as ``Class(config, codebook)``, is decorated with `register`, and gives
@@ -278,9 +280,15 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
                 "words. Load the codebook that the checkpoint names."
             )
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Save weights, configuration, codebook if it has no known source, processor and a card for readers.
+
+        save_directory: a folder, made if need be; `from_pretrained` takes it.
+        """
         name, book = type(self).__name__, self.codebook
         registered(name)  # raises here rather than when the checkpoint is to be loaded
+        save_directory = Path(save_directory)
+        save_directory.mkdir(parents=True, exist_ok=True)
         about = {"class": name, "config": self.config.to_dict(), "codebook": self.codebook_identity()}
         tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
         shutil.rmtree(save_directory / CODEBOOK, ignore_errors=True)
@@ -295,6 +303,30 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
         card = _CARD.format(name=name, book=book, pyramid=self.pyramid)
         (save_directory / "README.md").write_text(card)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload an image tokenizer",
+    ) -> str:
+        """Save to a hub repository, "owner/name", made if need be; the commit's URL.
+
+        private, token, revision, commit_message: as huggingface_hub has them.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            commit = api.upload_folder(
+                repo_id=repository, folder_path=folder, revision=revision, commit_message=commit_message
+            )
+        return str(commit)
+
     @classmethod
     def load_codebook(cls, config: Any, saved: SavedCodebook) -> CodeTable:
         """The codebook of a checkpoint, for `from_pretrained`: that which it brings with it or names.
@@ -304,7 +336,7 @@ class Tokenizer(nn.Module, ModelHubMixin, ABC, library_name="spae", tags=["image
         return saved.load()
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # simpler than the mixin's: no config injection
+    def from_pretrained(
         cls,
         name: str | Path,
         *,

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -93,6 +91,10 @@ def find(
     is_repository = isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
     if not is_repository or Path(name).exists() or Path(name).parent.is_dir():
         raise FileNotFoundError(f"name: expected {expected}, got {str(name)!r}")
+    # Here, because it takes longer to import than all the rest.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         folder = snapshot_download(
             str(name),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ from spae import (
     VQGANConfig,
 )
 from spae.token_files import TokenWriter, as_tokens, read_tokens
-from spae.tokenizers import checkpoints, register
+from spae.tokenizers import register
 from spae_ops import pyramid_dequantize, pyramid_quantize
 
 SMALL = {"image_size": (16, 16), "channels": 8, "multipliers": (1, 2, 2), "num_res_blocks": 1}
@@ -190,15 +192,17 @@ def test_dtype_of_loaded_weights(tmp_path):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub of one repository, and what it was asked for."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     asked = []
 
     def download(name, **options):
         asked.append((name, options))
         if name != "someone/model":
-            raise checkpoints.LocalEntryNotFoundError("not there")
+            raise LocalEntryNotFoundError("not there")
         return str(tmp_path / "snapshot")
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     monkeypatch.setenv("SPAE_OFFLINE", "0")
     monkeypatch.chdir(tmp_path)
     return asked
@@ -283,3 +287,34 @@ def test_a_learned_index_never_stands_still():
     book.vectors.detach().numpy()[0] = 5
     assert fresh()
     assert book.index is book.index
+
+
+def test_push_to_hub_uploads_what_is_saved(monkeypatch):
+    import huggingface_hub
+
+    seen = {}
+
+    class Api:
+        def __init__(self, token):
+            seen["token"] = token
+
+        def create_repo(self, repo_id, **options):
+            seen["made"] = (repo_id, options)
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, folder_path, **options):
+            seen["files"] = sorted(path.name for path in Path(folder_path).iterdir())
+            seen["options"] = options
+            return "https://hub/commit/1"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    url = BUILT_IN["SPAE"]().push_to_hub("me/words", private=True, token="t", revision="dev")
+    assert url == "https://hub/commit/1"
+    assert seen["token"] == "t"
+    assert seen["made"] == ("me/words", {"private": True, "exist_ok": True})
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(seen["files"])
+    assert seen["options"] == {
+        "repo_id": "me/words",
+        "revision": "dev",
+        "commit_message": "Upload an image tokenizer",
+    }
