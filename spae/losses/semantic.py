@@ -61,7 +61,7 @@ class SemanticPools:
         if not isinstance(layer, int) or not 0 <= layer < self.num_layers:
             raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer!r}")
         low, high = uniform.aminmax() if uniform.numel() else (0, 0)
-        if not (low >= 0 and high < 1):  # nan too
+        if not (low >= 0 and high <= 1):  # nan too; 1 is what rounding to fewer bits makes of numbers below
             raise ValueError(f"uniform: expected numbers in [0, 1), got {float(low):g} to {float(high):g}")
         size = self.sizes[:, layer, None]
         # The product may round up to the size itself.
