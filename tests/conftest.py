@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -52,3 +53,8 @@ def write_deb(path: Path, files: Mapping[str, bytes], compression: str = "xz") -
             out.write(f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode())
             out.write(content + b"\n" * (len(content) % 2))
     return path
+
+
+# Where a shell has started the run in the background, interrupts are ignored; the tests of interrupts need them.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
