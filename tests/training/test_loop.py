@@ -241,7 +241,7 @@ def test_log_survives_a_cut_line_and_truncates(tmp_path):
     truncate_log(log, 2)
     assert log.read_text().count("\n") == 2
     log.write_text("")
-    with pytest.raises(ValueError, match="no complete line"):
+    with pytest.raises(ValueError, match="expected at least one complete line, got none"):
         plot_log(log, tmp_path / "log.png")
 
 
