@@ -44,8 +44,8 @@ def test_report_and_page(tmp_path):
     expected = psnr(images, model.decode(model.encode(images)).detach()).mean().item()
     assert report["layers"][-1]["psnr"] == pytest.approx(expected, abs=1e-4)
     table = layer_table(report).splitlines()
-    assert table[0] == "| layers | words | PSNR (dB) | distinct words | perplexity |"
-    assert table[3].startswith("| 2 | 5 | ")
+    assert table[0] == "| layers | words | bits | PSNR (dB) | distinct words | perplexity |"
+    assert table[3].startswith("| 2 | 5 | 12 | ")
     page = tmp_path / "folder" / "page.png"
     reconstruction_page(model, images[:2], model.encode(images[:2]), page)
     assert page.stat().st_size > 5000

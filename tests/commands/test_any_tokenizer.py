@@ -58,6 +58,7 @@ def test_evaluations(saved, capsys, monkeypatch):
 
         def __init__(self, split):
             self.labels = torch.arange(60) % 10
+            self.captions = [str(label) for label in self.labels.tolist()]
             noise = torch.rand(60, 3, 32, 32, generator=torch.Generator().manual_seed(len(split)))
             self.images = (noise + (self.labels / 10).reshape(-1, 1, 1, 1) - 1).clamp(-1, 1)
 

@@ -250,7 +250,7 @@ def test_a_mistyped_path_is_not_looked_up(hub, tmp_path):
 
 
 def test_the_version_is_the_package_s():
-    assert spae.__version__ == importlib.metadata.version("spae")
+    assert spae.__version__ == importlib.metadata.version("spae-tokenizer")
     assert "__version__" in spae.__all__
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         spae.nonsense  # noqa: B018

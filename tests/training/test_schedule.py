@@ -62,5 +62,5 @@ def test_processes_share_every_batch():
     for batch, *parts in zip(whole, *shares, strict=True):
         assert {len(part) for part in parts} == {2}
         assert sorted(chain(*parts)) == sorted(batch)
-    with pytest.raises(ValueError, match="divisible by the 5 processes, got 6"):
+    with pytest.raises(ValueError, match="a multiple of the 5 processes, got 6"):
         StepBatches(12, 6, 4, seed=0, world=5)
