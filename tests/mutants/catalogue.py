@@ -62,7 +62,7 @@ MUTANTS = [
     Mutant("column slack / 4, Triton", BOUND, "1.125 * 2.0**-16", "1.125 * 2.0**-18", ("gpu_bounds", "triton")),
     Mutant("own slack 0, CUDA", ROWS, "usable ? slack : kUnscreened", "usable ? 0 * slack : kUnscreened", BOUNDS),
     Mutant("own slack 0, Triton", TRITON, "(0.5 * definition_error", "(0.0 * definition_error", ("gpu_bounds", "triton")),
-    Mutant("queries beyond the range are screened", ROWS, "usable ? slack : kUnscreened", "slack", BOUNDS),
+    Mutant("queries beyond the range are screened", ROWS, "usable ? slack : kUnscreened", "usable ? slack : slack", BOUNDS),
     Mutant("norms not inflated", CUDA_DIR + "kernels.h", "kInflation = 1 + 0x1p-20", "kInflation = 1", BOUNDS),
     Mutant("subnormals framed", CUDA_DIR + "kernels.h", "kLeast = 0x1p-14", "kLeast = 0", BOUNDS),
     Mutant("R_q N_t dropped", ROWS, "residual_ * factors[summary_.tiles]", "0 * factors[summary_.tiles]", BOUNDS),

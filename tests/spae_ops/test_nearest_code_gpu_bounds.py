@@ -84,6 +84,53 @@ def test_sums_at_their_worst(gpu, request, share):
     assert cuda.search(x, codes, prepared._replace(bounds=bounds), None, 1)[0].item() == 128
 
 
+def roundings_that_add_up(of_queries: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """A query [1, 64] and codes [130, 64]: 129 is nearest, and rounding to half precision takes what makes it so.
+
+    The two nearest codes have 32 elements each, where the query, or the code, has numbers of the same sum: 129's a bit
+    less than half a unit above 1, all rounded down; 128's 1 and, in 15 of 32, a unit above it, which are exact.
+    """
+    unit = 2.0**-10
+    rounds, exact = torch.full((32,), 1 + 0.49 * unit), torch.ones(32)
+    exact[:15] += unit
+    query, codes = torch.full((64,), 2.0), randn(130, 64).sign() / 4
+    codes[128:] = 0
+    codes[129, :32] = codes[128, 32:] = 1
+    if of_queries:
+        query = torch.cat([rounds, exact])
+    else:
+        codes[129, :32], codes[128, 32:] = rounds, exact
+    return query[None], codes
+
+
+def test_queries_that_half_precision_rounds(gpu, monkeypatch):
+    """R_q N_t: right with it, wrong without."""
+    gpu()
+    x, codes = roundings_that_add_up(of_queries=True)
+    assert nearest(x, codes).item() == 129
+    prepared, frame = cuda.prepare(codes), cuda.Kernels.frame
+    assert cuda.search(x, codes, prepared, None, 1)[0].item() == 129
+
+    def without(self, x, into, out, measured):
+        frame(self, x, into, out, measured)
+        measured[1] = 0
+
+    monkeypatch.setattr(cuda.Kernels, "frame", without)
+    assert cuda.search(x, codes, prepared, None, 1)[0].item() == 128
+
+
+def test_codes_that_half_precision_rounds(gpu):
+    """N_q R_t: right with it, wrong without."""
+    gpu()
+    x, codes = roundings_that_add_up(of_queries=False)
+    assert nearest(x, codes).item() == 129
+    prepared = cuda.prepare(codes)
+    assert cuda.search(x, codes, prepared, None, 1)[0].item() == 129
+    bounds = prepared.bounds.clone()
+    bounds[0] = (64 * 2.0**-22 + 4 * UNIT) * bounds[1]
+    assert cuda.search(x, codes, prepared._replace(bounds=bounds), None, 1)[0].item() == 128
+
+
 @pytest.mark.parametrize("width", [40, 130])
 def test_tiles_factors_are_what_the_bound_adds(gpu, width):
     """bounds [3, T], from the table and the codes in float64: R_t + (G + 4u) N_t, N_t, and 3u N_t^2 + 2^-100."""
