@@ -163,7 +163,7 @@ def write_table(verdicts: dict[str, str]) -> None:
         "",
         f"`make mutants` at {commit.stdout.strip()}, {time.strftime('%Y-%m-%d')}: of {len(found)} mutants {len(ran)} ran and "
         f"{len(killed)} were killed. Each is one change to the source (`tests/mutants/catalogue.py`); what kills it is the "
-        "first test that fails.",
+        "first test that fails. A run may be in parts (`--only`, `--resume`): a verdict is that of the mutant's last run.",
         "",
         "| mutant | file | killed by |",
         "|---|---|---|",
