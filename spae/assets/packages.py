@@ -2,6 +2,9 @@
 
 Nothing is installed and no dependency is followed. The clients are asked by package name and version alone,
 so that mirrors, proxies and credentials that are configured for them hold here too.
+
+Of a package that PyPI has only as source pip asks its metadata, which runs the package's build script. So a
+source distribution is named with the SHA-256 of its archive, which pip compares before it opens it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ _APT_HINT = (
     "\nThe lists of packages may be missing or old (apt-get update renews them); releases of Debian other "
     "than 12 offer other versions."
 )
-_SEPARATORS = {"pip": "==", "npm": "@", "apt": "="}
+_SEPARATORS = {"pip": "==", "sdist": "==", "npm": "@", "apt": "="}
 
 # Runs a client. When whoever started this is gone, by whatever signal, the pipe between them closes, and the
 # client and its children go too: they are in a group of their own.
@@ -44,22 +47,27 @@ sys.exit(subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL).returncode % 256
 
 @dataclass(frozen=True)
 class Package:
-    """One package at one version. `client` is "pip", "npm" or "apt"."""
+    """One package at one version. `client` is "pip", "sdist" (pip, for source), "npm" or "apt". `sha256` is
+    that of a source distribution's archive."""
 
     client: str
     name: str
     version: str
+    sha256: str = ""
 
     @classmethod
     def parse(cls, requirement: str) -> Package:
-        """From `name==version`, `npm:name@version` or `apt:name=version`."""
+        """From `name==version`, `sdist:name==version#sha256`, `npm:name@version` or `apt:name=version`."""
         client, colon, rest = requirement.partition(":")
         if not colon:
             client, rest = "pip", requirement
-        name, _, version = rest.rpartition(_SEPARATORS.get(client, "=="))
+        exact, _, sha256 = rest.partition("#") if client == "sdist" else (rest, "", "")
+        name, _, version = exact.rpartition(_SEPARATORS.get(client, "=="))
         if client not in _SEPARATORS or not name or not version:
             raise ValueError(f"requirement: expected an exact version, got {requirement!r}")
-        return cls(client, name, version)
+        if client == "sdist" and not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise ValueError(f"requirement: expected the archive's #SHA-256 of source, got {requirement!r}")
+        return cls(client, name, version, sha256)
 
     @property
     def archive(self) -> str:
@@ -68,6 +76,8 @@ class Package:
         match self.client:
             case "pip":
                 return f"{re.sub('[-_.]+', '_', self.name)}-{version}-*.whl"
+            case "sdist":
+                return f"{re.sub('[-_.]+', '[-_.]', self.name)}-{version}.tar.gz"
             case "npm":
                 return f"{self.name.removeprefix('@').replace('/', '-')}-{version}.tgz"
             case _:
@@ -116,12 +126,16 @@ def download(asset: Asset, into: Path, progress: bool) -> None:
 
 
 def _command(client: str, wanted: list[Package], into: Path, scratch: Path) -> list[str]:
-    if client == "pip":
+    if client in ("pip", "sdist"):
+        if client == "pip":
+            chosen = ["--only-binary", ":all:", *(f"{p.name}=={p.version}" for p in wanted)]
+        else:  # pip takes hashes from a file only
+            listed = scratch / "requirements.txt"
+            listed.write_text("".join(f"{p.name}=={p.version} --hash=sha256:{p.sha256}\n" for p in wanted))
+            chosen = ["--no-binary", ",".join(p.name for p in wanted), "--requirement", str(listed)]
         return [
-            *(sys.executable, "-m", "pip", "download", "--dest", str(into), "--no-deps"),
-            *("--only-binary", ":all:", "--no-cache-dir", "--progress-bar", "off", "--no-input"),
-            "--disable-pip-version-check",
-            *(f"{package.name}=={package.version}" for package in wanted),
+            *(sys.executable, "-m", "pip", "download", "--dest", str(into), "--no-deps", *chosen),
+            *("--no-cache-dir", "--progress-bar", "off", "--no-input", "--disable-pip-version-check"),
         ]
     if client == "npm":
         return [

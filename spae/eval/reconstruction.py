@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spae.eval.table import markdown
@@ -14,14 +16,20 @@ from spae.tokenizers.batches import decode_all, encode_all
 
 
 def evaluate_reconstruction(
-    model: Tokenizer, images: Tensor, *, tokens: PyramidTokens | None = None, batch_size: int = 64
+    model: Tokenizer,
+    images: Tensor,
+    *,
+    tokens: PyramidTokens | None = None,
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+    batch_size: int = 64,
 ) -> dict[str, Any]:
     """PSNR (dB, mean over images and standard error) from 1..L layers, and the codebook's usage by layer.
 
     "vocabulary" is how many words a layer may take; "bits_per_image", the sum over the words of log2 of that,
     is what they could say at most.
 
-    images: [N, C, *image_size] in [-1, 1]. tokens: theirs, if known already. The model should be in eval
+    images: [N, C, *image_size] in [-1, 1]. tokens: theirs, if known already. lpips: two batches of images to
+    their distances [B], e.g. an `LPIPSNetwork`, which is then measured like PSNR. The model should be in eval
     mode.
     """
     if tokens is None:
@@ -29,7 +37,8 @@ def evaluate_reconstruction(
     sizes = model.vocabulary_sizes
     layers = []
     for number in range(1, tokens.num_layers + 1):
-        values = psnr(images, decode_all(model, tokens.upto(number), batch_size=batch_size))
+        decoded = decode_all(model, tokens.upto(number), batch_size=batch_size)
+        values = psnr(images, decoded)
         usage = codebook_usage(tokens.layer(number - 1))
         layers.append(
             {
@@ -42,6 +51,8 @@ def evaluate_reconstruction(
                 "perplexity": usage.perplexity,
             }
         )
+        if lpips is not None:
+            layers[-1] |= _distances(lpips, images, decoded, batch_size)
     whole = codebook_usage(tokens.ids)
     bits = sum(row["words_per_image"] * math.log2(row["vocabulary"]) for row in layers)
     return {
@@ -54,12 +65,23 @@ def evaluate_reconstruction(
     }
 
 
+@torch.no_grad()
+def _distances(
+    lpips: Callable[[Tensor, Tensor], Tensor], images: Tensor, decoded: Tensor, batch_size: int
+) -> dict[str, float]:
+    pairs = zip(images.split(batch_size), decoded.to(images).split(batch_size), strict=True)
+    values = torch.cat([lpips(a, b) for a, b in pairs])
+    return {"lpips": values.mean().item(), "lpips_standard_error": values.std().item() / len(values) ** 0.5}
+
+
 def layer_table(report: dict[str, Any]) -> str:
-    """A report of `evaluate_reconstruction` as a Markdown table, one row per number of layers; with the
-    digit classifier's accuracy where it was measured."""
+    """A report of `evaluate_reconstruction` as a Markdown table, one row per number of layers; with LPIPS
+    and the digit classifier's accuracy where they were measured."""
     with_accuracy = "accuracy_originals" in report
     with_bits = "bits_per_image" in report  # not in reports of before
-    header = ["layers", "words", *["bits"] * with_bits, "PSNR (dB)", "distinct words", "perplexity"]
+    with_lpips = "lpips" in report["layers"][0]
+    header = ["layers", "words", *["bits"] * with_bits, "PSNR (dB)", *["LPIPS"] * with_lpips]
+    header += ["distinct words", "perplexity"]
     header += ["SVM accuracy"] * with_accuracy
     rows, words, bits = [], 0, 0.0
     for row in report["layers"]:
@@ -70,11 +92,14 @@ def layer_table(report: dict[str, Any]) -> str:
             str(words),
             *[f"{bits:.0f}"] * with_bits,
             f"{row['psnr']:.2f} ± {row['psnr_standard_error']:.2f}",
+            *[f"{row['lpips']:.3f} ± {row['lpips_standard_error']:.3f}" for _ in range(with_lpips)],
             str(row["distinct_words"]),
             f"{row['perplexity']:.0f}",
         ]
         rows.append([*cells, f"{row['accuracy']:.1%}"] if with_accuracy else cells)
     note = f"{report['images']} images; {report['distinct_words']} of {report['codebook']} words in use"
+    if "lpips_net" in report:
+        note += f"; LPIPS 0.1 over {report['lpips_net']}"
     if with_accuracy:
         note += f"; SVM accuracy on the originals {report['accuracy_originals']:.1%}"
     return markdown(header, rows, note)

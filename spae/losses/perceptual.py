@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from spae.models.lpips import LPIPSNetwork
 from spae.optional import needs
 
 Maps = Sequence[Tensor] | Mapping[Any, Tensor]
@@ -52,34 +53,47 @@ class FeatureDistance(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """LPIPS (Zhang et al. 2018) by its authors' package `lpips`, for those who have the weights.
+    """LPIPS (Zhang et al. 2018), version 0.1.
 
-    net: "vgg", the one usual as a loss, "alex" or "squeeze". The package holds the learned weights; the
-    network's own come from torchvision's cache, which downloads them where they are missing.
+    net: "vgg", the one usual as a loss, or "alex": from the asset "lpips" (`LPIPSNetwork`), fetched where it
+        is missing. "squeeze": by the authors' package `lpips`, which holds the learned weights; the network's
+        own come from torchvision's cache, which downloads them where they are missing.
 
-    Raises ImportError where the package is missing.
+    Raises AssetNotCached or AssetError where the asset cannot be had, ImportError where the package is
+    missing.
     """
 
     name = "lpips"
 
-    def __init__(self, net: str = "vgg") -> None:
+    def __init__(self, net: Literal["vgg", "alex", "squeeze"] = "vgg") -> None:
         super().__init__()
-        try:
-            from lpips import LPIPS as Network
-        except ImportError as error:
-            raise ImportError(
-                f"{needs('LPIPS', 'lpips', 'torchvision')}; without its weights there is the Lite0 feature "
-                "distance"
-            ) from error
-        self.network = Network(net=net, verbose=False).eval().requires_grad_(False)
+        self.network = _squeeze() if net == "squeeze" else LPIPSNetwork.load(net)
+        self.eval()
 
     def train(self, mode: bool = True) -> LPIPS:
         """Stays in evaluation mode."""
         return super().train(False)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
-        """Mean LPIPS of images and reconstruction, both [B, 3, *shape] in [-1, 1]."""
-        return self.network(_frames(reconstruction.float()), _frames(images.float())).mean()
+        """Mean LPIPS of images and reconstruction, both [B, 3, *shape] in [-1, 1]; video counts frame by
+        frame. The gradient reaches only the reconstruction."""
+        images, reconstruction = _frames(images.float()), _frames(reconstruction.float())
+        if not isinstance(self.network, LPIPSNetwork):
+            return self.network(reconstruction, images.detach()).mean()
+        with torch.no_grad():
+            wanted = self.network.features(images)
+        return self.network.distance(self.network.features(reconstruction), wanted).mean()
+
+
+def _squeeze() -> nn.Module:
+    try:
+        from lpips import LPIPS as Network
+    except ImportError as error:
+        raise ImportError(
+            f"{needs('LPIPS over SqueezeNet', 'lpips', 'torchvision')}; without them there are 'vgg' and "
+            "'alex'"
+        ) from error
+    return Network(net="squeeze", verbose=False).eval().requires_grad_(False)
 
 
 def _frames(images: Tensor) -> Tensor:

@@ -9,7 +9,17 @@ from spae.cli import main
 from spae.commands import eval as command
 from spae.eval.run import find, tasks
 
-TASKS = ["caption", "denoise", "digits", "fewshot", "generate", "outpaint", "semantics", "vqa"]
+TASKS = [
+    "caption",
+    "denoise",
+    "digits",
+    "fewshot",
+    "generate",
+    "outpaint",
+    "reconstruction",
+    "semantics",
+    "vqa",
+]
 
 
 def settings(name, *options):
@@ -40,7 +50,7 @@ def test_help(what, capsys):
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert f"spae eval {what}" in out
-    assert ("--llm-model" in out) == (what not in ("digits", "semantics"))
+    assert ("--llm-model" in out) == (what not in ("digits", "reconstruction", "semantics"))
 
 
 def test_few_shot_settings_follow_ways_and_shots():

@@ -1,21 +1,30 @@
+import json
 import math
 
 import pytest
 import torch
 
 from spae import SPAE, Codebook, SPAEConfig
+from spae.assets import AssetNotCached
+from spae.cli import main
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.eval.tasks import reconstruction
+from spae.tokenizers.batches import decode_all, encode_all
 
 CONFIG = SPAEConfig(
     image_size=(8, 8), grids=(1, 2, 2), channels=4, multipliers=(1, 1, 1), vocabularies=("few", "few", "all")
 )
 
 
-def test_bits_are_those_of_what_each_layer_may_take():
+def toy():
     vectors = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     book = Codebook.from_arrays([f" word{i}" for i in range(40)], vectors, name="toy")
     torch.manual_seed(0)
-    model = SPAE(CONFIG, book, {"few": range(8)}).eval()
+    return SPAE(CONFIG, book, {"few": range(8)}).eval()
+
+
+def test_bits_are_those_of_what_each_layer_may_take():
+    model = toy()
     report = evaluate_reconstruction(model, torch.rand(3, 3, 8, 8) * 2 - 1)
     assert [row["vocabulary"] for row in report["layers"]] == [8, 8, 40]
     assert report["bits_per_image"] == pytest.approx((1 + 4) * 3 + 4 * math.log2(40))
@@ -26,3 +35,58 @@ def test_bits_are_those_of_what_each_layer_may_take():
         old.pop("bits_per_image", None)
         old.pop("vocabulary", None)
     assert "bits" not in layer_table(report)
+
+
+def furthest(images, others):
+    return (images - others).abs().amax((1, 2, 3))
+
+
+def test_a_distance_is_measured_from_every_number_of_layers():
+    model, images = toy(), torch.rand(5, 3, 8, 8) * 2 - 1
+    report = evaluate_reconstruction(model, images, lpips=furthest, batch_size=2)
+    tokens = encode_all(model, images)
+    for number, row in enumerate(report["layers"], 1):
+        values = furthest(images, decode_all(model, tokens.upto(number)))
+        assert row["lpips"] == pytest.approx(values.mean().item())
+        assert row["lpips_standard_error"] == pytest.approx(values.std().item() / 5**0.5)
+    header, _, first, *_ = layer_table(report).splitlines()
+    place = header.split(" | ").index("LPIPS")
+    assert first.split(" | ")[place] == f"{report['layers'][0]['lpips']:.3f} ± " + (
+        f"{report['layers'][0]['lpips_standard_error']:.3f}"
+    )
+    assert "LPIPS" not in layer_table(evaluate_reconstruction(model, images))
+
+
+def test_the_command_measures_any_folder(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    for number in range(7):
+        (tmp_path / "data/test").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/train").mkdir(exist_ok=True)
+        Image.new("RGB", (9, 8), (30 * number, 90, 200)).save(tmp_path / f"data/test/{number}.png")
+    monkeypatch.setattr("spae.commands.eval.load_tokenizer", lambda name: toy())
+    asked = []
+
+    class Network:
+        @staticmethod
+        def load(net):
+            asked.append(net)
+            if net == "alex":
+                raise AssetNotCached("not here")
+            return furthest
+
+    monkeypatch.setattr(reconstruction, "LPIPSNetwork", Network)
+    command = ["eval", "reconstruction", "--data", str(tmp_path / "data"), "--images", "3", "--json"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["images"], report["lpips_net"]) == (3, "vgg")
+    assert report["layers"][2]["lpips"] > 0
+    assert "LPIPS 0.1 over vgg" in (tmp_path / "out/reconstruction.md").read_text()
+    assert main([*command, "--lpips", "alex"]) == 0
+    captured = capsys.readouterr()
+    assert "lpips" not in json.loads(captured.out)["layers"][0]
+    assert "LPIPS is not measured: not here" in captured.err
+    assert main([*command, "--lpips", "none"]) == 0
+    assert asked == ["vgg", "alex"]
+    assert main([*command, "--images", "0"]) != 0
+    assert "reconstruction.images: expected a whole number from 1" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from spae.losses import (
     appearance_loss,
     reconstruction_loss,
 )
+from spae.models.lpips import LPIPSNetwork
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -208,7 +209,26 @@ def test_feature_distance_of_video_is_that_of_its_frames():
     assert torch.isclose(measure(clips, other), torch.stack(by_frame).mean())
 
 
-def test_lpips_is_the_package_s(monkeypatch):
+@pytest.mark.parametrize("net", ["vgg", "alex"])
+def test_lpips_is_a_term_of_the_loss(net, monkeypatch):
+    torch.manual_seed(0)
+    network = LPIPSNetwork(net).requires_grad_(False)
+    monkeypatch.setattr(LPIPSNetwork, "load", lambda net: network)
+    measure = LPIPS(net).train()
+    assert not network.training
+    a, b = torch.rand(2, 2, 3, 32, 32).mul(2).sub(1)
+    reconstruction = b.clone().requires_grad_()
+    total, terms = appearance_loss(a, reconstruction, perceptual=measure, config=AppearanceConfig(eta=0.5))
+    assert torch.isclose(terms["lpips"], network(a, b).mean())
+    assert torch.isclose(total, terms["reconstruction"] + 0.5 * terms["lpips"])
+    (gradient,) = torch.autograd.grad(terms["lpips"], reconstruction)
+    assert gradient.abs().sum() > 0
+    assert measure(a, a) == 0
+    clips = torch.stack([a, b], 2)
+    assert torch.isclose(measure(clips, clips.flip(2)), network(a, b).mean())
+
+
+def test_lpips_over_squeezenet_is_the_package_s(monkeypatch):
     import sys
 
     class Network(nn.Module):
@@ -220,14 +240,14 @@ def test_lpips_is_the_package_s(monkeypatch):
             return self.weight * (a - b).square().mean((1, 2, 3), keepdim=True)
 
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=Network))
-    measure = LPIPS("alex")
-    assert measure.network.net == "alex"
+    measure = LPIPS("squeeze")
+    assert measure.network.net == "squeeze"
     assert torch.isclose(measure(IMAGES, IMAGES * 0), IMAGES.square().mean())
     assert "lpips" in appearance_loss(IMAGES, IMAGES, perceptual=measure)[1]
     assert not any(p.requires_grad for p in measure.parameters())
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ImportError, match="LPIPS needs lpips and torchvision: pip install lpips torchvision"):
-        LPIPS()
+    with pytest.raises(ImportError, match="needs lpips and torchvision: pip install lpips torchvision"):
+        LPIPS("squeeze")
 
 
 @pytest.mark.parametrize(
