@@ -55,12 +55,22 @@ class Views(Dataset[Any]):
         """Each view's caption, that of its image."""
         return self.count * list(self.dataset.captions)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def mirrored(self, index: int) -> bool:
+        """Whether item `index` is mirrored."""
+        view, item = divmod(range(len(self))[index], self.size)
+        return view > 0 and self._draws(view, item)[2]
+
     def _view(self, image: Tensor, view: int, item: int) -> Tensor:
-        # RandomState's stream, unlike Generator's, is guaranteed never to change between NumPy versions.
-        random = np.random.RandomState([self.seed, view, item])
-        down, right = random.randint(0, 2 * self.shift + 1, 2)
-        if self.mirror and random.randint(2):
+        down, right, mirrored = self._draws(view, item)
+        if mirrored:
             image = image.flip(-1)
         height, width = image.shape[-2:]
         padded = F.pad(image, (self.shift,) * 4, mode="replicate")
         return padded[..., down : down + height, right : right + width].contiguous()
+
+    def _draws(self, view: int, item: int) -> tuple[int, int, bool]:
+        """Pixels down and to the right, and whether it is mirrored."""
+        # RandomState's stream, unlike Generator's, is guaranteed never to change between NumPy versions.
+        random = np.random.RandomState([self.seed, view, item])
+        down, right = random.randint(0, 2 * self.shift + 1, 2)
+        return int(down), int(right), self.mirror and bool(random.randint(2))

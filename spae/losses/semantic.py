@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from spae.configs import checked
+from spae.losses.targets import TargetRules, draw_targets, same_pools
 from spae_ops import CodeIndex, Pyramid, distance_cross_entropy, layer_queries
 
 THRESHOLDS = (0.98, 0.95, 0.9, 0.85, 0.8)
@@ -63,16 +64,36 @@ class SemanticPools:
         low, high = uniform.aminmax() if uniform.numel() else (0, 0)
         if not (low >= 0 and high <= 1):  # nan too; 1 is what rounding to fewer bits makes of numbers below
             raise ValueError(f"uniform: expected numbers in [0, 1), got {float(low):g} to {float(high):g}")
-        size = self.sizes[:, layer, None]
-        # The product may round up to the size itself.
-        place = torch.minimum((uniform.double() * size).long(), size - 1)
-        return self.ranked.gather(1, place)
+        return self.ranked.gather(1, _places(uniform, self.sizes[:, layer, None]))
+
+    def sample_regions(self, uniform: Tensor, layer: int, regions: Tensor) -> Tensor:
+        """As `sample`, where the rows are R regions of each image, one image after the other: position i of
+        an image takes its word from the pool of its region `regions[i]`, int64 [n]. [B, n] -> [B, n]."""
+        batch = len(uniform)
+        count = len(self.ranked) // max(batch, 1)
+        ranked = self.ranked.unflatten(0, (batch, count))
+        places = _places(uniform, self.sizes[:, layer].unflatten(0, (batch, count))[:, regions])
+        return ranked[torch.arange(batch, device=ranked.device)[:, None], regions, places]
 
 
-def semantic_pools(scores: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> SemanticPools:
+def _places(uniform: Tensor, sizes: Tensor) -> Tensor:
+    """Numbers in [0, 1) as places in pools of some sizes."""
+    # The product may round up to the size itself.
+    return torch.minimum((uniform.double() * sizes).long(), sizes - 1)
+
+
+def semantic_pools(
+    scores: Tensor,
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    least: Sequence[int | None] | None = None,
+    most: Sequence[int | None] | None = None,
+) -> SemanticPools:
     """The words whose relative score reaches each layer's threshold, eq. 4. The best word always does.
 
     scores: finite floating-point [B, K], raw (see `relative_scores`). thresholds: a rho in [0, 1] per layer.
+    least, most: for each layer bounds of its pools' sizes, whatever the threshold says; the best words make
+    them. None: no bound, as in the paper.
 
     >>> pools = semantic_pools(torch.tensor([[0.0, 1.0, 0.96, 0.9]]), (0.98, 0.95))
     >>> pools.ranked, pools.sizes
@@ -82,6 +103,10 @@ def semantic_pools(scores: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> 
     relative = relative_scores(scores)
     # Layer by layer: no [B, L', K] tensor.
     sizes = torch.stack([(relative >= rho).sum(1) for rho in thresholds], dim=1)
+    for bounds, bounded in ((most, Tensor.clamp_max_), (least, Tensor.clamp_min_)):
+        for layer, bound in enumerate(bounds or ()):
+            if bound is not None:
+                bounded(sizes[:, layer], min(bound, scores.shape[1]))
     largest = int(sizes.max()) if len(sizes) else 1
     return SemanticPools(relative.topk(largest, dim=1).indices, sizes)
 
@@ -153,10 +178,12 @@ class SemanticLoss(nn.Module):
         temperature: divides the squared distances; the paper has 1.
         rule: the model's, "saq" or "rq".
         seed: of the draws.
+        rules: how targets are found, None for the paper's way.
     """
 
     text_features: Tensor
     step: Tensor
+    offset: Tensor | None
 
     def __init__(
         self,
@@ -167,53 +194,95 @@ class SemanticLoss(nn.Module):
         temperature: float = 1.0,
         rule: str = "saq",
         seed: int = 0,
+        rules: TargetRules | None = None,
     ) -> None:
         super().__init__()
         count = len(codebook.index.codes)
         checked("rule", rule, Literal["saq", "rq"])
-        if not isinstance(text_features, Tensor) or text_features.ndim != 2 or len(text_features) != count:
-            got = (
-                list(text_features.shape)
-                if isinstance(text_features, Tensor)
-                else type(text_features).__name__
-            )
-            raise ValueError(f"text_features: expected [{count}, E], one row per word, got {got}")
-        if not torch.isfinite(text_features).all():
-            raise ValueError("text_features: expected finite numbers, got nan or inf")
+        _check_text_features(text_features, count)
         _check_thresholds(thresholds)
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature: expected a finite number above 0, got {temperature}")
         self.codebook = codebook
         self.thresholds, self.temperature = tuple(thresholds), temperature
         self.rule, self.seed = rule, seed
+        self.rules = TargetRules() if rules is None else rules
+        self.rules.check(len(self.thresholds), count)
         self.register_buffer("text_features", text_features.detach().float(), persistent=False)
+        offset = self.rules.offset
+        self.register_buffer("offset", None if offset is None else offset.detach().float(), persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, output: _Output, guidance: Tensor) -> Tensor:
-        """output: a `SPAEOutput` of B images. guidance: unit image features [B, E]. Returns a scalar."""
+        """output: a `SPAEOutput` of B images. guidance: unit image features [B, E]; [B, R, E] of every region
+        (`TargetRules.regions`), if there are more than one. Returns a scalar."""
         z, ids, pyramid = output.features, output.tokens.ids, output.tokens.pyramid
-        if len(self.thresholds) > pyramid.num_layers:
-            raise ValueError(
-                f"thresholds: expected at most {pyramid.num_layers}, one for each layer, "
-                f"got {len(self.thresholds)}"
-            )
-        pools = semantic_pools(self.scores(guidance, len(z)), self.thresholds)
-        counts = pyramid.tokens_per_layer[: len(self.thresholds)]
-        uniform = self._uniform(len(z), sum(counts)).to(z.device).split(counts, dim=1)
-        targets = [pools.sample(numbers, layer) for layer, numbers in enumerate(uniform)]
+        targets = self.targets(guidance, pyramid, len(z))
         if self.training:
             self.step += 1
         return semantic_loss(
             z, ids, self.codebook.index, pyramid, targets, rule=self.rule, temperature=self.temperature
         )
 
+    def targets(self, guidance: Tensor, pyramid: Pyramid, batch: int) -> list[Tensor]:
+        """The words that guide the next step: int64 [B, n_l] for each guided layer. guidance: as above."""
+        if len(self.thresholds) > pyramid.num_layers:
+            raise ValueError(
+                f"thresholds: expected at most {pyramid.num_layers}, one for each layer, "
+                f"got {len(self.thresholds)}"
+            )
+        rules, layers = self.rules, range(len(self.thresholds))
+        scores = self._regional_scores(guidance, batch)
+        regions = [rules.regions.of_layer(pyramid, layer).to(scores.device) for layer in layers]
+        counts = [len(region) for region in regions]
+        uniform = self._uniform(batch, sum(counts)).to(scores.device).split(counts, dim=1)
+        targets: dict[int, Tensor] = {}
+        for group in same_pools(regions, rules.allowed):
+            wanted = regions[group[0]].unique()
+            pools = self._pools(scores[:, wanted], group)
+            for place, layer in enumerate(group):
+                # Regions by their row in the group's scores.
+                rows = torch.searchsorted(wanted, regions[layer])
+                if rules.draw == "uniform":
+                    targets[layer] = pools.sample_regions(uniform[layer], place, rows)
+                    continue
+                rows_of = (batch, len(wanted))
+                ranked, sizes = (
+                    pools.ranked.unflatten(0, rows_of),
+                    pools.sizes[:, place].unflatten(0, rows_of),
+                )
+                numbers = uniform[layer] if rules.draw == "distinct" else None
+                targets[layer] = draw_targets(ranked, sizes, rows, numbers)
+        return [targets[layer] for layer in layers]
+
+    def _pools(self, scores: Tensor, layers: list[int]) -> SemanticPools:
+        """Pools of layers whose words are the same, of raw scores [B, R', K]: rows are images' regions."""
+        low, high = self.rules.bounds(len(self.thresholds))
+        words = None
+        if self.rules.allowed is not None:
+            words = self.rules.allowed[layers[0]].to(scores.device).nonzero()[:, 0]
+            scores = scores[..., words]
+        pools = semantic_pools(
+            scores.flatten(0, 1),
+            [self.thresholds[layer] for layer in layers],
+            least=[low[layer] for layer in layers],
+            most=[high[layer] for layer in layers],
+        )
+        return pools if words is None else SemanticPools(words[pools.ranked], pools.sizes)
+
     def scores(self, guidance: Tensor, batch: int) -> Tensor:
-        """Image features [B, E] times the words' features: raw scores float32 [B, K], which eq. 6
-        normalises."""
-        expected = (batch, self.text_features.shape[1])
+        """Image features [B, E] times the words' features: raw scores float32 [B, K], which eq. 6 normalises;
+        less the rules' offset. Of regions [B, R, E] the first counts, the whole."""
+        return self._regional_scores(guidance, batch)[:, 0]
+
+    def _regional_scores(self, guidance: Tensor, batch: int) -> Tensor:
+        """Raw scores float32 [B, R, K]."""
+        count, width = len(self.rules.regions), self.text_features.shape[1]
+        expected = (batch, width) if count == 1 else (batch, count, width)
         if guidance.shape != expected:
             raise ValueError(f"guidance: expected shape {list(expected)}, got {list(guidance.shape)}")
-        return guidance.to(self.text_features) @ self.text_features.T
+        scores = guidance.to(self.text_features).reshape(batch, count, width) @ self.text_features.T
+        return scores if self.offset is None else scores - self.offset
 
     def _uniform(self, batch: int, count: int) -> Tensor:
         """This process's rows of the step's random numbers, float64 [batch, count]."""
@@ -225,6 +294,14 @@ class SemanticLoss(nn.Module):
         )
         numbers = torch.rand(batch * world, count, generator=generator, dtype=torch.float64)
         return numbers[rank::world]
+
+
+def _check_text_features(features: Any, count: int) -> None:
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
+        got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"text_features: expected [{count}, E], one row per word, got {got}")
+    if not torch.isfinite(features).all():
+        raise ValueError("text_features: expected finite numbers, got nan or inf")
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> None:

@@ -5,6 +5,7 @@ from spae.scorers.conse import ConSEScorer
 from spae.scorers.features import TextFeatureCache, dataset_features
 from spae.scorers.open_clip import OpenCLIPScorer
 from spae.scorers.protocol import ImageTextScorer
+from spae.scorers.regions import region_features
 from spae.scorers.ridge import RidgeMap
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "RidgeMap",
     "TextFeatureCache",
     "dataset_features",
+    "region_features",
 ]

@@ -80,7 +80,7 @@ class TextFeatureCache:
                 f"scorer: expected text_features [{len(words)}, E] for {len(words)} words, got {got}"
             )
         # Before they are kept: what is cached stays.
-        return _finite(features, self.scorer.name, words).numpy()
+        return finite(features, self.scorer.name, words).numpy()
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def dataset_features(
         captions = _captions_of(dataset, scorer.name)
         distinct = list(dict.fromkeys(captions))
         place = {caption: i for i, caption in enumerate(distinct)}
-        features = _finite(scorer.caption_features(distinct), scorer.name, distinct)
+        features = finite(scorer.caption_features(distinct), scorer.name, distinct)
         return features[[place[caption] for caption in captions]]
     batches: Iterable[Tensor] = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=_images_of
@@ -114,7 +114,7 @@ def dataset_features(
     done: list[Tensor] = []
     for images in batches:
         start = sum(map(len, done))
-        done.append(_finite(scorer.image_features(images), scorer.name, range(start, start + len(images))))
+        done.append(finite(scorer.image_features(images), scorer.name, range(start, start + len(images))))
         if progress:
             count = sum(map(len, done))
             end = "\n" if count == len(dataset) else ""
@@ -127,7 +127,7 @@ def dataset_features(
     return torch.cat(done)
 
 
-def _finite(features: Tensor, scorer: str, items: Sequence[Any]) -> Tensor:
+def finite(features: Tensor, scorer: str, items: Sequence[Any]) -> Tensor:
     """float32 on the CPU. Raises ValueError naming the first item whose feature is not finite."""
     features = features.detach().to("cpu", torch.float32)
     bad = (~torch.isfinite(features)).flatten(1).any(1).nonzero()
