@@ -246,11 +246,8 @@ class SemanticLoss(nn.Module):
                 if rules.draw == "uniform":
                     targets[layer] = pools.sample_regions(uniform[layer], place, rows)
                     continue
-                rows_of = (batch, len(wanted))
-                ranked, sizes = (
-                    pools.ranked.unflatten(0, rows_of),
-                    pools.sizes[:, place].unflatten(0, rows_of),
-                )
+                ranked = pools.ranked.unflatten(0, (batch, len(wanted)))
+                sizes = pools.sizes[:, place].unflatten(0, (batch, len(wanted)))
                 numbers = uniform[layer] if rules.draw == "distinct" else None
                 targets[layer] = draw_targets(ranked, sizes, rows, numbers)
         return [targets[layer] for layer in layers]

@@ -79,7 +79,8 @@ def semantic_guidance(
     """The semantic loss of a configuration, and the dataset with the image features that it needs.
 
     entries: "scorer", the name of one ("caption", "conse", "open_clip") or a mapping of that "name" and the
-        scorer's arguments; the others, but "start" (`start_guidance`), say what guides:
+        scorer's arguments, in which "codebook" stands for the words of the model's codebook as a
+        "vocabulary"; the others, but "start" (`start_guidance`), say what guides:
         "thresholds", "temperature", "seed": see `SemanticLoss`;
         "draw", "least", "most": see `TargetRules`;
         "regions": fields of `Regions`;
@@ -96,8 +97,10 @@ def semantic_guidance(
         from accelerate import PartialState
 
         arguments.setdefault("device", PartialState().device)
-    scorer = found.load(**arguments)
     book, regions = model.codebook, found.regions
+    if arguments.get("vocabulary") == "codebook":
+        arguments["vocabulary"] = book.words
+    scorer = found.load(**arguments)
     words = TextFeatureCache(scorer).features(book.words)
     seen = dataset.dataset if isinstance(dataset, Views) else dataset
     features = regions.blended(region_features(scorer, seen, regions))
@@ -177,7 +180,8 @@ def _parts(entries: Any) -> _Guidance:
         raise ValueError(f"{_SECTION}.scorer: expected one of {sorted(_SCORERS)}, got {name!r:.200}")
     kind = getattr(scorers, _SCORERS[name])
     load = getattr(kind, "load", kind)
-    check_arguments(f"{_SECTION}.scorer", load, arguments)
+    own_words = arguments.get("vocabulary") == "codebook"
+    check_arguments(f"{_SECTION}.scorer", load, arguments | ({"vocabulary": []} if own_words else {}))
     check_arguments(_SECTION, _loss_entries, rest)
     regions = Regions.from_dict(rest.pop("regions", {}))
     if name == "caption" and len(regions) > 1:

@@ -221,7 +221,7 @@ def _perceptual(name: str) -> FeatureDistance | LPIPS:
         from spae.models.lite0 import Lite0
 
         return FeatureDistance(Lite0.load(), "lite0_features")
-    return LPIPS(name.removeprefix("lpips-"))
+    return LPIPS(cast(Any, name.removeprefix("lpips-")))
 
 
 def _check_discriminator(entries: Any) -> None:

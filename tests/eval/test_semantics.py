@@ -1,10 +1,14 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from spae import SPAE, Codebook, SPAEConfig
+from spae.cli import main
 from spae.eval.tasks.semantics import evaluate_semantics, table
 from spae.figures import semantics_page
+from spae.losses import Regions
 
 
 def model():
@@ -66,3 +70,66 @@ def test_table_and_page(tmp_path):
     page = tmp_path / "page.png"
     semantics_page(spae, images, spae.encode(images), [f"picture {i}" for i in range(7)], page)
     assert page.stat().st_size > 10_000
+
+
+def test_cells_are_scored_by_the_crops_that_hold_them():
+    spae = model()
+    images, _, text = inputs()
+    regions = Regions((1, 2))
+    crops = torch.randn(7, 5, 5, generator=torch.Generator().manual_seed(4))
+    report = evaluate_semantics(spae, images, crops, text, regions=regions, batch_size=3)
+    raw = (crops @ text.T).double().numpy()
+    relative = (raw - raw.min(2, keepdims=True)) / np.ptp(raw, axis=2, keepdims=True)
+    tokens = spae.encode(images)
+    layers = [[0], [1, 2, 3, 4], [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]]
+    for layer, (row, of) in enumerate(zip(report["layers"], layers, strict=True)):
+        ids = tokens.layer(layer).numpy()
+        cells = relative[:, of]
+        values = np.take_along_axis(cells, ids[..., None], 2).mean()
+        assert row["score"] == pytest.approx(values, abs=1e-5)
+        assert row["random"] == pytest.approx(cells.mean(), abs=1e-5)
+        best = np.sort(relative[:, sorted(set(of))], 2)[..., ::-1][..., : len(of) // len(set(of))]
+        assert row["best"] == pytest.approx(best.mean(), abs=1e-5)
+    whole = evaluate_semantics(spae, images, crops[:, 0], text)
+    assert evaluate_semantics(spae, images, crops[:, :1], text) == whole
+    assert whole["layers"][0] == pytest.approx(report["layers"][0], abs=1e-5)
+    with pytest.raises(ValueError, match=r"guidance: expected shape \[7, 5, 5\], got \[7, 4, 5\]"):
+        evaluate_semantics(spae, images, crops[:, :4], text, regions=regions)
+
+
+class Toy:
+    """Sees an image's mean colour; a word's direction follows from its letters."""
+
+    name, checksum = "toy", "0"
+
+    @classmethod
+    def load(cls):
+        return cls()
+
+    def text_features(self, texts):
+        return torch.nn.functional.normalize(
+            torch.tensor([[len(t), ord(t[-1]) - 50.0, 1] for t in texts]), dim=1
+        )
+
+    def image_features(self, images):
+        return torch.nn.functional.normalize(images.mean((2, 3)), dim=1)
+
+
+def test_the_command_scores_any_folder(tmp_path, monkeypatch, capsys):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    for number in range(9):
+        folder = tmp_path / "data/test" / ("night" if number % 2 else "day")
+        folder.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (16, 16), (20 * number, 255 - 20 * number, 90)).save(folder / f"{number}.png")
+    (tmp_path / "data/train").mkdir()
+    monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("spae.commands.eval.load_tokenizer", lambda name: model())
+    monkeypatch.setattr("spae.scorers.ConSEScorer", Toy)
+    command = ["eval", "semantics", "--data", str(tmp_path / "data"), "--scorer", "conse", "--json"]
+    assert main([*command, "--regions", "1", "2", "--images", "6"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["scorer"] == "toy"
+    assert (report["splits"]["test"]["images"], report["splits"]["test"]["groups"]) == (6, 2)
+    assert report["run"]["regions"] == [1, 2]
+    assert main(["eval", "semantics", "--regions", "1", "2"]) != 0
+    assert "semantics.regions: expected (1,) for 'caption'" in capsys.readouterr().err

@@ -4,39 +4,140 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from spae.configs import Config, Count
 from spae.eval.run import Measured, Run
 from spae.eval.table import markdown
+from spae.losses.regions import Regions
 from spae.losses.semantic import relative_scores
 from spae.metrics import psnr
 from spae.tokenizers import Tokenizer
 from spae.tokenizers.batches import decode_all, encode_all
 
-ABOUT = "How well each layer's words fit the emoji, for the four splits."
+ABOUT = "How well each layer's words fit the images: the four splits of the emoji, or other data."
 USES_LLM = False
 NORMAL_95 = 1.96
+_PICTURES = 12  # on the page of other data
+
+
+@dataclass(frozen=True)
+class Semantics(Config):
+    """What is scored, and by whom.
+
+    data: "emoji", in its four splits, or what else `open_data` opens, in its `split`. images: of other data,
+    how many, evenly spread; None: all. scorer: "caption" reads names, "conse" sees pixels. regions: crops by
+    which the cells of the layers are scored (`Regions`); more than the whole takes a scorer of pixels.
+    """
+
+    section = "semantics"
+
+    data: str = "emoji"
+    split: str = "test"
+    images: Count | None = None
+    scorer: Literal["caption", "conse"] = "caption"
+    regions: tuple[Count, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Regions(self.regions)
+        if self.scorer == "caption" and len(self.regions) > 1:
+            raise ValueError(
+                f"semantics.regions: expected (1,) for 'caption', which sees no pixels, got {self.regions}"
+            )
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Nothing can be chosen."""
+    parser.add_argument(
+        "--data", default="emoji", help="emoji (default), another set, a folder or KIND:PLACE"
+    )
+    parser.add_argument("--split", default="test", help="of data other than emoji (default: test)")
+    parser.add_argument("--images", type=int, help="of data other than emoji: how many (default: all)")
+    parser.add_argument(
+        "--scorer",
+        default="caption",
+        choices=("caption", "conse"),
+        help="caption (default) compares words with each image's name, conse sees pixels",
+    )
+    parser.add_argument(
+        "--regions",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="grids of crops that cells are scored by, e.g. 1 2 4 (default: 1, the whole image)",
+    )
 
 
-def settings(arguments: argparse.Namespace) -> None:
-    """There are none."""
+def settings(arguments: argparse.Namespace) -> Semantics:
+    return Semantics(
+        arguments.data, arguments.split, arguments.images, arguments.scorer, tuple(arguments.regions)
+    )
 
 
 def measure(run: Run) -> Measured:
-    return Measured(evaluate_emoji(run.model), partial(draw_emoji, run.model))
+    from spae.scorers import CaptionScorer, ConSEScorer
+
+    chosen: Semantics = run.settings
+    scorer = CaptionScorer() if chosen.scorer == "caption" else ConSEScorer.load()
+    if chosen.data == "emoji":
+        report = evaluate_emoji(run.model, scorer, Regions(chosen.regions))
+        return Measured(report, partial(draw_emoji, run.model))
+    return _measure_data(run.model, chosen, scorer)
+
+
+def _measure_data(model: Tokenizer, chosen: Semantics, scorer: Any) -> Measured:
+    from spae.data import open_data
+    from spae.figures import semantics_page
+
+    opened = open_data(chosen.data, chosen.split, image_size=model.config.image_size)
+    count = min(chosen.images or len(opened), len(opened))
+    dataset = _Part(opened, [i * len(opened) // count for i in range(count)])
+    images = torch.stack([image for image, *_ in dataset])
+    regions = Regions(chosen.regions)
+    features, words = _features(scorer, dataset, regions, model)
+    # Images of one name are a group; where there are no names, each is one of its own.
+    groups = dataset.captions if all(dataset.captions) else None
+    result = evaluate_semantics(model, images, features, words, groups=groups, regions=regions)
+    report = {"run": asdict(chosen), "scorer": scorer.name, "splits": {chosen.split: result}}
+    shown = [i * count // min(_PICTURES, count) for i in range(min(_PICTURES, count))]
+    captions = [dataset.captions[i] for i in shown]
+
+    def draw(path: Path) -> None:
+        semantics_page(model, images[shown], encode_all(model, images[shown]), captions, path)
+
+    return Measured(report, draw)
+
+
+class _Part:
+    """Items of a data set of `open_data`, with their captions."""
+
+    def __init__(self, dataset: Any, items: list[int]) -> None:
+        self.dataset, self.items = dataset, items
+        self.captions = [dataset.captions[item] for item in items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.items[index]]
+
+
+def _features(scorer: Any, dataset: Any, regions: Regions, model: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Of the regions of the images [N, R, E], and of the codebook's words [K, E]."""
+    from spae.scorers import TextFeatureCache, region_features
+
+    words = TextFeatureCache(scorer).features(model.codebook.words)
+    return region_features(scorer, dataset, regions), words
 
 
 def table(report: dict[str, Any]) -> str:
-    """A report of `evaluate_emoji` as a Markdown table, one row per split and layer."""
+    """A report of the evaluation as a Markdown table, one row per split and layer."""
     header = [
         "split",
         "images",
@@ -74,42 +175,52 @@ def evaluate_semantics(
     text_features: Tensor,
     *,
     groups: Sequence[Any] | None = None,
+    regions: Regions | None = None,
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """How well each layer's words fit the images, by a scorer: the mean of their relative scores (eq. 6).
 
-    images: [N, C, H, W] in [-1, 1]. guidance: the scorer's feature of each image [N, E]. text_features: those
-    of the codebook's words [K, E]. groups: what makes images alike, one per image; the interval is then taken
-    over groups' means, as if each were one image. The model should be in evaluation mode.
+    images: [N, C, H, W] in [-1, 1]. guidance: the scorer's feature of each image [N, E], or of each of its
+    regions [N, R, E], by which the cells are then scored that lie in them. text_features: those of the
+    codebook's words [K, E]. groups: what makes images alike, one per image; the interval is then taken over
+    groups' means, as if each were one image. The model should be in evaluation mode.
 
     For each layer: "score"; "interval", half the width of its 95% confidence interval over images (or
     groups), normal approximation; "random", what words drawn from the whole codebook get; "best", what the
-    best words get, as many different ones as the layer has tokens; "similarity", the mean of the raw scores;
-    "distinct", how many different words an image has in the layer; "psnr" of the layers up to it, in dB.
+    best words get, as many different ones as a region of the layer has tokens; "similarity", the mean of the
+    raw scores; "distinct", how many different words an image has in the layer; "psnr" of the layers up to it,
+    in dB.
     """
-    if guidance.shape != (len(images), text_features.shape[1]):
-        expected = [len(images), text_features.shape[1]]
-        raise ValueError(f"guidance: expected shape {expected}, got {list(guidance.shape)}")
+    regions = Regions() if regions is None else regions
+    count, width = len(regions), text_features.shape[1]
+    expected = (len(images), width) if count == 1 and guidance.ndim == 2 else (len(images), count, width)
+    if guidance.shape != expected:
+        raise ValueError(f"guidance: expected shape {list(expected)}, got {list(guidance.shape)}")
     if len(text_features) != len(model.codebook.words):
         raise ValueError(
             f"text_features: expected one row for each of {len(model.codebook.words)} words, "
             f"got {list(text_features.shape)}"
         )
     tokens = encode_all(model, images, batch_size=batch_size)
-    sizes = model.pyramid.tokens_per_layer
+    pyramid = model.pyramid
+    of_layer = [regions.of_layer(pyramid, layer) for layer in range(pyramid.num_layers)]
+    region = torch.cat(of_layer)
+    share = [int(torch.bincount(rows).max()) for rows in of_layer]  # tokens that share a region
     raw, relative, ranked, random = [], [], [], []
-    for ids, features in zip(tokens.ids.cpu().split(batch_size), guidance.split(batch_size), strict=True):
-        scores = features.float() @ text_features.float().T
-        raw.append(scores.gather(1, ids))
-        scores = relative_scores(scores)
-        relative.append(scores.gather(1, ids))
-        random.append(scores.mean(1))
-        ranked.append(scores.topk(min(max(sizes), scores.shape[1])).values)
+    batches = zip(tokens.ids.cpu().split(batch_size), guidance.split(batch_size), strict=True)
+    for ids, features in batches:
+        scores = features.float().reshape(len(ids), count, width) @ text_features.float().T
+        places = torch.arange(len(ids))[:, None], region, ids
+        raw.append(scores[places])
+        scores = relative_scores(scores.flatten(0, 1)).unflatten(0, (len(ids), count))
+        relative.append(scores[places])
+        random.append(scores.mean(2))
+        ranked.append(scores.topk(min(max(share), scores.shape[2])).values)
     raw, relative, random, ranked = (torch.cat(parts) for parts in (raw, relative, random, ranked))
     layers = []
-    for layer, size in enumerate(sizes):
-        start = model.pyramid.num_tokens_upto(layer)
-        columns = slice(start, start + size)
+    for layer, size in enumerate(pyramid.tokens_per_layer):
+        start = pyramid.num_tokens_upto(layer)
+        columns, rows = slice(start, start + size), of_layer[layer]
         words = tokens.layer(layer).sort(dim=1).values
         values = relative[:, columns].mean(1)
         decoded = decode_all(model, tokens.upto(layer + 1), batch_size=batch_size)
@@ -119,36 +230,38 @@ def evaluate_semantics(
                 "words_per_image": size,
                 "score": values.mean().item(),
                 "interval": _interval(values, groups),
-                "random": random.mean().item(),
-                "best": ranked[:, :size].mean().item(),
+                "random": random[:, rows].mean().item(),
+                "best": ranked[:, rows.unique(), : share[layer]].mean().item(),
                 "similarity": raw[:, columns].mean().item(),
                 "distinct": 1 + (words.diff(dim=1) != 0).sum(1).float().mean().item(),
                 "psnr": psnr(images, decoded).mean().item(),
             }
         )
-    count = len(images) if groups is None else len(set(groups))
-    return {"images": len(images), "groups": count, "codebook": len(text_features), "layers": layers}
+    alike = len(images) if groups is None else len(set(groups))
+    return {"images": len(images), "groups": alike, "codebook": len(text_features), "layers": layers}
 
 
-def evaluate_emoji(model: Tokenizer, scorer: Any = None) -> dict[str, Any]:
+def evaluate_emoji(model: Tokenizer, scorer: Any = None, regions: Regions | None = None) -> dict[str, Any]:
     """`evaluate_semantics` for the four splits of the emoji, by name; images of one concept are a group.
 
     scorer: None means CaptionScorer, which compares words with each emoji's name.
     """
     from spae.data.emoji import SPLITS, Emoji
-    from spae.scorers import CaptionScorer, TextFeatureCache, dataset_features
+    from spae.scorers import CaptionScorer
 
     scorer = CaptionScorer() if scorer is None else scorer
-    text_features = TextFeatureCache(scorer).features(model.codebook.words)
+    regions = Regions() if regions is None else regions
     splits = {}
     for split in SPLITS:
         dataset = Emoji(split, model.config.image_size[0])
+        features, words = _features(scorer, dataset, regions, model)
         splits[split] = evaluate_semantics(
             model,
             torch.stack([image for image, _ in dataset]),
-            dataset_features(scorer, dataset),
-            text_features,
+            features,
+            words,
             groups=dataset.concepts,
+            regions=regions,
         )
     return {"scorer": scorer.name, "splits": splits}
 
