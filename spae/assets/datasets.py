@@ -131,4 +131,55 @@ DATASETS = (
             "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
         ),
     ),
+    _archives(
+        "emoji-more",
+        "emoji of four more vendors",
+        "CC-BY-4.0 (EmojiOne 2), Apache-2.0 (FxEmojis, Noto of before 2017), MIT (Fluent, flat)",
+        (
+            "npm:@iconify-json/emojione@1.2.3",
+            "iconify-json-emojione-1.2.3.tgz",
+            687690,
+            "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        ),
+        (
+            "npm:@iconify-json/fxemoji@1.2.2",
+            "iconify-json-fxemoji-1.2.2.tgz",
+            1034876,
+            "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+        ),
+        (
+            "npm:@iconify-json/noto-v1@1.2.5",
+            "iconify-json-noto-v1-1.2.5.tgz",
+            1587591,
+            "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        ),
+        (
+            "npm:@iconify-json/fluent-emoji-flat@1.2.6",
+            "iconify-json-fluent-emoji-flat-1.2.6.tgz",
+            1172438,
+            "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        ),
+    ),
+    _archives(
+        "gcompris",
+        "photographs and drawings with names, of GCompris",
+        "by file: CC-BY, CC-BY-SA, GPL, public domain",
+        (
+            "apt:gcompris-qt-data=3.1-2",
+            "gcompris-qt-data_3.1-2_all.deb",
+            44196292,
+            "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f",
+        ),
+    ),
+    _archives(
+        "pysiogame",
+        "drawings of things and actions, of pySioGame",
+        "GPL-3+, pictures CC-BY-SA",
+        (
+            "apt:pysiogame=4.20.01-1",
+            "pysiogame_4.20.01-1_all.deb",
+            16287820,
+            "6b22766dfd8ef3a046c2665fe2598ac8a1ecee3d331bda38accf53de65bc59bf",
+        ),
+    ),
 )

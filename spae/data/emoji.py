@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from spae.assets.archives import contents
 from spae.data.packaged import (
     PackagedDataset,
+    Prepared,
     check_choice,
     check_size,
     open_pixels,
@@ -96,16 +97,16 @@ class Emoji(PackagedDataset):
         check_choice("split", split, SPLITS)
         check_choice("held_out_vendor", held_out_vendor, VENDORS)
         check_size(size)
-        prepared = prepare("emoji", str(size), _VERSION, lambda folder, into: _build(folder, into, size))
-        held_out = held_out_concepts(prepared.table["concepts"])
+        opened = prepared(size)
+        held_out = held_out_concepts(opened.table["concepts"])
         new_concept, new_vendor = split in ("new_concept", "new_both"), split in ("new_vendor", "new_both")
         rows = [
             concept * len(VENDORS) + column
-            for concept in range(len(prepared.table["concepts"]))
+            for concept in range(len(opened.table["concepts"]))
             for column, vendor in enumerate(VENDORS)
             if (concept in held_out) == new_concept and (vendor == held_out_vendor) == new_vendor
         ]
-        super().__init__(prepared, np.array(rows, np.int64))
+        super().__init__(opened, np.array(rows, np.int64))
         self.split, self.size = split, size
         self.concepts = [row // len(VENDORS) for row in rows]
         self.labels = np.array(self.concepts, np.int64)
@@ -123,6 +124,18 @@ class Emoji(PackagedDataset):
         return [table[concept][key] for concept in self.concepts]
 
 
+def prepared(size: int) -> Prepared:
+    """All concepts by all vendors at a size: row `concept * len(VENDORS) + vendor`; in the table, "concepts"
+    has what is known of each."""
+    return prepare("emoji", str(size), _VERSION, lambda folder, into: _build(folder, into, size))
+
+
+def icon_names(folder: Path) -> dict[str, str]:
+    """What Noto's icons are called, aliases included -> code points. folder: of the asset "emoji"."""
+    (named,) = (json.loads(f) for _, f in contents(_find(folder, "noto"), "package/chars.json".__eq__))
+    return {name: _key(hexcode) for hexcode, name in named.items()}
+
+
 def subcategories_of_at_least(dataset: Emoji, concepts: int = 10) -> list[str]:
     """The subcategories with this many concepts in a split, in Unicode's order."""
     pairs = dict.fromkeys(zip(dataset.concepts, dataset.subcategories, strict=True))
@@ -132,6 +145,18 @@ def subcategories_of_at_least(dataset: Emoji, concepts: int = 10) -> list[str]:
 
 def held_out_concepts(concepts: list[dict[str, Any]]) -> set[int]:
     """The numbers of the held-out concepts, from the set's table."""
+    return set(_drawn(concepts)[: min(HELD_OUT_CONCEPTS, len(concepts) // 8)])
+
+
+def development_concepts(concepts: list[dict[str, Any]]) -> set[int]:
+    """The numbers of half as many others, drawn next in the same way, to stop training by. They are among the
+    training concepts of `Emoji`; `Things` leaves them out there, too."""
+    held_out = min(HELD_OUT_CONCEPTS, len(concepts) // 8)
+    return set(_drawn(concepts)[held_out : held_out + held_out // 2])
+
+
+def _drawn(concepts: list[dict[str, Any]]) -> list[int]:
+    """Concepts whose names share no word with any other's, in the order in which they are held out."""
     words = [content_words(concept["name"]) for concept in concepts]
     uses = Counter(word for name in words for word in name)
     distinct: dict[str, list[int]] = {}
@@ -145,7 +170,7 @@ def held_out_concepts(concepts: list[dict[str, Any]]) -> set[int]:
     for subcategory, numbers in sorted(distinct.items()):
         for k, index in enumerate(random.permutation(len(numbers))):
             places.append(((k + 0.5) / len(numbers), subcategory, numbers[index]))
-    return {number for _, _, number in sorted(places)[: min(HELD_OUT_CONCEPTS, len(concepts) // 8)]}
+    return [number for _, _, number in sorted(places)]
 
 
 def content_words(name: str) -> set[str]:
@@ -155,15 +180,8 @@ def content_words(name: str) -> set[str]:
 
 
 def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
-    try:
-        from PIL import Image
-        from resvg_py import svg_to_bytes
-    except ImportError as error:
-        raise ImportError(needs("drawing emoji", "resvg-py", "pillow")) from error
-
-    def draw(svg: str) -> NDArray[np.uint8]:
-        drawn = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=size, height=size))))
-        return square(drawn, size)
+    draw = svg_drawer(size)
+    from PIL import Image
 
     def decode(file: bytes) -> NDArray[np.uint8]:
         return square(Image.open(io.BytesIO(file)), size)
@@ -187,6 +205,21 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
     return {"vendors": VENDORS, "concepts": concepts}
 
 
+def svg_drawer(size: int) -> Callable[[str], NDArray[np.uint8]]:
+    """SVG -> uint8 [3, size, size] on white. Raises ImportError where a package is missing that draws."""
+    try:
+        from PIL import Image
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise ImportError(needs("drawing emoji", "resvg-py", "pillow")) from error
+
+    def draw(svg: str) -> NDArray[np.uint8]:
+        drawn = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=size, height=size))))
+        return square(drawn, size)
+
+    return draw
+
+
 def _later(function: Callable[[Any], NDArray[np.uint8]], argument: Any) -> Callable[[], NDArray[np.uint8]]:
     return lambda: function(argument)
 
@@ -204,18 +237,22 @@ def _iconify(archive: Path) -> Iterator[tuple[str, str]]:
     """(code points, SVG) of every emoji in an Iconify package."""
     wanted = ("package/icons.json", "package/chars.json")
     files = {name: json.loads(file) for name, file in contents(archive, wanted.__contains__)}
-    icons = files[wanted[0]]
     for hexcode, name in files[wanted[1]].items():
-        icon = icons["icons"].get(icons["aliases"].get(name, {}).get("parent", name))
-        if icon is None:  # an alias of an alias, or turned: none of the concepts here
-            continue
-        width, height = icon.get("width", icons["width"]), icon.get("height", icons["height"])
-        box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-        namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        yield (
-            _key(hexcode),
-            f'<svg {namespaces} viewBox="{box}" width="{width}" height="{height}">{icon["body"]}</svg>',
-        )
+        svg = icon_svg(files[wanted[0]], name)
+        if svg is not None:
+            yield _key(hexcode), svg
+
+
+def icon_svg(icons: dict[str, Any], name: str) -> str | None:
+    """An icon of an Iconify set as SVG. None for an alias of an alias, or one that is turned: none of the
+    concepts here."""
+    icon = icons["icons"].get(icons.get("aliases", {}).get(name, {}).get("parent", name))
+    if icon is None:
+        return None
+    width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {namespaces} viewBox="{box}" width="{width}" height="{height}">{icon["body"]}</svg>'
 
 
 def _concepts(folder: Path) -> Iterator[dict[str, Any]]:

@@ -40,6 +40,14 @@ SETS: dict[str, PackagedSet] = {
             "stamps", "captioned pictures of things", "stamps", "stamps", "Stamps", ("train", "test")
         ),
         PackagedSet(
+            "things",
+            "named pictures of four sources, split by what they show",
+            "emoji-more",
+            "things",
+            "Things",
+            ("train", "dev", "test"),
+        ),
+        PackagedSet(
             "wallpapers",
             "tiles of 26 photographs",
             "wallpapers",

@@ -10,7 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from spae.assets.archives import contents
-from spae.data.packaged import PackagedDataset, check_choice, check_size, prepare, square, write_pixels
+from spae.data.packaged import (
+    PackagedDataset,
+    Prepared,
+    check_choice,
+    check_size,
+    prepare,
+    square,
+    write_pixels,
+)
 from spae.optional import needs
 
 _FOLDER = "usr/share/tuxpaint/stamps/"
@@ -44,11 +52,11 @@ class Stamps(PackagedDataset):
     def __init__(self, split: Literal["train", "test"] = "train", size: int = 128):
         check_choice("split", split, ("train", "test"))
         check_size(size)
-        prepared = prepare("stamps", str(size), 1, lambda folder, into: _build(folder, into, size))
-        stamps = prepared.table["stamps"]
+        opened = prepared(size)
+        stamps = opened.table["stamps"]
         held_out = held_out_stamps([(stamp["file"], stamp["captions"]["en"]) for stamp in stamps])
         rows = [row for row in range(len(stamps)) if (row in held_out) == (split == "test")]
-        super().__init__(prepared, np.array(rows, np.int64))
+        super().__init__(opened, np.array(rows, np.int64))
         self.split, self.size = split, size
         self._stamps = [stamps[row] for row in rows]
         self.files = [stamp["file"] for stamp in self._stamps]
@@ -63,6 +71,11 @@ class Stamps(PackagedDataset):
         """N captions in a language; None where there is none."""
         check_choice("language", language, self.languages())
         return [stamp["captions"].get(language) for stamp in self._stamps]
+
+
+def prepared(size: int) -> Prepared:
+    """All captioned stamps at a size; in the table, "stamps" has the file and the captions of each row."""
+    return prepare("stamps", str(size), 1, lambda folder, into: _build(folder, into, size))
 
 
 def held_out_stamps(stamps: list[tuple[str, str]]) -> set[int]:

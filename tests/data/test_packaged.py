@@ -200,6 +200,7 @@ def test_the_published_sets(name):
         "stamps": (714, 71),
         "wallpapers": (1920, 480),
         "easy-vqa": (4000, 1000),
+        "things": (5032, 715),
     }
     try:
         assets.path(data.SETS[name].asset)
