@@ -35,6 +35,10 @@ class TrainConfig(Config):
         mixed_precision: dtype of autocast.
         seed: of the order of the data and of every random number generator.
         log_every, eval_every: * steps; `evaluate` also runs after the last step.
+        early_stopping: end after so many evaluations without a better one, with the weights of the best; None
+            runs to the last step. With a preset, evaluations then are of the data's split "dev".
+        early_stopping_figure: which of the evaluation's figures counts; more is better. "semantic_score", of
+            presets with semantic guidance, is the mean relative score of the guided layers' words.
         checkpoint_steps, checkpoint_minutes: * save this often, by either or both; always at the end as well.
         keep_checkpoints: * how many to keep.
         num_workers: * processes that load data.
@@ -61,6 +65,8 @@ class TrainConfig(Config):
     seed: Seed = 0
     log_every: Count = 10
     eval_every: Natural | None = None
+    early_stopping: Count | None = None
+    early_stopping_figure: str = "semantic_score"
     checkpoint_steps: Count | None = None
     checkpoint_minutes: Weight | None = 10
     keep_checkpoints: Count = 2
@@ -71,6 +77,10 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         object.__setattr__(self, "output_dir", str(self.output_dir))
         super().__post_init__()
+        if self.early_stopping is not None and not self.eval_every:
+            raise ValueError(
+                f"train.eval_every: expected a number of steps for early stopping, got {self.eval_every}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON gives them back: lists for tuples."""

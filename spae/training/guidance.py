@@ -92,15 +92,8 @@ def semantic_guidance(
     by default on this process's device.
     """
     found = _parts(entries)
-    arguments = dict(found.arguments)
-    if "device" in inspect.signature(found.load).parameters:
-        from accelerate import PartialState
-
-        arguments.setdefault("device", PartialState().device)
     book, regions = model.codebook, found.regions
-    if arguments.get("vocabulary") == "codebook":
-        arguments["vocabulary"] = book.words
-    scorer = found.load(**arguments)
+    scorer = _scorer(found, book.words)
     words = TextFeatureCache(scorer).features(book.words)
     seen = dataset.dataset if isinstance(dataset, Views) else dataset
     features = regions.blended(region_features(scorer, seen, regions))
@@ -112,6 +105,25 @@ def semantic_guidance(
     rules = TargetRules(regions=regions, **found.rules)
     loss = SemanticLoss(book, words, rule=model.config.rule, rules=rules, **found.loss)
     return loss, GuidedImages(dataset, features[:, 0] if len(regions) == 1 else features, regions)
+
+
+def guide(entries: dict[str, Any], model: Tokenizer, dataset: Dataset[Any]) -> GuidedImages:
+    """Another dataset, e.g. of held-out images, with the features that `semantic_guidance` would give it."""
+    found = _parts(entries)
+    regions = found.regions
+    features = regions.blended(region_features(_scorer(found, model.codebook.words), dataset, regions))
+    return GuidedImages(dataset, features[:, 0] if len(regions) == 1 else features, regions)
+
+
+def _scorer(found: _Guidance, words: Sequence[str]) -> Any:
+    arguments = dict(found.arguments)
+    if "device" in inspect.signature(found.load).parameters:
+        from accelerate import PartialState
+
+        arguments.setdefault("device", PartialState().device)
+    if arguments.get("vocabulary") == "codebook":
+        arguments["vocabulary"] = words
+    return found.load(**arguments)
 
 
 def allowed_words(words: Sequence[str], kinds: Any, num_layers: int) -> Tensor:

@@ -26,6 +26,7 @@ from spae.training.order import StepBatches
 from spae.training.processes import on_main
 from spae.training.settings import check_same_run, flatten, run_settings
 from spae.training.signals import StopSignals, ignore_in_worker
+from spae.training.stopping import EarlyStopping
 
 try:
     from accelerate import Accelerator
@@ -104,6 +105,9 @@ class Trainer:
         self.model, self.optimizer = self.learner.module, self.learner.optimizer
         self.ema = None if config.ema_decay is None else ParameterEMA(self.model, config.ema_decay)
         self.opponent = None if objective is None else self._opponent(objective)
+        self.stopping: EarlyStopping | None = None
+        if config.early_stopping is not None:
+            self.stopping = EarlyStopping(config.early_stopping_figure, config.early_stopping)
         self._earlier_seconds = 0.0  # of the runs that this one resumes
         self._started = self._window_start = self._saved_at = time.monotonic()
         self._window_step = self._saved_step = 0
@@ -124,7 +128,8 @@ class Trainer:
         )
 
     def train(self) -> bool:
-        """Run (or go on) to the last step. True when it got there, False when a signal ended it before.
+        """Run (or go on) to the last step, or to where `config.early_stopping` ends it. True when it got
+        there, False when a signal ended it before.
 
         Raises:
             NonFiniteLossError: the loss or its gradient is not finite; the last checkpoint is untouched.
@@ -148,7 +153,7 @@ class Trainer:
             total=cfg.steps, initial=self.step, disable=None if cfg.progress and main else True, unit="step"
         )
         with StopSignals() as signals, bar, RunLog(self.log_file, self.step, cfg, main) as self._run_log:
-            for batch in self._loader():
+            for batch in () if self._stops_early() else self._loader():
                 record = self._update(self._micro_batches(batch))
                 bar.update()
                 bar.set_postfix(loss=f"{record['loss']:.4g}", refresh=False)
@@ -157,7 +162,9 @@ class Trainer:
                 if stop or self._checkpoint_due():
                     self._save()
                 if stop:
-                    return self.step == cfg.steps
+                    return self.step == cfg.steps or self._stops_early()
+                if self._stops_early():
+                    break
             if self._saved_step < self.step:
                 self._save()
             self._run_log.plot()
@@ -166,6 +173,9 @@ class Trainer:
     def averaged(self) -> AbstractContextManager[None]:
         """A context in which the model has the averaged weights; without `ema_decay`, its own."""
         return nullcontext() if self.ema is None else self.ema.applied()
+
+    def _stops_early(self) -> bool:
+        return self.stopping is not None and self._any(self.stopping.done)
 
     def _micro_batches(self, batch: Any) -> list[tuple[Tensor, Any]]:
         """A batch of this process as (images, guidance) of every micro-batch, images on the device."""
@@ -256,7 +266,10 @@ class Trainer:
         self.model.eval()
         try:
             with torch.no_grad(), self.averaged():
-                return self.evaluate(model, self.step) if self.evaluate else {}
+                figures = self.evaluate(model, self.step) if self.evaluate else {}
+                if self.stopping is not None:
+                    self.stopping.see(figures, self.step, model)
+                return figures
         finally:
             self.model.train()
 
@@ -310,6 +323,7 @@ class Trainer:
             "average": self.ema,
             "discriminator": self.opponent,
             "scaler": self.accelerator.scaler,
+            "best": self.stopping,
         }
         memory = () if self.objective is None else self.objective.memory()
         parts |= {f"memory{i}": part for i, part in enumerate(memory)}

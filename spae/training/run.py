@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,14 @@ from torch.utils.data import Dataset
 
 from spae.data.open import parse
 from spae.figures import reconstruction_page
+from spae.losses import SemanticLoss, relative_scores
 from spae.metrics import psnr
-from spae.tokenizers import Tokenizer
+from spae.tokenizers import PyramidTokens, Tokenizer
 from spae.tokenizers.batches import decode_all, encode_all
 from spae.training.checkpoints import checkpoints
 from spae.training.config import TrainConfig
 from spae.training.disk import replace_text
+from spae.training.guidance import GuidedImages, guide
 from spae.training.loop import Trainer
 from spae.training.presets import Preset
 
@@ -40,17 +42,22 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
     # The weights are drawn from the run's seed too, so that preset and seed make the model.
     torch.manual_seed(config.seed)
     model = preset.build()
-    dataset, held_out = (preset.dataset(split, model.config.image_size) for split in ("train", "test"))
+    split = "test" if config.early_stopping is None else "dev"  # what ends a run must not test it
+    dataset, held_out = (preset.dataset(part, model.config.image_size) for part in ("train", split))
     settings = _settings(preset, dataset)
     objective, dataset = preset.build_objective(model, dataset)
     if not checkpoints(output_dir / "checkpoints"):
         preset.initialise(model, objective, dataset)
+    progress = _Progress(held_out, output_dir / "progress")
+    guidance = (preset.objective or {}).get("semantic")
+    if config.early_stopping is not None and objective is not None and guidance is not None:
+        progress.guide(guidance, model, cast(SemanticLoss, objective.semantic))
     trainer = Trainer(
         model,
         dataset,
         config,
         objective=objective,
-        evaluate=_Progress(held_out, output_dir / "progress"),
+        evaluate=progress,
         settings=settings,
     )
     main = trainer.accelerator.is_main_process
@@ -61,6 +68,8 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
         finished = trainer.train()
         if finished and main:
             with trainer.averaged():
+                if trainer.stopping is not None:
+                    trainer.stopping.restore(model)
                 model.save_pretrained(output_dir / "model")
     return finished
 
@@ -89,8 +98,16 @@ class _Progress:
     def __init__(self, dataset: Dataset[Any], folder: Path):
         total = len(dataset)  # pyright: ignore[reportArgumentType]
         chosen = range(0, total, max(1, total // PROGRESS_IMAGES))
+        self.dataset, self.chosen = dataset, list(chosen)
         self.images: Tensor = torch.stack([_image(dataset[i]) for i in chosen])
         self.folder = folder
+        self.semantic: SemanticLoss | None = None
+        self.features = torch.empty(0)
+
+    def guide(self, entries: dict[str, Any], model: Tokenizer, semantic: SemanticLoss) -> None:
+        """Score words, too, by what guides the training (`semantic_guidance`)."""
+        guided: GuidedImages = guide(entries, model, cast(Any, _Chosen(self.dataset, self.chosen)))
+        self.semantic, self.features = semantic, torch.stack([feature for _, feature in guided])
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, Tokenizer)
@@ -99,7 +116,17 @@ class _Progress:
         return {
             f"psnr_{number}_layers": psnr(self.images, decode_all(model, tokens.upto(number))).mean().item()
             for number in range(max(1, tokens.num_layers - 2), tokens.num_layers + 1)
-        } | {"distinct_words": float(tokens.ids.unique().numel())}
+        } | {"distinct_words": float(tokens.ids.unique().numel()), **self._scores(tokens)}
+
+    def _scores(self, tokens: PyramidTokens) -> dict[str, float]:
+        """The mean relative score (eq. 6) of each guided layer's words, and the mean over those layers."""
+        if self.semantic is None:
+            return {}
+        scores = relative_scores(self.semantic.scores(self.features, len(self.features)).cpu())
+        layers = range(len(self.semantic.thresholds))
+        means = [scores.gather(1, tokens.layer(layer).cpu()).mean().item() for layer in layers]
+        by_layer = {f"semantic_score_layer_{layer + 1}": mean for layer, mean in enumerate(means)}
+        return by_layer | {"semantic_score": sum(means) / len(means)}
 
     def _page(self, model: Tokenizer, step: int) -> None:
         """Where there is matplotlib to draw it; video has no page."""
@@ -108,6 +135,21 @@ class _Progress:
             images = self.images[:: max(1, len(self.images) // PAGE_IMAGES)][:PAGE_IMAGES].to(model.device)
             page = self.folder / f"step-{step:08d}.png"
             reconstruction_page(model, images, model.encode(images), page)
+
+
+class _Chosen:
+    """Some items of a data set, with their captions if it has any."""
+
+    def __init__(self, dataset: Any, items: list[int]) -> None:
+        self.dataset, self.items = dataset, items
+        captions = getattr(dataset, "captions", None)
+        self.captions = None if captions is None else [captions[item] for item in items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.items[index]]
 
 
 def _image(sample: Any) -> Tensor:
