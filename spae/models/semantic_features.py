@@ -42,6 +42,8 @@ class SemanticFeatures(nn.Module):
         pyramid: of two axes.
         layers: how many; from 1 to the pyramid's.
         dropout: probability that a feature channel is left out in training.
+        rank: of the projections, which are then two convolutions, to so many channels and on; None: full.
+        frozen: the projections do not train, only the gains do.
 
     Raises:
         spae.assets.AssetNotCached: the weights are not cached and may not be fetched.
@@ -49,7 +51,16 @@ class SemanticFeatures(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, latent_dim: int, pyramid: Pyramid, layers: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        pyramid: Pyramid,
+        layers: int,
+        *,
+        dropout: float = 0.0,
+        rank: int | None = None,
+        frozen: bool = False,
+    ) -> None:
         super().__init__()
         self._frozen = Frozen(Lite0.load())
         self.grid = pyramid.shape
@@ -63,20 +74,23 @@ class SemanticFeatures(nn.Module):
             nn.Sequential(
                 BatchNorm(width, affine=False),
                 nn.Dropout2d(dropout),
-                convolution(width, latent_dim, 1, ndim=2),
+                *_projection(width, latent_dim, rank),
             )
             for width in widths
         )
+        self.project.requires_grad_(not frozen)
 
     def forward(self, latents: Tensor, images: Tensor, *, inference: bool = False) -> Tensor:
         """inference: as in evaluation mode, whatever the mode: running statistics and no dropout."""
         joined = self.gain * latents.float()
         for project, features in zip(self.project, self._features(images), strict=True):
             # Projected first and resized then: the same as the other way round, on fewer cells.
-            norm, dropout, convolve = project  # pyright: ignore[reportGeneralTypeIssues]
+            norm, dropout, *convolutions = project  # pyright: ignore[reportGeneralTypeIssues]
             features = norm(features, inference=inference)
-            features = features if inference else dropout(features)
-            projected = convolve(features.to(convolve.weight.dtype)).float()
+            projected = features if inference else dropout(features)
+            for convolve in convolutions:
+                projected = convolve(projected.to(convolve.weight.dtype))
+            projected = projected.float()
             if tuple(projected.shape[2:]) != (1, 1):
                 projected = F.interpolate(projected, self.grid, mode="bilinear", antialias=True)
             joined = joined + self.mask * projected
@@ -99,15 +113,23 @@ class SemanticFeatures(nn.Module):
             for moment, feature in zip(moments, features, strict=True):
                 moment.add(feature, targets if feature is features[-1] else None)
         for project, moment in zip(self.project, moments, strict=True):
-            norm, conv = project[0], project[2]  # pyright: ignore[reportIndexIssue]
+            norm, *_, last = project  # pyright: ignore[reportGeneralTypeIssues]
             norm.running_mean.copy_(moment.mean)
             norm.running_var.copy_(moment.variance)
-            conv.weight.zero_()
-            conv.bias.zero_()
+            last.weight.zero_()
+            last.bias.zero_()
         weight, variance = moments[-1].ridge(ridge)
         # A channel that the features cannot tell has nothing to be scaled up.
         weight = weight / variance.clamp_min(1e-12).sqrt()
-        conv.weight.copy_(weight.T[:, :, None, None])
+        _, _, *convolutions = self.project[-1]  # pyright: ignore[reportGeneralTypeIssues]
+        if len(convolutions) == 1:
+            convolutions[0].weight.copy_(weight.T[:, :, None, None])
+            return
+        # The nearest matrix of the rank (Eckart and Young 1936), its scale shared by both factors.
+        u, s, v = torch.linalg.svd(weight, full_matrices=False)
+        rank, root = convolutions[0].weight.shape[0], s.sqrt()
+        for convolve, factor in zip(convolutions, ((u * root).T[:rank], (v.T * root)[:, :rank]), strict=True):
+            convolve.weight.copy_(factor[:, :, None, None])
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -136,6 +158,14 @@ class SemanticFeatures(nn.Module):
         super()._apply(fn, recurse)
         self._frozen.follow(fn)
         return self
+
+
+def _projection(width: int, latent_dim: int, rank: int | None) -> list[nn.Module]:
+    if rank is None:
+        return [convolution(width, latent_dim, 1, ndim=2)]
+    rank = min(rank, width, latent_dim)
+    down = nn.Conv2d(width, rank, 1, bias=False)
+    return [down, convolution(rank, latent_dim, 1, ndim=2)]
 
 
 class _Moments:

@@ -27,6 +27,9 @@ class SPAEConfig(Config):
     semantic_features: "lite0" joins features of a frozen, pretrained EfficientNet-Lite0 to the latents at the
         positions of the first `semantic_layers` layers (`SemanticFeatures`), with `semantic_dropout`. "none"
         is the paper's: it has millions of images to learn what they show.
+    semantic_projection: "learned", or "frozen" as the start fitted it (`spae.training.start_guidance`): then
+        a small set cannot be learnt by heart through it. semantic_rank: of the projections' matrices; None:
+        full.
     vocabularies: a name for each layer's vocabulary, the words that it may take; "all" stands for the whole
         codebook. Which words the other names mean is in the weights. None: every layer takes every word.
     layer_dropout: the share of the images of a training batch that the decoder sees from a random number of
@@ -45,6 +48,8 @@ class SPAEConfig(Config):
     semantic_features: Literal["none", "lite0"] = "none"
     semantic_layers: Count = 3
     semantic_dropout: Dropout = 0.1
+    semantic_projection: Literal["learned", "frozen"] = "learned"
+    semantic_rank: Count | None = None
     vocabularies: tuple[str, ...] | None = None
     layer_dropout: Dropout = 0.0
 

@@ -76,7 +76,14 @@ def _semantic_features(config: SPAEConfig, width: int) -> SemanticFeatures | Non
         return None
     from spae.models.semantic_features import SemanticFeatures
 
-    return SemanticFeatures(width, config.pyramid, config.semantic_layers, dropout=config.semantic_dropout)
+    return SemanticFeatures(
+        width,
+        config.pyramid,
+        config.semantic_layers,
+        dropout=config.semantic_dropout,
+        rank=config.semantic_rank,
+        frozen=config.semantic_projection == "frozen",
+    )
 
 
 def layer_masks(config: SPAEConfig, num_words: int, vocabularies: Vocabularies | None) -> Tensor | None:

@@ -135,6 +135,54 @@ def test_fit_is_ridge_regression_on_the_pooled_features():
     assert torch.allclose(semantic.project[0][0].running_mean.double(), maps.mean(1), atol=1e-5)
 
 
+def changed(**changes):
+    return SPAEConfig(**{**CONFIG.to_dict(), **changes})
+
+
+def at_first_position(semantic, x):
+    row, column = CONFIG.pyramid.positions(0)[0].tolist()
+    return semantic(torch.zeros(len(x), 12, 4, 4), x)[:, :, row, column].detach().double()
+
+
+@pytest.mark.parametrize("rank", [1, 3, 12, 500])
+def test_a_low_rank_fits_as_well_as_its_rank_can(rank):
+    """The outputs' distance from the full ones is that of the nearest matrix of the rank, applied to them."""
+    x = images(16)
+    targets = torch.randn(16, 12, generator=torch.Generator().manual_seed(4))
+    full, low = model().eval().semantic, model(changed(semantic_rank=rank)).eval().semantic
+    for semantic in (full, low):
+        semantic.fit([(x, targets)], ridge=0.3)
+    assert low.project[2][2].weight.shape == (min(rank, 12), 1280, 1, 1)
+    u, s, v = torch.linalg.svd(full.project[2][2].weight[:, :, 0, 0].double(), full_matrices=False)
+    s[rank:] = 0
+    nearest = (u * s) @ v
+    product = low.project[2][3].weight[:, :, 0, 0] @ low.project[2][2].weight[:, :, 0, 0]
+    assert torch.allclose(product.double(), nearest, atol=1e-5)
+    far = (at_first_position(low, x) - at_first_position(full, x)).abs().max()
+    assert far < 1e-4 if rank >= 12 else far > 1e-2
+    assert set(dict(low.named_parameters())) - set(dict(full.named_parameters())) == {
+        f"project.{i}.3.{name}" for i in range(3) for name in ("weight", "bias")
+    }
+    loaded = model(changed(semantic_rank=rank)).eval().semantic
+    loaded.load_state_dict(low.state_dict())
+    assert torch.equal(at_first_position(loaded, x), at_first_position(low, x))
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_a_frozen_projection_stays_what_the_start_made_it(rank):
+    spae, x = model(changed(semantic_projection="frozen", semantic_rank=rank)).train(), images(4)
+    spae.semantic.fit([(x, torch.randn(4, 12))])
+    before = {name: value.clone() for name, value in spae.semantic.project.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in spae.parameters() if p.requires_grad], lr=0.1)
+    gain = spae.semantic.gain.clone()
+    sum(spae(x).losses.values()).backward()
+    optimizer.step()
+    assert len(before) == (6 if rank is None else 9)
+    for name, value in spae.semantic.project.named_parameters():
+        assert torch.equal(value, before[name]), name
+    assert not torch.equal(spae.semantic.gain, gain)
+
+
 @torch.no_grad()
 def test_compile_fullgraph():
     torch._dynamo.reset()
@@ -149,6 +197,11 @@ def test_compile_fullgraph():
         ("semantic_features: expected 'none' or 'lite0', got 'clip'", {"semantic_features": "clip"}),
         ("semantic_features: expected 'none' but for .* got 'lite0' for 1 channels", {"in_channels": 1}),
         ("semantic_layers: expected 1 to 4, got 5", {"semantic_layers": 5}),
+        (
+            "semantic_projection: expected 'learned' or 'frozen', got 'fixed'",
+            {"semantic_projection": "fixed"},
+        ),
+        ("semantic_rank: expected a whole number from 1 or null, got 0", {"semantic_rank": 0}),
     ],
 )
 def test_errors_name_the_field(message, changes):
