@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from spae import Codebook, SPAEConfig
-from spae.losses import SemanticLoss
-from spae.training.presets import FOLDER, preset_names
+from spae.losses import ObjectiveConfig, Regions, SemanticLoss
+from spae.training.presets import FOLDER, load_preset, preset_names
+from spae_ops import Pyramid
 
 
 @pytest.mark.parametrize("name", ["emoji64", "fashion", "mnist", "mnist-semantic"])
@@ -24,3 +25,24 @@ def test_guided_presets_hold_together(name):
     assert len(semantic.thresholds) < config.pyramid.num_layers, "the last layer is left to the appearance"
     if config.semantic_features != "none":
         assert len(semantic.thresholds) == config.semantic_layers
+
+
+def test_photographs_have_the_paper_s_shape_and_a_scorer_that_sees_pixels():
+    preset = load_preset("photo128")
+    config = SPAEConfig.from_dict(preset.model)
+    assert config.pyramid == Pyramid.square(16, (1, 2, 4, 8, 16, 16))
+    assert config.pyramid.num_tokens == 597
+    assert config.layer_dropout > 0
+    guidance = preset.objective["semantic"]
+    assert guidance["scorer"]["name"] == "conse"
+    assert len(guidance["thresholds"]) == len(guidance["least"]) == len(guidance["words"]) == 5
+    weights = {
+        k: v for k, v in preset.objective.items() if k not in ("perceptual", "discriminator", "semantic")
+    }
+    assert ObjectiveConfig.from_dict({**weights, "discriminator_start": 0}) == ObjectiveConfig()
+    assert preset.objective["perceptual"].startswith("lpips-")
+    assert preset.objective["discriminator"]
+    regions = Regions.from_dict(guidance["regions"])
+    cells = [regions.of_layer(config.pyramid, layer).bincount().max().item() for layer in range(5)]
+    # A pool may hold as many words as cells share it, so that these need not repeat one.
+    assert all(most >= shared for most, shared in zip(guidance["most"], cells, strict=True))
