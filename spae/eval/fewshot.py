@@ -6,22 +6,45 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from spae.eval.centroids import Features, Words, centroid_guess, histograms
 from spae.eval.episodes import Episode, FewShotSetting, Shot
 from spae.eval.run import recall
 from spae.eval.statistics import proportion
+from spae.incontext import Task
+from spae.incontext.prompts import Content
 from spae.incontext.tasks import classification_task, classify
+from spae.incontext.tasks.classification import FORMS
 from spae.incontext.tasks.text import question_about, vqa_task
 from spae.llm import FrozenLLM
 from spae.llm.journal import Journal
 
-Words = Mapping[int, tuple[int, ...]] | Sequence[tuple[int, ...]]
+
+@dataclass(frozen=True)
+class Reading:
+    """How the model is asked. form, calibrate, per_token: see `spae.incontext.tasks.classification`."""
+
+    form: str = "v2l"
+    calibrate: bool = False
+    per_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {self.form!r}")
+
+    def __str__(self) -> str:
+        kinds = {"calibrated": self.calibrate, "by the mean of a name's tokens": self.per_token}
+        ranked = ", ".join(kind for kind, chosen in kinds.items() if chosen)
+        return f"form {self.form}" + (f", ranked {ranked}" if ranked else "")
+
+
+V2L = Reading()
 
 
 @dataclass(frozen=True)
@@ -31,7 +54,7 @@ class WordImages:
     shown, asked: the model's ids of each item that examples and queries are drawn from (`Episode` numbers);
     those that no episode uses may be missing. names: the name of each label. questions: of each item, where
     the name is the answer to a question about the image (asked is then shown). kinds: of each label, where
-    the question tells which kind of name is asked for.
+    the question tells which kind of name is asked for. features: by name, other vectors of the same items.
     """
 
     shown: Words
@@ -39,6 +62,7 @@ class WordImages:
     names: Sequence[str]
     questions: Sequence[str] | None = None
     kinds: Sequence[str] | None = None
+    features: Mapping[str, Features] = field(default_factory=dict)
 
     def chance(self, episode: Episode) -> float:
         """Of one who guesses evenly among the episode's names of the kind that the question asks for."""
@@ -54,6 +78,7 @@ def evaluate_fewshot(
     setting: FewShotSetting,
     episodes: Sequence[Episode],
     *,
+    reading: Reading = V2L,
     seed: int = 0,
     journal: Journal | None = None,
     key: str = "",
@@ -62,28 +87,37 @@ def evaluate_fewshot(
 
     "exact" counts an answer only if every generated token is the label's; "ranked" takes the likeliest of the
     episode's names. "shuffled exact" and "shuffled ranked" are the same with the images dealt out at random
-    among the examples: what is left there was not learnt from them. "word overlap" chooses the class whose
-    examples share most words with the query, without a language model.
+    among the examples: what is left there was not learnt from them. Without a language model: "word overlap"
+    chooses the class whose examples share most words with the query; "centroid on words" the one whose
+    examples' mean histogram of words is nearest, and "centroid on .." the same with each of
+    `images.features`.
 
-    journal: keeps each episode's record under `key`, which must name all that the answers depend on, so that
-    an interrupted run goes on where it stopped.
+    journal: keeps each episode's record under `key`, which must name all that the answers depend on but the
+    reading and the seed, so that an interrupted run goes on where it stopped.
     """
-    records = []
+    vectors = {"words": histograms(images.shown, images.asked), **images.features}
+    guesses = {name: partial(centroid_guess, features) for name, features in vectors.items()}
+    right: dict[str, int] = Counter()
     for number, episode in enumerate(tqdm(episodes, desc=setting.name, disable=None)):
         digest = hashlib.sha256(repr(episode).encode()).hexdigest()[:16]
         generator = random.Random(f"{seed} {number}")
-        play = partial(_play, llm, images, setting, episode, generator)
-        records.append(recall(journal, f"{key}:{number}:{digest}", play))
-    rows = {name: proportion(sum(r[name] for r in records), len(records)) for name in MEASURES}
+        play = partial(_play, llm, images, setting, reading, episode, generator)
+        record = recall(journal, f"{key}:{reading!r}:{seed}:{number}:{digest}", play)
+        right.update(name for name in ANSWERS if record[name])
+        generator = random.Random(f"{seed} {number} guess")
+        right["word overlap"] += overlap_guess(images, episode, generator) == episode.query.way
+        for name, guess in guesses.items():
+            right[f"centroid on {name}"] += guess(episode, generator) == episode.query.way
+    measures = [*ANSWERS, "word overlap", *(f"centroid on {name}" for name in guesses)]
     return {
         "setting": setting.name,
-        "episodes": len(records),
+        "episodes": len(episodes),
         "chance": fmean(map(images.chance, episodes)),
-        **{name: row._asdict() for name, row in rows.items()},
+        **{name: proportion(right[name], len(episodes))._asdict() for name in measures},
     }
 
 
-MEASURES = ("exact", "ranked", "shuffled exact", "shuffled ranked", "word overlap")
+ANSWERS = ("exact", "ranked", "shuffled exact", "shuffled ranked")
 
 
 def overlap_guess(images: WordImages, episode: Episode, generator: random.Random) -> int:
@@ -109,24 +143,42 @@ def shuffled(episode: Episode, generator: random.Random) -> Episode:
     return Episode(episode.classes, shots, episode.query)
 
 
+def posed(
+    images: WordImages,
+    setting: FewShotSetting,
+    reading: Reading,
+    episode: Episode,
+    dealt: Episode | None = None,
+) -> tuple[Task, Content]:
+    """An episode as the examples of a prompt, and what is asked after them. dealt: whose images stand in the
+    place of the episode's own."""
+    names = [images.names[label] for label in episode.classes]
+    words = [images.shown[shot.item] for shot in (dealt or episode).shots]
+    ways, query = [shot.way for shot in episode.shots], images.asked[episode.query.item]
+    if images.questions is None:
+        shots = list(zip(words, ways, strict=True))
+        return classification_task(shots, names, induction=setting.induction, form=reading.form), query
+    asked = [images.questions[shot.item] for shot in episode.shots]
+    task = vqa_task(words, asked, [names[way] for way in ways])
+    return task, question_about(query, images.questions[episode.query.item])
+
+
 def _play(
-    llm: FrozenLLM, images: WordImages, setting: FewShotSetting, episode: Episode, generator: random.Random
+    llm: FrozenLLM,
+    images: WordImages,
+    setting: FewShotSetting,
+    reading: Reading,
+    episode: Episode,
+    generator: random.Random,
 ) -> dict[str, Any]:
     names = [images.names[label] for label in episode.classes]
-    target, query = episode.query.way, images.asked[episode.query.item]
-    record: dict[str, Any] = {"word overlap": overlap_guess(images, episode, generator) == target}
-    for prefix, played in (("", episode), ("shuffled ", shuffled(episode, generator))):
-        words = [images.shown[shot.item] for shot in played.shots]
-        ways = [shot.way for shot in episode.shots]
-        if images.questions is None:
-            shots = list(zip(words, ways, strict=True))
-            task, condition = classification_task(shots, names, induction=setting.induction), query
-        else:
-            asked = [images.questions[shot.item] for shot in episode.shots]
-            task = vqa_task(words, asked, [names[way] for way in ways])
-            condition = question_about(query, images.questions[episode.query.item])
-        verdict = classify(llm, task, names, condition)
+    record: dict[str, Any] = {}
+    for prefix, dealt in (("", episode), ("shuffled ", shuffled(episode, generator))):
+        task, condition = posed(images, setting, reading, episode, dealt)
+        verdict = classify(
+            llm, task, names, condition, calibrate=reading.calibrate, per_token=reading.per_token
+        )
         record[f"{prefix}generated"] = verdict.generated
-        record[f"{prefix}exact"] = verdict.exact == target
-        record[f"{prefix}ranked"] = verdict.ranked == target
+        record[f"{prefix}exact"] = verdict.exact == episode.query.way
+        record[f"{prefix}ranked"] = verdict.ranked == episode.query.way
     return record

@@ -20,11 +20,15 @@ def stack(dataset: Dataset[Any], items: Sequence[int]) -> Tensor:
     return torch.stack([dataset[item][0] for item in items])
 
 
-def encode_items(model: Tokenizer, dataset: Dataset[Any], items: Iterable[int]) -> dict[int, PyramidTokens]:
-    """The tokens of those items of a data set that an evaluation shows, each one image's."""
-    wanted = sorted(set(items))
-    tokens = encode_all(model, stack(dataset, wanted))
-    return {item: tokens[i : i + 1] for i, item in enumerate(wanted)}
+def pictures_of(dataset: Dataset[Any], items: Iterable[int]) -> dict[int, Tensor]:
+    """The images of those items of a data set that an evaluation shows, each float32 [C, H, W]."""
+    return {item: dataset[item][0] for item in sorted(set(items))}
+
+
+def encode_items(model: Tokenizer, pictures: dict[int, Tensor]) -> dict[int, PyramidTokens]:
+    """The tokens of some items' images, each one image's."""
+    tokens = encode_all(model, torch.stack(list(pictures.values())))
+    return {item: tokens[i : i + 1] for i, item in enumerate(pictures)}
 
 
 def words_of(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from spae import data
+from spae.data.open import parse
 from spae.eval.episodes import Labels
 
 
@@ -38,6 +41,14 @@ def digits(size: int) -> LabelledSet:
 
     held_out = data.load("mnist", "test", size=size)
     return LabelledSet(held_out, Labels(held_out.labels.tolist()), WORDS)
+
+
+def garments(size: int) -> LabelledSet:
+    """Fashion-MNIST's test articles, up to `MOST` of a class."""
+    from spae.data.fashion import CLASSES
+
+    held_out = data.load("fashion", "test", size=size)
+    return LabelledSet(held_out, Labels(_first(held_out.labels.tolist())), CLASSES)
 
 
 def emoji(size: int) -> LabelledSet:
@@ -123,8 +134,91 @@ def _kind(answer: str) -> str:
 
 DATA: dict[str, Callable[[int], LabelledSet]] = {
     "digits": digits,
+    "garments": garments,
     "emoji": emoji,
     "emoji-groups": emoji_groups,
     "easy-vqa": easy_vqa,
     "easy-vqa-colors": easy_vqa_colors,
 }
+SPLITS = ("dev", "report")
+MOST = 100  # items of a class, of sets with thousands
+_DEV = 3  # one in so many is of the development split
+
+
+def check_data(name: str) -> None:
+    """Raises ValueError unless this is one of `DATA` or a specification of `spae.data.open_data`."""
+    if name in DATA:
+        return
+    try:
+        parse(name)
+    except ValueError as error:
+        raise ValueError(
+            f"data: expected one of {', '.join(DATA)}, KIND:PLACE or a path of labelled images, got {name!r}"
+        ) from error
+
+
+def labelled_set(
+    name: str, size: int, *, classes: Sequence[str] = (), split: str | None = None
+) -> LabelledSet:
+    """What episodes about some data are drawn from: one of `DATA`, or the test split of whatever
+    `spae.data.open_data` opens, up to `MOST` items of a class.
+
+    classes: names of the classes, where the data does not know them. split: "dev" is a third of the items,
+    which no choice of prompts or options may go beyond, "report" the others; None is all. Of sets whose
+    queries are of other pictures of the same concepts the concepts are divided.
+
+    Raises ValueError for classes without names, and what `open_data` raises.
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split: expected {' or '.join(SPLITS)}, got {split!r}")
+    found = DATA[name](size) if name in DATA else _opened(name, size, classes)
+    return found if split is None else _part(found, split)
+
+
+def _opened(spec: str, size: int, classes: Sequence[str]) -> LabelledSet:
+    images = data.open_data(spec, "test", image_size=size)
+    assert isinstance(images, data.Images)  # `Views` are of training images
+    labels = images.labels.tolist()
+    count = max(labels) + 1
+    names = [name.replace("_", " ") for name in classes or images.classes]
+    if count < 2 or len(names) < count:
+        raise ValueError(
+            f"classes: expected names of the {count} classes of {spec!r}, at least 2, got {len(names)}"
+        )
+    return LabelledSet(images, Labels(_first(labels)), names)
+
+
+def _first(labels: Sequence[int]) -> list[int]:
+    """The labels, -1 after the first `MOST` of a class."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for label in labels:
+        seen[label] += 1
+        kept.append(label if seen[label] <= MOST else -1)
+    return kept
+
+
+def _part(labelled: LabelledSet, split: str) -> LabelledSet:
+    labels = labelled.labels
+    if labels.asked is None:
+        shown, asked = labels.groups or range(len(labels.shown)), None
+    else:
+        shown, asked = labels.groups or labels.shown, labels.asked_groups or labels.asked
+    return replace(
+        labelled,
+        labels=labels._replace(
+            shown=_kept(labels.shown, shown, split),
+            asked=None if labels.asked is None or asked is None else _kept(labels.asked, asked, split),
+        ),
+    )
+
+
+def _kept(labels: Sequence[int], keys: Sequence[Any], split: str) -> list[int]:
+    return [
+        label if (_digest(key) % _DEV == 0) == (split == "dev") else -1
+        for label, key in zip(labels, keys, strict=True)
+    ]
+
+
+def _digest(key: Any) -> int:
+    return int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:8], "big")

@@ -7,6 +7,7 @@ import pytest
 from spae import llm
 from spae.cli import main
 from spae.commands import eval as command
+from spae.eval.fewshot import Reading
 from spae.eval.run import find, tasks
 
 TASKS = [
@@ -59,6 +60,14 @@ def test_few_shot_settings_follow_ways_and_shots():
     assert (only.data, only.layers, only.episodes) == ("emoji", (1, 2), 7)
     assert {setting.inner_shots for setting in only.settings} == {1, 3}
     assert len(only.settings) == 6
+    assert (only.split, only.reading, only.lite0) == ("report", Reading(), True)
+
+
+def test_how_names_are_ranked_is_reached():
+    options = ["--split", "dev", "--calibrate", "--per-token", "--no-lite0"]
+    (only,) = settings("fewshot", *options, "--form", "colon", "--data", "garments")
+    assert (only.split, only.reading, only.lite0) == ("dev", Reading("colon", True, True), False)
+    assert all(part.reading == Reading("v2l", True, True) for part in settings("vqa", *options))
 
 
 @pytest.mark.parametrize("what", ["generate", "denoise", "outpaint"])
@@ -100,7 +109,7 @@ def test_a_servers_options(loaded, monkeypatch, capsys, tmp_path):
         (["--llm", "http://127.0.0.1:1/v1", "--dtype", "bfloat16"], "dtype: expected none for a server"),
         (["--llm-model", "m"], "llm: expected a base URL beside a server's options, got 'smollm2'"),
         (["--llm", "http://127.0.0.1:1/v1", "--llm-key", "NO_SUCH"], "llm-key: expected a variable of the"),
-        (["--data", "birds"], "data: expected one of ["),
+        (["--data", "birds"], "data: expected one of digits, garments"),
         (["--shots", "9"], "settings: expected at least one, got none"),
     ],
 )

@@ -37,7 +37,8 @@ class Pictures(Dataset):
 
 SETS = {
     ("mnist", "train"): (10, 30, 1),
-    ("mnist", "test"): (10, 6, 2),
+    ("mnist", "test"): (10, 9, 2),
+    ("fashion", "test"): (10, 6, 8),
     ("emoji", "train"): (20, 12, 3),
     ("emoji", "new_concept"): (22, 3, 4),
     ("emoji", "new_both"): (22, 1, 5),
@@ -51,7 +52,11 @@ def toy_data(monkeypatch):
         assert size == SIZE
         return Pictures(*SETS[name, split])
 
+    def lite0_features(images):
+        return {item: image.mean((1, 2)) for item, image in images.items()}
+
     monkeypatch.setattr("spae.data.load", load)
+    monkeypatch.setattr("spae.eval.tasks.fewshot.lite0_features", lite0_features)
 
 
 def tokenizer(llm, seed):

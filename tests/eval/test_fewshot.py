@@ -6,8 +6,8 @@ import pytest
 
 from spae.eval import fewshot
 from spae.eval.episodes import FewShotSetting, load_episodes, sample_episodes
-from spae.eval.fewshot import WordImages, evaluate_fewshot
-from spae.eval.labelled import easy_vqa, emoji_groups
+from spae.eval.fewshot import Reading, WordImages, evaluate_fewshot
+from spae.eval.labelled import _first, easy_vqa, emoji_groups, labelled_set
 from spae.eval.run import Run, evaluate
 from spae.eval.tasks import fewshot as task
 from spae.eval.tasks import vqa
@@ -63,7 +63,7 @@ def test_an_impossible_setting_is_refused_before_anything_is_asked(tmp_path, spa
     ):
         run_fewshot(spae, llm, [run], tmp_path)
     assert llm.calls == 0
-    with pytest.raises(ValueError, match=r"data: expected one of \['digits', .*\], got 'birds'"):
+    with pytest.raises(ValueError, match=r"data: expected one of digits, .* labelled images, got 'birds'"):
         FewShot("birds", (1,), (FewShotSetting(2),))
     with pytest.raises(ValueError, match="settings: expected at least one, got none"):
         FewShot("digits", (1,), ())
@@ -89,7 +89,7 @@ def test_questions_keep_their_answers_when_images_are_dealt_out(monkeypatch):
     episodes = sample_episodes(pictures.labels, setting, 8)
     asked = []
 
-    def classify(llm, task, names, condition):
+    def classify(llm, task, names, condition, **options):
         asked.append((task, condition))
         return Verdict("", None, (0.0,) * len(names))
 
@@ -118,3 +118,71 @@ def test_vqa_run(tmp_path, spae, tiny):
     assert json.loads((tmp_path / "vqa.json").read_text()) == report
     assert report["rows"][0]["chance"] == 0.5
     assert (tmp_path / "vqa.md").read_text().endswith("    spae eval vqa\n")
+
+
+def test_any_labelled_folder(tmp_path, spae, tiny):
+    """Class folders, of which none is a split: the tenth that falls to "test", under the folders' names."""
+    image = pytest.importorskip("PIL.Image", reason="needs the package pillow")
+    for name, colour in (("red_ball", 200), ("blue_box", 30)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(120):
+            picture = image.new("RGB", (8, 8), (colour, i, 90))
+            picture.save(tmp_path / "data" / name / f"{i}.png")
+    asked = FewShot(str(tmp_path / "data"), (2,), (FewShotSetting(2, 1),), 4, split="report")
+    (row,) = run_fewshot(spae, tiny, [asked], tmp_path / "out")["rows"]
+    assert row["centroid on pixels"]["value"] == row["centroid on Lite0"]["value"] == 1
+    labelled = labelled_set(str(tmp_path / "data"), 8)
+    assert list(labelled.names) == ["blue box", "red ball"]
+    assert 10 < len(labelled.labels.shown) < 40
+    named = labelled_set(str(tmp_path / "data"), 8, classes=("one", "two"))
+    assert list(named.names) == ["one", "two"]
+    with pytest.raises(
+        ValueError, match=r"classes: expected names of the 2 classes of .*, at least 2, got 1"
+    ):
+        labelled_set(str(tmp_path / "data"), 8, classes=("one",))
+
+
+@pytest.mark.parametrize("name", ["digits", "garments", "emoji", "emoji-groups", "easy-vqa"])
+def test_the_splits_share_nothing(name):
+    """No item, or no concept, of one split is in the other; together they are all."""
+    whole, dev, report = (labelled_set(name, 8, split=split) for split in (None, "dev", "report"))
+    parts = zip(whole.labels.shown, dev.labels.shown, report.labels.shown, strict=True)
+    assert all(sorted({a, b}) == sorted({-1, label}) for label, a, b in parts)
+    assert 0.1 < sum(label >= 0 for label in dev.labels.shown) / len(whole.labels.shown) < 0.6
+    together = whole.labels.groups or (whole.labels.shown if name == "emoji" else None)
+    if together is not None:
+        kept = [
+            {key for key, label in zip(together, part.labels.shown, strict=True) if label >= 0}
+            for part in (dev, report)
+        ]
+        assert not kept[0] & kept[1]
+    if whole.labels.asked is not None and name == "emoji":
+        assert not set(dev.labels.asked) & set(report.labels.asked) - {-1}
+    with pytest.raises(ValueError, match="split: expected dev or report, got 'test'"):
+        labelled_set(name, 8, split="test")
+
+
+def test_large_sets_are_cut():
+    labels = [0] * 150 + [1] * 30
+    kept = _first(labels)
+    assert kept.count(0) == 100
+    assert kept[100:150] == [-1] * 50
+    assert kept[150:] == [1] * 30
+
+
+def test_options_of_reading_are_kept_apart(tmp_path, spae, tiny, interrupted):
+    """Another form or ranking is other records and another note; what was asked is not asked again."""
+    notes = []
+    settings = (FewShotSetting(2),)
+    for options in ({}, {"form": "colon"}, {"calibrate": True, "per_token": True}):
+        llm = interrupted(tiny)
+        asked = FewShot("digits", (1,), settings, 3, reading=Reading(**options))
+        for _ in range(2):
+            report = run_fewshot(spae, llm, [asked], tmp_path)
+        assert llm.calls == 6
+        notes.append(task.table(report).splitlines()[-1])
+    assert notes[0] == "tiny, seed 0, split report, form v2l; shares with 95% intervals."
+    assert "form colon;" in notes[1]
+    assert "form v2l, ranked calibrated, by the mean of a name's tokens;" in notes[2]
+    with pytest.raises(ValueError, match="form: expected one of v2l, colon, got 'poem'"):
+        Reading("poem")

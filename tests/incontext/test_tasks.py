@@ -122,6 +122,62 @@ def test_an_answer_counts_only_whole():
     assert classify(llm, other, names, words(1)).exact is None
 
 
+class Prior(Copier):
+    """Likes "cat" after anything, by 3, and the name of the line with most words in common, by 2."""
+
+    def logprobs(self, prompts, continuations, *, prefix=None):
+        rows = []
+        for ids, continuation in zip(prompts, continuations, strict=True):
+            ids = (prefix.ids if prefix else ()) + tuple(ids)
+            self.asked.append(ids)
+            name = self.decode(continuation).strip(" .\n")
+            words_shown = any(i >= WORDS for i in ids[len(ids) - 1 - ids[::-1].index(10) :])
+            copied = words_shown and name == self.decode(self._answer(ids)).strip(" .\n")
+            row = torch.full((len(continuation),), -1.0)
+            row[0] += 3 * (name == "cat") + 2 * copied
+            rows.append(row)
+        return rows
+
+
+def test_calibration_takes_away_what_a_name_has_without_an_image():
+    llm = Prior()
+    shots, names = [(words(1, 2), 1), (words(3, 4), 0)], ["cat", "dog"]
+    task = classification_task(shots, names)
+    plain = classify(llm, task, names, words(1, 2))
+    calibrated = classify(llm, task, names, words(1, 2), calibrate=True)
+    assert (plain.ranked, calibrated.ranked) == (0, 1)
+    assert classify(llm, task, names, words(3, 4), calibrate=True).ranked == 0
+    # Zhao et al.: the probability among the names over that of the empty inputs, here all alike.
+    free = torch.tensor([3.0, 0.0]).log_softmax(0)
+    own = torch.tensor([3.0, 2.0]).log_softmax(0)
+    assert calibrated.scores == pytest.approx((own - free).tolist(), abs=1e-6)
+    empty = [llm.decode(ids).rsplit("\n", 1)[1] for ids in llm.asked]
+    assert {"Input: N/A, output:", "Input:, output:", "Input: [MASK], output:"} <= set(empty)
+
+
+def test_ranking_per_token_does_not_punish_long_names():
+    llm, names = Prior(), ["ox", "dromedary"]
+    task = classification_task([(words(1), 0), (words(2), 1)], names)
+    assert classify(llm, task, names, words(2)).ranked == 0
+    verdict = classify(llm, task, names, words(2), per_token=True)
+    assert verdict.ranked == 1
+    assert verdict.scores == pytest.approx((-1.0, -1.0 + 2 / len(" dromedary.")))
+
+
+def test_forms_and_free_generation():
+    llm, names = Copier(), ["cat", "dog"]
+    shots = [(words(1), 1), (words(2), 0)]
+    assert classify(llm, classification_task(shots, names, form="colon"), names, words(1)).exact == 1
+    assert llm.decode(llm.asked[-1]).endswith("<257>: dog\n<258>: cat\n<257>:")
+    with pytest.raises(ValueError, match="form: expected one of v2l, colon, got 'poem'"):
+        classification_task(shots, names, form="poem")
+    task = captioning_task([words(1), words(2)], ["a brown dog", "a cat"])
+    free = classify(llm, task, names, words(1), stop=("\n",), max_tokens=40)
+    assert free.generated == "a brown dog", "not cut at the longest name"
+    assert classify(llm, task, names, words(1), stop=("w",), max_tokens=40).generated == "a bro"
+    assert classify(llm, task, names, words(1)).generated == "a br"
+
+
 def test_fewshot_figures_and_controls(tmp_path):
     generator = random.Random(0)
     labels = [i % 6 for i in range(60)]
@@ -137,7 +193,7 @@ def test_fewshot_figures_and_controls(tmp_path):
     report = evaluate_fewshot(Copier(), data, setting, episodes, journal=journal, key="run")
     assert report["chance"] == 0.2
     assert report["episodes"] == len(journal) == 150
-    for name in ("exact", "ranked", "word overlap"):
+    for name in ("exact", "ranked", "word overlap", "centroid on words"):
         assert report[name]["value"] > 0.95, name
     for name in ("shuffled exact", "shuffled ranked"):
         assert report[name]["low"] <= 0.2 <= report[name]["high"], name

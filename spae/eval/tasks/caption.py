@@ -13,7 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from spae.data.emoji import content_words
-from spae.eval.images import encode_items, stack, words_of
+from spae.eval.images import encode_items, pictures_of, stack, words_of
 from spae.eval.labelled import LabelledSet, emoji
 from spae.eval.run import Measured, Run, check_layers, recall
 from spae.eval.statistics import proportion
@@ -113,8 +113,9 @@ def measure(run: Run) -> Measured:
     episodes = sample_captions(labelled, run.settings)
     lines = [json.dumps(asdict(episode)) + "\n" for episode in episodes]
     (run.folder / "episodes.jsonl").write_text("".join(lines), encoding="utf-8")
-    examples = encode_items(model, labelled.shown, [item for e in episodes for item in e.shots])
-    queries = encode_items(model, asked, [e.query for e in episodes])
+    shown_items = pictures_of(labelled.shown, [item for e in episodes for item in e.shots])
+    examples = encode_items(model, shown_items)
+    queries = encode_items(model, pictures_of(asked, [e.query for e in episodes]))
     rows, records = [], []
     for layers in run.settings.layers:
         words = words_of(model, llm, examples, layers), words_of(model, llm, queries, layers)

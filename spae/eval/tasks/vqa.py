@@ -15,7 +15,6 @@ measure, table = fewshot.measure, fewshot.table
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
     parser.add_argument(
         "--shots",
         type=int,
@@ -23,12 +22,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=[1, 3, 5],
         help="inner shots between 2 colors (default: 1 3 5)",
     )
-    parser.add_argument("--episodes", type=int, default=200, help="per setting (default: 200)")
+    fewshot.add_reading(parser)
 
 
 def settings(arguments: argparse.Namespace) -> tuple[FewShot, ...]:
     colors = tuple(FewShotSetting(2, shots) for shots in arguments.shots)
     return tuple(
-        FewShot(data, tuple(arguments.layers), chosen, arguments.episodes, arguments.seed)
-        for data, chosen in (("easy-vqa", (FewShotSetting(10),)), ("easy-vqa-colors", colors))
+        FewShot(data, settings=played, **fewshot.chosen(arguments))
+        for data, played in (("easy-vqa", (FewShotSetting(10),)), ("easy-vqa-colors", colors))
     )
