@@ -1,11 +1,14 @@
-"""What a picture of a digit reads as."""
+"""What a picture reads as."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spae.data.mnist import MNISTDigits
+from spae.eval.centroids import lite0_features
 from spae.optional import needs
 
 
@@ -16,12 +19,8 @@ class DigitClassifier:
     """
 
     def __init__(self) -> None:
-        try:
-            from sklearn.svm import SVC
-        except ImportError as error:
-            raise ImportError(needs("the digit classifier", "scikit-learn")) from error
         train = MNISTDigits("train")
-        machine = SVC(C=10.0, gamma=0.03)  # pyright: ignore[reportArgumentType]  # unannotated there
+        machine = _svc("the digit classifier", C=10.0, gamma=0.03)
         self._machine = machine.fit(_rows(train.images), train.labels.numpy())
 
     def predict(self, images: Tensor) -> Tensor:
@@ -31,6 +30,35 @@ class DigitClassifier:
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of images [N, 3, 32, 32] in [-1, 1] read as their label."""
         return (self.predict(images) == labels).double().mean().item()
+
+
+class FeatureClassifier:
+    """A support vector machine (radial basis functions, C = 10) over Lite0's features of labelled images,
+    which a network trained on ImageNet makes of any picture.
+
+    images: [N, 3, H, W] in [-1, 1]. labels: int64 [N].
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        machine = _svc("the classifier of features", C=10.0)
+        self._machine = machine.fit(_features(images), labels.numpy())
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The class that each image [N, 3, H, W] in [-1, 1] is read as, int64 [N]."""
+        return torch.from_numpy(self._machine.predict(_features(images)))
+
+
+def _svc(what: str, **options: Any) -> Any:
+    try:
+        from sklearn.svm import SVC
+    except ImportError as error:
+        raise ImportError(needs(what, "scikit-learn")) from error
+    return SVC(**options)
+
+
+def _features(images: Tensor):
+    rows = lite0_features(dict(enumerate(images)))
+    return torch.stack(list(rows.values())).numpy()
 
 
 def _rows(images: Tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,15 +145,15 @@ MOST = 100  # items of a class, of sets with thousands
 _DEV = 3  # one in so many is of the development split
 
 
-def check_data(name: str) -> None:
-    """Raises ValueError unless this is one of `DATA` or a specification of `spae.data.open_data`."""
-    if name in DATA:
+def check_data(name: str, known: Iterable[str] = DATA) -> None:
+    """Raises ValueError unless this is a known name or a specification of `spae.data.open_data`."""
+    if name in known:
         return
     try:
         parse(name)
     except ValueError as error:
         raise ValueError(
-            f"data: expected one of {', '.join(DATA)}, KIND:PLACE or a path of labelled images, got {name!r}"
+            f"data: expected one of {', '.join(known)}, KIND:PLACE or a path of labelled images, got {name!r}"
         ) from error
 
 

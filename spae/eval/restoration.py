@@ -6,6 +6,7 @@ import argparse
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,20 +14,27 @@ import torch
 from torch import Tensor
 
 from spae import data
+from spae.eval.classifier import DigitClassifier, FeatureClassifier
 from spae.eval.drawing import Drawing, add_drawing, described
 from spae.eval.images import stack
+from spae.eval.labelled import check_data
 from spae.eval.run import Measured, Run
-from spae.eval.statistics import mean
+from spae.eval.statistics import mean, proportion
 from spae.eval.table import markdown, shown
 from spae.figures import picture_grid
 from spae.incontext import Example, Lexicon, Task
 from spae.incontext.lexicon import seen_masks
-from spae.metrics import psnr
+from spae.metrics import psnr, ssim
 from spae.tokenizers import PyramidTokens
 from spae.tokenizers.batches import decode_all, encode_all
 
-# The split that examples are drawn from, and the one that is restored.
-DATA = {"digits": ("mnist", "train", "test"), "emoji": ("emoji", "train", "new_both")}
+# The split that examples are drawn from, and the one that is restored. Of other data: "train" and "test".
+DATA = {
+    "digits": ("mnist", "train", "test"),
+    "garments": ("fashion", "train", "test"),
+    "emoji": ("emoji", "train", "new_both"),
+}
+_LEARNT = 2000  # images of the pool that a classifier of features is fitted to
 _PAGE_ROWS = 6
 _PRIOR = 200  # images; the language model may write the words that occur in them, layer by layer
 _NO_DIFFERENCE = 60.0  # dB; where nothing differs PSNR has no value
@@ -36,8 +44,9 @@ _NO_DIFFERENCE = 60.0  # dB; where nothing differs PSNR has no value
 class Restoration(Drawing):
     """What is restored.
 
-    data: one of `DATA`. images: how many. layers: how many are generated; None means all of the pyramid's.
-    condition_layers: how many of the degraded image the model is shown.
+    data: one of `DATA`, or what `spae.data.open_data` opens. images: how many. layers: how many are
+    generated; None means all of the pyramid's. condition_layers: how many of the degraded image the model is
+    shown.
     """
 
     data: str = "digits"
@@ -48,8 +57,7 @@ class Restoration(Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data not in DATA:
-            raise ValueError(f"data: expected one of {sorted(DATA)}, got {self.data!r}")
+        check_data(self.data, DATA)
         for name, least in (("images", 2), ("layers", 1), ("condition_layers", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -58,7 +66,11 @@ class Restoration(Drawing):
 
 def add_restoration(parser: argparse.ArgumentParser, defaults: Restoration) -> None:
     """The options for the fields of `Restoration`."""
-    parser.add_argument("--data", default=defaults.data, help="digits (default) or emoji")
+    parser.add_argument(
+        "--data",
+        default=defaults.data,
+        help="digits (default), garments, emoji, or any data as for training: a folder, shards, ..",
+    )
     parser.add_argument(
         "--images",
         type=int,
@@ -96,26 +108,42 @@ class Lab:
 
     def __init__(self, run: Run) -> None:
         chosen: Restoration = run.settings
-        name, shown_split, asked_split = DATA[chosen.data]
         self.run, self.model, self.chosen = run, run.model, chosen
         model = run.model
-        self.pool = data.load(name, shown_split, size=run.size)
-        asked = data.load(name, asked_split, size=run.size)
+        self.pool, asked = _opened(chosen.data, run.size)
         if chosen.images > len(asked):
             raise ValueError(f"images: expected at most {len(asked)}, got {chosen.images}")
         items = random.Random(f"{chosen.seed} images").sample(range(len(asked)), chosen.images)
         self.layers = model.pyramid.num_layers if chosen.layers is None else chosen.layers
         self.originals = stack(asked, items)
+        self._labels = torch.as_tensor(asked.labels)[items]
         self.tokens = encode_all(model, self.originals).upto(self.layers)
-        prior_items = random.Random(chosen.seed).sample(range(len(self.pool)), _PRIOR)
+        count = min(_PRIOR, len(self.pool))
+        prior_items = random.Random(chosen.seed).sample(range(len(self.pool)), count)
         prior = encode_all(model, stack(self.pool, prior_items))
         self._masks = seen_masks(prior, len(model.codebook))
         self.lexicon = Lexicon.of(model, run.asked, self._masks)
 
+    @cached_property
+    def classifier(self) -> DigitClassifier | FeatureClassifier | None:
+        """Reads the class of an image; None where the data has no classes, or others in the two splits."""
+        if self.chosen.data == "digits":
+            return DigitClassifier()
+        labels = torch.as_tensor(self.pool.labels)
+        if self.chosen.data == "emoji" or min(int(labels.min()), int(self._labels.min())) < 0:
+            return None
+        count = min(_LEARNT, len(self.pool))
+        items = random.Random(f"{self.chosen.seed} classes").sample(range(len(self.pool)), count)
+        return FeatureClassifier(stack(self.pool, items), labels[items])
+
+    @property
+    def log(self) -> Path:
+        """Where what is generated is kept."""
+        return self.run.folder / "segments.jsonl"
+
     def decode(self, task: Task, queries: list[Example]) -> PyramidTokens:
-        log = self.run.folder / "segments.jsonl"
         return self.chosen.decode(
-            self.run.asked, task, queries, self.lexicon, log=log, num_layers=self.layers
+            self.run.asked, task, queries, self.lexicon, log=self.log, num_layers=self.layers
         )
 
     def restored(self, tokens: PyramidTokens) -> Restored:
@@ -141,11 +169,15 @@ class Lab:
     def rows(
         self, task: str, methods: dict[str, Restored], region: Callable[[Tensor], Tensor] = lambda x: x
     ) -> list[dict[str, Any]]:
-        """PSNR of each method's images over a region of them, and the share of the original's words."""
+        """PSNR and SSIM of each method's images over a region of them, the share of whole images that a
+        classifier reads as what the original is, and the share of the original's words."""
         rows = []
         for name, (images, tokens) in methods.items():
             quality = psnr(region(self.originals), region(images)).clamp(max=_NO_DIFFERENCE)
             row: dict[str, Any] = {"task": task, "method": name, "psnr": mean(quality)._asdict()}
+            row["ssim"] = mean(ssim(region(self.originals), region(images)))._asdict()
+            if (right := self._right(images)) is not None:
+                row["read"] = right
             if tokens is not None:
                 same = (tokens.ids == self.tokens.ids).double().mean(1)
                 share = mean(same)
@@ -155,8 +187,16 @@ class Lab:
 
     def measured(self, rows: list[dict[str, Any]], pages: list[tuple[str, dict[str, Restored]]]) -> Measured:
         """The report of all rows; its page shows the first images, one part of it for each of `pages`."""
-        report = {"run": asdict(self.chosen), "rows": rows}
+        report: dict[str, Any] = {"run": asdict(self.chosen), "rows": rows}
+        if (right := self._right(self.originals)) is not None:
+            report["originals read"] = right
         return Measured(report, lambda path: self._draw(pages, path))
+
+    def _right(self, images: Tensor) -> dict[str, float] | None:
+        if self.classifier is None:
+            return None
+        right = self.classifier.predict(images) == self._labels
+        return proportion(int(right.sum()), len(right))._asdict()
 
     def _draw(self, pages: list[tuple[str, dict[str, Restored]]], path: Path) -> None:
         pictures, titles = [], []
@@ -170,18 +210,41 @@ class Lab:
         picture_grid(torch.stack(pictures), titles, path, columns=columns, width=1.35)
 
 
-def restoration_table(report: dict[str, Any]) -> str:
-    """Means over images with 95% intervals."""
+def restoration_table(report: dict[str, Any], how: str = "") -> str:
+    """Means over images with 95% intervals. how: the note's words for how it was done."""
+    # Earlier reports have fewer measures.
+    columns = {name: title for name, title in _COLUMNS.items() if any(name in row for row in report["rows"])}
     rows = [
-        [row["task"], row["method"], shown(row["psnr"]), shown(row["words"]) if "words" in row else ""]
+        [row["task"], row["method"], *(shown(row[name]) if name in row else "" for name in columns)]
         for row in report["rows"]
     ]
     run = report["run"]
+    how = how or f"{run['condition_layers']} layers shown, {described(run)}"
     note = (
-        f"{report['llm']}, {run['images']} {run['data']}, {run['condition_layers']} layers shown, "
-        f"{described(run)}, seed {run['seed']}; means over images with 95% intervals."
+        f"{report['llm']}, {run['images']} {run['data']}, {how}, seed {run['seed']}; means over images with "
+        "95% intervals."
     )
-    return markdown(["task", "method", "PSNR (dB)", "share of the original's words"], rows, note)
+    if "originals read" in report:
+        note += f" Of the originals {shown(report['originals read'])} are read as what they are."
+    return markdown(["task", "method", *columns.values()], rows, note)
+
+
+_COLUMNS = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "read": "read right",
+    "words": "share of the original's words",
+}
+
+
+def _opened(name: str, size: int) -> tuple[Any, Any]:
+    """The data that examples are drawn from, and that which is restored."""
+    if name in DATA:
+        of, *splits = DATA[name]
+        shown_data, asked = (data.load(of, split, size=size) for split in splits)
+    else:
+        shown_data, asked = (data.open_data(name, split, image_size=size) for split in ("train", "test"))
+    return shown_data, asked
 
 
 def join(parts: list[PyramidTokens]) -> PyramidTokens:

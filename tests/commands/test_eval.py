@@ -76,7 +76,7 @@ def test_modes_of_decoding_are_reached(what):
     assert (chosen.mode, chosen.par_layers, chosen.stride, chosen.layout) == ("par", 2, 1, "segments")
     assert settings(what, "--mode", "pnar").mode == "pnar"
     assert settings(what).layout == "examples"
-    assert settings(what).stride == (1 if what == "generate" else 4)
+    assert settings(what).stride == {"generate": 1, "denoise": 2, "outpaint": 4}[what]
     with pytest.raises(ValueError, match="par_layers: expected 1 or more with mode"):
         settings(what, "--mode", "pnar", "--par-layers", "2")
 

@@ -7,29 +7,33 @@ from spae.eval.restoration import Lab
 from spae.eval.run import Run, evaluate, find
 from spae.eval.tasks.denoise import Denoising
 from spae.eval.tasks.outpaint import Outpainting
+from spae.incontext.tasks import hidden_tokens
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
 pytestmark = pytest.mark.usefixtures("toy_data")
-DENOISE = Denoising(images=2, layers=2, condition_layers=1, stride=3, tasks=("inpainting", "rotation"))
+DENOISE = Denoising(images=2, layers=2, stride=3, window=4, tasks=("inpainting", "rotation"))
+LAYERS = Denoising(
+    images=2, layers=2, condition_layers=1, stride=3, scheme="layers", tasks=("inpainting", "rotation")
+)
 OUTPAINT = Outpainting(
     data="emoji", images=4, condition_layers=2, stride=3, layout="segments", examples=5, contexts=2
 )
-RUNS = {"denoise": (DENOISE, 5), "outpaint": (OUTPAINT, 7)}
+RUNS = [("denoise", DENOISE, 5), ("denoise", LAYERS, 5), ("outpaint", OUTPAINT, 7)]
+NAMES = ["denoise-windows", "denoise-layers", "outpaint"]
 
 
-def restore(name, model, llm, out, settings=None):
-    return evaluate(find(name), Run(name, settings or RUNS[name][0], model, llm, out))
+def restore(name, model, llm, out, settings):
+    return evaluate(find(name), Run(name, settings, model, llm, out))
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted, name):
-    calls_left = RUNS[name][1]
+@pytest.mark.parametrize(("name", "settings", "calls_left"), RUNS, ids=NAMES)
+def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted, name, settings, calls_left):
     counted = interrupted(tiny)
-    whole = restore(name, spae, counted, tmp_path / "whole")
+    whole = restore(name, spae, counted, tmp_path / "whole", settings)
     with pytest.raises(interrupted.Stopped):
-        restore(name, spae, interrupted(tiny, calls_left=calls_left), tmp_path / "parts")
+        restore(name, spae, interrupted(tiny, calls_left=calls_left), tmp_path / "parts", settings)
     resumed = interrupted(tiny)
-    assert restore(name, spae, resumed, tmp_path / "parts") == whole
+    assert restore(name, spae, resumed, tmp_path / "parts", settings) == whole
     assert resumed.calls == counted.calls - calls_left
     for suffix in ("json", "md", "png"):
         file = f"{name}.{suffix}"
@@ -39,20 +43,74 @@ def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted, name):
     assert find(name).table(whole) + "\n" == (tmp_path / "whole" / f"{name}.md").read_text()
 
 
-def test_baselines_of_denoising(tmp_path, spae, tiny):
-    report = restore("denoise", spae, tiny, tmp_path)
+METHODS = ["language model", "wrong image", "majority", "nearest example", "degraded", "random words"]
+
+
+@pytest.mark.parametrize("settings", [DENOISE, LAYERS], ids=["windows", "layers"])
+def test_baselines_of_denoising(tmp_path, spae, tiny, settings):
+    report = restore("denoise", spae, tiny, tmp_path, settings)
     assert [row["task"] for row in report["rows"]] == ["inpainting"] * 7 + ["rotation"] * 7
+    assert [row["method"] for row in report["rows"][:7]] == [*METHODS, "own words"]
     rows = {row["method"]: row for row in report["rows"][:7]}
     assert rows["own words"]["words"]["value"] == 1
     assert rows["majority"]["words"]["value"] > 0.8
-    assert rows["random words"]["words"]["value"] < 0.5
     assert "words" not in rows["degraded"]
+    assert report["originals read"]["value"] == 1
+    for row in report["rows"]:
+        assert -1 <= row["ssim"]["value"] <= 1
+        assert 0 <= row["read"]["value"] <= 1
+    by_task = {(row["task"], row["method"]): row for row in report["rows"]}
+    assert by_task["rotation", "random words"]["words"]["value"] < 0.5
+    table = find("denoise").table(report)
+    assert table.startswith(
+        "| task | method | PSNR (dB) | SSIM | read right | share of the original's words |"
+    )
+    note = {"windows": "3 words at a time from the 4 before,", "layers": "1 layers shown, stride 3, layout"}
+    assert note[settings.scheme] in table
+
+
+def test_only_what_is_hidden_is_predicted(tmp_path, spae, tiny, interrupted, monkeypatch):
+    """Inpainting hides the latent grid's middle, one of a 2 x 2 grid's positions none; outpainting the lower
+    half: the others keep the original's words with every method."""
+    pages, measured = [], Lab.measured
+    monkeypatch.setattr(Lab, "measured", lambda *page: pages.append(page) or measured(*page))
+    llm = interrupted(tiny)
+    restore("denoise", spae, llm, tmp_path, Denoising(images=2, tasks=("outpainting",), stride=2))
+    ((bench, _, [(_, methods)]),) = pages
+    hidden = hidden_tokens("outpainting", spae.pyramid)
+    assert 0 < hidden.sum() < len(hidden)
+    for name in (*METHODS[:4], "random words", "own words"):
+        kept = methods[name].tokens.ids == bench.tokens.ids
+        assert kept[:, ~hidden].all(), name
+    assert not (methods["random words"].tokens.ids == bench.tokens.ids).all()
+    runs = len("".join("x" if one else " " for one in hidden.tolist()).replace("xx", "x ").split())
+    assert llm.calls == 2 * 2 * runs
+
+
+def test_other_data_is_read_by_its_features(tmp_path, spae, tiny, monkeypatch):
+    """Garments have classes in both splits: a machine over features reads them; emoji are other concepts."""
+    pytest.importorskip("sklearn", reason="needs the package scikit-learn")
+    fitted = []
+
+    def features(images):
+        fitted.append(len(images))
+        return {item: image.flatten() for item, image in images.items()}
+
+    monkeypatch.setattr("spae.eval.classifier.lite0_features", features)
+    chosen = Denoising(data="garments", images=4, tasks=("inpainting",), stride=4)
+    report = restore("denoise", spae, tiny, tmp_path / "garments", chosen)
+    assert fitted[0] == 300
+    assert report["originals read"]["value"] == 1
+    chosen = Denoising(data="emoji", images=2, tasks=("inpainting",), stride=4)
+    report = restore("denoise", spae, tiny, tmp_path / "emoji", chosen)
+    assert "originals read" not in report
+    assert all("read" not in row for row in report["rows"])
 
 
 def test_outpainting_keeps_the_upper_half(tmp_path, spae, tiny, monkeypatch):
     pages, measured = [], Lab.measured
     monkeypatch.setattr(Lab, "measured", lambda *page: pages.append(page) or measured(*page))
-    restore("outpaint", spae, tiny, tmp_path)
+    restore("outpaint", spae, tiny, tmp_path, OUTPAINT)
     ((bench, rows, [(_, methods)]),) = pages
     for name, (images, _) in methods.items():
         assert torch.equal(images[..., :4, :], bench.originals[..., :4, :]), name
@@ -70,7 +128,9 @@ def test_outpainting_keeps_the_upper_half(tmp_path, spae, tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        (Denoising, {"data": "cats"}, r"data: expected one of \['digits', 'emoji'\], got 'cats'"),
+        (Denoising, {"data": "cats"}, r"data: expected one of digits, garments, emoji, .*, got 'cats'"),
+        (Denoising, {"scheme": "rows"}, r"scheme: expected windows or layers, got 'rows'"),
+        (Denoising, {"window": -1}, "window: expected 0 or more, got -1"),
         (Denoising, {"tasks": ("inpainting", "magic")}, "tasks: expected some of .*, got 'magic'"),
         (Denoising, {"images": 1}, "images: expected at least 2"),
         (Denoising, {"stride": 0}, "stride: expected 1 or more, got 0"),

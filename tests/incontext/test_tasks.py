@@ -14,6 +14,7 @@ from spae.incontext import Example, Lexicon
 from spae.incontext.tasks import (
     DEGRADATIONS,
     RATES,
+    Windows,
     answer_text,
     caption_text,
     captioned_images_task,
@@ -22,9 +23,11 @@ from spae.incontext.tasks import (
     classify,
     corrupt,
     denoising_task,
+    hidden_tokens,
     image_query,
     majority,
     question_about,
+    restore_windows,
     vqa_task,
 )
 from spae.llm.journal import Journal
@@ -291,6 +294,60 @@ def test_condition_and_answer_are_corrupted_alike():
     assert torch.equal(short.ids != degraded.ids[:, :5], replaced[:, :5])
     assert torch.equal(short.ids[replaced[:, :5]], whole.ids[:, :5][replaced[:, :5]])
     assert replaced[:, :5].any()
+
+
+def test_hidden_tokens_are_those_of_the_grey_region():
+    """V2L's: the middle 8 x 8 of 16 x 16, the lower 8 x 16; nothing where the whole image is degraded."""
+    pyramid = Pyramid.square(16, (1, 16))
+    middle = hidden_tokens("inpainting", pyramid)
+    assert middle[0]  # the first layer's only token stands in the middle
+    assert middle[1:].reshape(16, 16)[4:12, 4:12].all()
+    assert middle.sum() == 1 + 64
+    lower = hidden_tokens("outpainting", pyramid)[1:].reshape(16, 16)
+    assert lower[8:].all()
+    assert not lower[:8].any()
+    assert [hidden_tokens(name, pyramid) for name in ("deblurring", "translation", "rotation")] == [None] * 3
+
+
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_windows_of_ten_copies(is_hidden, tmp_path):
+    """m words at a time: from the n before them, or from those and their own of the degraded image."""
+    llm = Copier()
+    vocabulary = [llm.decode([WORDS + i]) for i in range(500)]
+    book = Codebook.from_arrays(vocabulary, torch.randn(500, 4), torch.arange(500) + WORDS)
+    lexicon = Lexicon(book, PYRAMID, llm)
+    original = PyramidTokens(torch.arange(5).reshape(1, 5), PYRAMID)
+    degraded = PyramidTokens(torch.arange(5, 10).reshape(1, 5), PYRAMID)
+    shown = original if is_hidden else degraded
+    task, query = denoising_task(shown, original, lexicon, condition_layers=2)
+    hidden = torch.tensor([False, True, True, True, False]) if is_hidden else None
+    windows, log = Windows(predicted=2, before=1), tmp_path / "log.jsonl"
+    restored = restore_windows(llm, task, query, lexicon, hidden, windows=windows, log=log)
+    lines = [llm.decode(ids).rsplit("\n", 1)[1] for ids in llm.asked]
+    if is_hidden:
+        assert (restored[0], restored[4]) == words(0, 4)
+        assert lines[0] == "Input:<256>, output:"
+        assert lines[1] == f"Input:<{restored[2]}>, output:", "from what was predicted before"
+    else:
+        inputs = ["<261><262>", "<262><263><264>", "<264><265>"]
+        assert lines == [f"Input:{part}, output:" for part in inputs]
+    prompt = llm.decode(llm.asked[0]).split("\n")
+    assert prompt[0] == "Learn a new language and predict 2 tokens following the examples."
+    assert len(prompt) == 1 + 10 + 1
+    start = 1 if is_hidden else 0
+    for line, example in zip(prompt[1:], task.examples, strict=False):
+        assert line.endswith(f", output:{llm.decode(example.answer[start : start + 2])}.")
+    # What is kept is not asked for again; other windows are another run.
+    asked = len(llm.asked)
+    assert restore_windows(llm, task, query, lexicon, hidden, windows=windows, log=log) == restored
+    assert len(llm.asked) == asked
+    restore_windows(llm, task, query, lexicon, hidden, windows=Windows(1, 1), log=log)
+    assert len(llm.asked) > asked
+    short = denoising_task(shown if is_hidden else degraded, original, lexicon, condition_layers=1)
+    with pytest.raises(ValueError, match="task: expected 5 words in each condition"):
+        restore_windows(llm, *short, lexicon, hidden)
+    with pytest.raises(ValueError, match="predicted: expected 1 or more, got 0"):
+        Windows(0)
 
 
 def _with_vocabulary(llm, size):

@@ -4,11 +4,14 @@ and less (SPAE section 3.2; V2L)."""
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from spae.eval.drawing import described
 from spae.eval.restoration import (
     Lab,
     Restoration,
@@ -19,25 +22,43 @@ from spae.eval.restoration import (
     restoration_table,
 )
 from spae.eval.run import Measured, Run
-from spae.incontext.tasks.denoising import DEGRADATIONS, answers_of, denoising_task, majority
+from spae.incontext.tasks.denoising import (
+    DEGRADATIONS,
+    Windows,
+    answers_of,
+    denoising_task,
+    hidden_tokens,
+    majority,
+    restore_windows,
+)
 from spae.tokenizers import PyramidTokens
 from spae.tokenizers.batches import encode_all
 
 ABOUT = "Degraded images restored after ten copies, corrupted less and less."
 USES_LLM = True
-table = restoration_table
+SCHEMES = ("windows", "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Denoising(Restoration):
-    """tasks: names of `DEGRADATIONS`."""
+    """tasks: names of `DEGRADATIONS`. scheme: "windows", as V2L predicts a few words at a time (`stride`)
+    from the `window` before them, of the hidden positions only where the task hides some; or "layers", all
+    words by progressive decoding, conditioned on the degraded image's first `condition_layers`. Only the
+    latter has a layout, mode and `par_layers`."""
 
     tasks: tuple[str, ...] = tuple(DEGRADATIONS)
+    scheme: str = "windows"
+    window: int = Windows.before
+    stride: int = Windows.predicted
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if unknown := [task for task in self.tasks if task not in DEGRADATIONS]:
             raise ValueError(f"tasks: expected some of {sorted(DEGRADATIONS)}, got {unknown[0]!r}")
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme: expected {' or '.join(SCHEMES)}, got {self.scheme!r}")
+        if self.window < 0:
+            raise ValueError(f"window: expected 0 or more, got {self.window}")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -49,22 +70,49 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=list(DEGRADATIONS),
         help=f"some of {', '.join(DEGRADATIONS)} (default: all)",
     )
+    parser.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default=Denoising.scheme,
+        help="windows: --stride words at a time from the --window before them, as V2L does; layers: "
+        f"progressive decoding (default: {Denoising.scheme})",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=Denoising.window,
+        help=f"of the scheme windows, words before those predicted (default: {Denoising.window})",
+    )
 
 
 def settings(arguments: argparse.Namespace) -> Denoising:
-    return Denoising(tasks=tuple(arguments.tasks), **restoration_options(arguments))
+    return Denoising(
+        tasks=tuple(arguments.tasks),
+        scheme=arguments.scheme,
+        window=arguments.window,
+        **restoration_options(arguments),
+    )
+
+
+def table(report: dict[str, Any]) -> str:
+    """See `restoration_table`."""
+    run = report["run"]
+    if run.get("scheme", "layers") == "windows":
+        return restoration_table(report, f"{run['stride']} words at a time from the {run['window']} before")
+    return restoration_table(report, f"{run['condition_layers']} layers shown, {described(run)}")
 
 
 def measure(run: Run) -> Measured:
     """Restore images of every task.
 
     Beside the language model's images stand, by name: "wrong image", the same with another image's words in
-    place of the degraded ones; "majority", at each position the commonest of the examples' words (the copies
-    share most of the answer, so this is what a model must reach to have understood the examples); "nearest
-    example", that of them that is most like the original; "degraded", the input as it is; "random words"; and
-    "own words", the original's in as many layers.
+    place of what each prompt shows of this one; "majority", at each position the commonest of the examples'
+    words (the copies share most of the answer, so this is what a model must reach to have understood the
+    examples); "nearest example", that of them that is most like the original; "degraded", the input as it is;
+    "random words"; and "own words", the original's in as many layers. Where only some positions are hidden
+    all methods have the original's words at the others.
 
-    Finished segments are kept in `segments.jsonl`.
+    What is finished is kept in `segments.jsonl`.
     """
     lab = Lab(run)
     rows, pages = [], []
@@ -77,9 +125,13 @@ def measure(run: Run) -> Measured:
 
 def _restore(lab: Lab, name: str) -> dict[str, Restored]:
     """One task's images by method."""
-    chosen: Any = lab.chosen
+    chosen: Denoising = lab.chosen  # type: ignore[assignment]
     degraded = DEGRADATIONS[name](lab.originals)
     conditions = encode_all(lab.model, degraded)
+    in_windows = chosen.scheme == "windows"
+    hidden = hidden_tokens(name, lab.model.pyramid) if in_windows else None
+    if hidden is not None:
+        hidden, conditions = hidden[: lab.tokens.ids.shape[1]], lab.tokens
     answers: dict[str, list[PyramidTokens]] = {"language model": [], "wrong image": []}
     most, nearest = [], []
     for i in tqdm(range(chosen.images), desc=name, disable=None):
@@ -88,14 +140,30 @@ def _restore(lab: Lab, name: str) -> dict[str, Restored]:
                 conditions[j : j + 1],
                 lab.tokens[i : i + 1],
                 lab.lexicon,
-                condition_layers=chosen.condition_layers,
+                condition_layers=lab.layers if in_windows else chosen.condition_layers,
                 seed=chosen.seed * 10**6 + i,
             )
-            answers[kind].append(lab.decode(task, [query]))
+            if in_windows:
+                windows = Windows(chosen.stride, chosen.window)
+                words = restore_windows(
+                    lab.run.asked, task, query, lab.lexicon, hidden, windows=windows, log=lab.log
+                )
+                answers[kind].append(lab.lexicon.tokens([words]))
+            else:
+                answers[kind].append(lab.decode(task, [query]))
             if kind == "language model":
                 most.append(majority(task))
                 nearest.append(lab.nearest(answers_of(task), i))
     methods = {kind: lab.restored(join(parts)) for kind, parts in answers.items()}
     methods["majority"] = lab.restored(lab.lexicon.tokens(most))
     methods["nearest example"] = lab.restored(lab.lexicon.tokens(nearest))
-    return methods | {"degraded": Restored(degraded), **lab.limits()}
+    methods |= {"degraded": Restored(degraded), **lab.limits()}
+    return methods if hidden is None else {k: _kept(lab, m, hidden) for k, m in methods.items()}
+
+
+def _kept(lab: Lab, method: Restored, hidden: Tensor) -> Restored:
+    """With the original's words where nothing is hidden."""
+    if method.tokens is None:
+        return method
+    ids = torch.where(hidden, method.tokens.ids, lab.tokens.ids)
+    return lab.restored(replace(method.tokens, ids=ids))

@@ -4,11 +4,14 @@ from spae.incontext.tasks.classification import Verdict, classification_task, cl
 from spae.incontext.tasks.denoising import (
     DEGRADATIONS,
     RATES,
+    Windows,
     answers_of,
     corrupt,
     denoising_task,
+    hidden_tokens,
     majority,
     paired_task,
+    restore_windows,
 )
 from spae.incontext.tasks.generation import captioned_images_task, image_query
 from spae.incontext.tasks.text import (
@@ -27,6 +30,7 @@ __all__ = [
     "END_OF_SENTENCE",
     "RATES",
     "Verdict",
+    "Windows",
     "answer_text",
     "answers_of",
     "caption_text",
@@ -36,9 +40,11 @@ __all__ = [
     "classify",
     "corrupt",
     "denoising_task",
+    "hidden_tokens",
     "image_query",
     "majority",
     "paired_task",
     "question_about",
+    "restore_windows",
     "vqa_task",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -10,10 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spae.incontext.lexicon import Lexicon
-from spae.incontext.prompts import Example, Task, Template
+from spae.incontext.log import SegmentLog
+from spae.incontext.prompts import Example, Task, Template, prompt
+from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens
+from spae_ops import Pyramid
 
 _TEMPLATE = Template(before="Input:", between=" Output:", after="\n")
+_WINDOWS = Template(before="Input:", between=", output:", after=".\n")  # V2L's wording
 # V2L's rates; SPAE says 50% to 20%.
 RATES = tuple(0.50 - 0.03 * i for i in range(10))
 
@@ -56,6 +62,17 @@ DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "translation": translation,
     "rotation": rotation,
 }
+
+
+def hidden_tokens(name: str, pyramid: Pyramid) -> Tensor | None:
+    """Which tokens V2L masks in a task, bool [n]: those at the latent positions that the degradation makes
+    grey. None where it masks none: the whole image is degraded."""
+    whole = torch.ones(1, 1, *pyramid.shape)
+    grey = DEGRADATIONS[name](whole)[0, 0] == 0
+    if not grey.any():
+        return None
+    places = [pyramid.positions(layer) for layer in range(pyramid.num_layers)]
+    return torch.cat([grey[position[:, 0], position[:, 1]] for position in places])
 
 
 def corrupt(
@@ -105,6 +122,79 @@ def denoising_task(
         examples.append(Example(lexicon.llm_ids(condition)[0], lexicon.llm_ids(answer)[0]))
     query = Example(lexicon.llm_ids(degraded.upto(condition_layers))[0])
     return Task(_TEMPLATE, tuple(examples)), query
+
+
+@dataclass(frozen=True)
+class Windows:
+    """V2L's scheme: `predicted` tokens at a time (its m), from `before` preceding ones (its n)."""
+
+    predicted: int = 2
+    before: int = 16
+
+    def __post_init__(self) -> None:
+        for name, least in (("predicted", 1), ("before", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+
+
+def restore_windows(
+    llm: FrozenLLM,
+    task: Task,
+    query: Example,
+    lexicon: Lexicon,
+    hidden: Tensor | None,
+    *,
+    windows: Windows | None = None,
+    log: str | os.PathLike[str] | None = None,
+) -> tuple[int, ...]:
+    """One image's words as V2L restores them: m at a time, each prompt a window of ten copies.
+
+    task, query: of `denoising_task`, with as many words in the conditions as in the answers. hidden: bool [n]
+        (`hidden_tokens`), the words to predict; each from the n before it, those already predicted among
+        them. None: all of them, and the input is the n + m words of the degraded image at the same
+        positions, so that no prediction depends on another.
+    log: a JSONL file that keeps what is predicted, so that the same call goes on where it stopped.
+
+    Returns the words of the query where they are not hidden, and the predicted ones. Every word is one that
+    the lexicon allows in its layer. Raises ValueError for conditions of another length, and
+    `spae.llm.ContextOverflow`.
+    """
+    windows = windows or Windows()
+    words, count = list(cast("tuple[int, ...]", query.condition)), len(answers_of(task)[0])
+    if any(len(cast("tuple[int, ...]", e.condition)) != count for e in (*task.examples, query)):
+        raise ValueError(f"task: expected {count} words in each condition, as in the answers, got others")
+    asked = torch.ones(count, dtype=torch.bool) if hidden is None else hidden[:count]
+    kept = SegmentLog(log, (llm.identity, task, query, lexicon.fingerprint, asked.tolist(), windows))
+    source = words if hidden is not None else list(words)  # what prompts show of the query
+    for tokens in _runs(asked, windows.predicted):
+        stop = tokens.start if hidden is not None else tokens.stop
+        shown = slice(max(0, tokens.start - windows.before), stop)
+        found = kept.get(tokens)
+        if found is None:
+            preamble = f"Learn a new language and predict {len(tokens)} tokens following the examples.\n"
+            lines = tuple(
+                Example(example.condition[shown], example.answer[tokens.start : tokens.stop])
+                for example in task.examples
+            )
+            cut = Task(replace(_WINDOWS, preamble=preamble), lines)
+            ids = prompt(llm, cut, Example(tuple(source[shown])), len(tokens)).ids
+            found = llm.generate(
+                [ids], len(tokens), allowed=[lexicon.allowed(position) for position in tokens]
+            ).tolist()
+            kept.put(tokens, found)
+        words[tokens.start : tokens.stop] = found[0]
+    return tuple(words)
+
+
+def _runs(asked: Tensor, most: int) -> list[range]:
+    """The asked positions in order, neighbours together, up to so many."""
+    runs: list[range] = []
+    for position in asked.nonzero()[:, 0].tolist():
+        if runs and runs[-1].stop == position and len(runs[-1]) < most:
+            runs[-1] = range(runs[-1].start, position + 1)
+        else:
+            runs.append(range(position, position + 1))
+    return runs
 
 
 def paired_task(
