@@ -16,35 +16,46 @@ from tqdm.auto import tqdm
 from spae.eval.centroids import Features, Words, centroid_guess, histograms
 from spae.eval.episodes import Episode, FewShotSetting, Shot
 from spae.eval.run import recall
+from spae.eval.similarity import says, similarity
 from spae.eval.statistics import proportion
 from spae.incontext import Task
 from spae.incontext.prompts import Content
 from spae.incontext.tasks import classification_task, classify
 from spae.incontext.tasks.classification import FORMS
-from spae.incontext.tasks.text import question_about, vqa_task
+from spae.incontext.tasks.text import check_stop, question_about, vqa_task
 from spae.llm import FrozenLLM
 from spae.llm.journal import Journal
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the model is asked. form, calibrate, per_token: see `spae.incontext.tasks.classification`."""
+    """How the model is asked. form, calibrate, per_token, stop, max_tokens: see
+    `spae.incontext.tasks.classification`. With `max_tokens` the model writes what it likes until a stop: that
+    is right if it is the name, and it is scored by its likeness to the name too."""
 
     form: str = "v2l"
     calibrate: bool = False
     per_token: bool = False
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        if self.stop:
+            check_stop(self.stop)
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens: expected at least 1, got {self.max_tokens}")
         if self.form not in FORMS:
             raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {self.form!r}")
 
     def __str__(self) -> str:
         kinds = {"calibrated": self.calibrate, "by the mean of a name's tokens": self.per_token}
         ranked = ", ".join(kind for kind, chosen in kinds.items() if chosen)
-        return f"form {self.form}" + (f", ranked {ranked}" if ranked else "")
+        free = "" if self.max_tokens is None else f", up to {self.max_tokens} tokens written"
+        return f"form {self.form}{free}" + (f", ranked {ranked}" if ranked else "")
 
 
 V2L = Reading()
+_ASKING = ("calibrate", "per_token", "stop", "max_tokens")  # of `classify`
 
 
 @dataclass(frozen=True)
@@ -85,12 +96,12 @@ def evaluate_fewshot(
 ) -> dict[str, Any]:
     """Accuracy of a setting with 95% intervals, and what it must be compared with.
 
-    "exact" counts an answer only if every generated token is the label's; "ranked" takes the likeliest of the
-    episode's names. "shuffled exact" and "shuffled ranked" are the same with the images dealt out at random
-    among the examples: what is left there was not learnt from them. Without a language model: "word overlap"
-    chooses the class whose examples share most words with the query; "centroid on words" the one whose
-    examples' mean histogram of words is nearest, and "centroid on .." the same with each of
-    `images.features`.
+    "exact" counts an answer only if every generated token is the label's (its text, where the model writes
+    freely); "ranked" takes the likeliest of the episode's names. "shuffled ..." are the same with the images
+    dealt out at random among the examples: what is left there was not learnt from them. "similarity" is that
+    of what was freely written to the label, by MiniLM. Without a language model: "word overlap" chooses the
+    class whose examples share most words with the query; "centroid on words" the one whose examples' mean
+    histogram of words is nearest, and "centroid on .." the same with each of `images.features`.
 
     journal: keeps each episode's record under `key`, which must name all that the answers depend on but the
     reading and the seed, so that an interrupted run goes on where it stopped.
@@ -98,22 +109,29 @@ def evaluate_fewshot(
     vectors = {"words": histograms(images.shown, images.asked), **images.features}
     guesses = {name: partial(centroid_guess, features) for name, features in vectors.items()}
     right: dict[str, int] = Counter()
+    records = []
     for number, episode in enumerate(tqdm(episodes, desc=setting.name, disable=None)):
         digest = hashlib.sha256(repr(episode).encode()).hexdigest()[:16]
         generator = random.Random(f"{seed} {number}")
         play = partial(_play, llm, images, setting, reading, episode, generator)
         record = recall(journal, f"{key}:{reading!r}:{seed}:{number}:{digest}", play)
+        records.append(record)
         right.update(name for name in ANSWERS if record[name])
         generator = random.Random(f"{seed} {number} guess")
         right["word overlap"] += overlap_guess(images, episode, generator) == episode.query.way
         for name, guess in guesses.items():
             right[f"centroid on {name}"] += guess(episode, generator) == episode.query.way
     measures = [*ANSWERS, "word overlap", *(f"centroid on {name}" for name in guesses)]
+    figures = {name: proportion(right[name], len(episodes)) for name in measures}
+    if reading.max_tokens is not None:
+        names = [images.names[episode.classes[episode.query.way]] for episode in episodes]
+        for kind in ("", "shuffled "):
+            figures[f"{kind}similarity"] = similarity([r[f"{kind}generated"] for r in records], names)
     return {
         "setting": setting.name,
         "episodes": len(episodes),
         "chance": fmean(map(images.chance, episodes)),
-        **{name: proportion(right[name], len(episodes))._asdict() for name in measures},
+        **{name: figure._asdict() for name, figure in figures.items()},
     }
 
 
@@ -175,10 +193,11 @@ def _play(
     record: dict[str, Any] = {}
     for prefix, dealt in (("", episode), ("shuffled ", shuffled(episode, generator))):
         task, condition = posed(images, setting, reading, episode, dealt)
-        verdict = classify(
-            llm, task, names, condition, calibrate=reading.calibrate, per_token=reading.per_token
-        )
+        verdict = classify(llm, task, names, condition, **{name: getattr(reading, name) for name in _ASKING})
+        right = verdict.exact == episode.query.way
+        if reading.max_tokens is not None:
+            right = says(verdict.generated, names[episode.query.way])
         record[f"{prefix}generated"] = verdict.generated
-        record[f"{prefix}exact"] = verdict.exact == episode.query.way
+        record[f"{prefix}exact"] = right
         record[f"{prefix}ranked"] = verdict.ranked == episode.query.way
     return record

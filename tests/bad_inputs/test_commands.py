@@ -210,7 +210,7 @@ ONE_LINE = [
     ("eval fewshot --ways 1", r"ways: expected at least 2, got 1"),
     ("eval fewshot --layers 0", r"layers: expected at least 1, got 0"),
     ("eval vqa --shots 0", r"inner_shots: expected at least 1, got 0"),
-    ("eval caption --queries 0", r"queries: expected at least 1, got 0"),
+    ("eval caption --queries 0", r"queries: expected at least 2, got 0"),
     ("eval caption --examples 1", r"examples: expected at least 2, got 1"),
     ("eval generate --examples 15", r"examples: expected a multiple of 10, got 15"),
     ("eval generate --contexts 0", r"contexts: expected 1 or more, got 0"),

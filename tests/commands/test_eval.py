@@ -67,7 +67,21 @@ def test_how_names_are_ranked_is_reached():
     options = ["--split", "dev", "--calibrate", "--per-token", "--no-lite0"]
     (only,) = settings("fewshot", *options, "--form", "colon", "--data", "garments")
     assert (only.split, only.reading, only.lite0) == ("dev", Reading("colon", True, True), False)
-    assert all(part.reading == Reading("v2l", True, True) for part in settings("vqa", *options))
+    free = Reading("v2l", True, True, ("\n",), 32)
+    assert all(part.reading == free for part in settings("vqa", *options))
+
+
+@pytest.mark.parametrize("what", ["caption", "vqa"])
+def test_where_a_text_ends_is_chosen(what):
+    def chosen(*options):
+        made = settings(what, *options)
+        reading = made if what == "caption" else made[0].reading
+        return reading.stop, reading.max_tokens
+
+    assert chosen() == (((".", "\n") if what == "caption" else ("\n",)), 32)
+    assert chosen("--stop", ".", "\\n", ";", "--max-tokens", "5") == ((".", "\n", ";"), 5)
+    with pytest.raises(ValueError, match="max_tokens: expected at least 1, got 0"):
+        chosen("--max-tokens", "0")
 
 
 @pytest.mark.parametrize("what", ["generate", "denoise", "outpaint"])

@@ -112,6 +112,30 @@ def test_questions_keep_their_answers_when_images_are_dealt_out(monkeypatch):
     assert any(own != dealt for own, dealt in zip(asked[::2], asked[1::2], strict=True))
 
 
+def test_answers_are_written_freely(tmp_path, spae, tiny, monkeypatch):
+    """An answer counts as text, whole, and is scored by its likeness too; the tokens allowed are the run's."""
+    seen = []
+
+    def classify(llm, task, names, condition, **options):
+        seen.append(options)
+        return Verdict(" Red.\n" if len(seen) % 4 == 1 else "reddish brown", 0, (0.0,) * len(names))
+
+    monkeypatch.setattr(fewshot, "classify", classify)
+    reading = Reading(stop=(".",), max_tokens=9)
+    images = WordImages([(1,), (2,), (3,), (4,)], [(1,), (2,), (3,), (4,)], ["red", "red hot"])
+    episodes = sample_episodes([0, 0, 1, 1], FewShotSetting(2), 4)
+    report = evaluate_fewshot(None, images, FewShotSetting(2), episodes, reading=reading)
+    assert seen[0] == {"calibrate": False, "per_token": False, "stop": (".",), "max_tokens": 9}
+    right = [number % 2 == 0 and e.classes[e.query.way] == 0 for number, e in enumerate(episodes)]
+    assert report["exact"]["value"] == sum(right) / 4
+    assert report["shuffled exact"]["value"] == 0
+    assert report["similarity"]["value"] > report["shuffled similarity"]["value"]
+    with pytest.raises(ValueError, match="episodes: expected at least 2, got 1"):
+        FewShot("easy-vqa", (1,), (FewShotSetting(2),), 1, reading=reading)
+    with pytest.raises(ValueError, match="max_tokens: expected at least 1, got 0"):
+        Reading(max_tokens=0)
+
+
 def test_vqa_run(tmp_path, spae, tiny):
     run = FewShot("easy-vqa-colors", (2,), (FewShotSetting(2, 2),), 2)
     report = evaluate(vqa, Run("vqa", (run,), spae, tiny, tmp_path, "spae eval vqa"))

@@ -43,8 +43,9 @@ class FewShot:
     def __post_init__(self) -> None:
         check_data(self.data)
         check_layers(self.layers)
-        if self.episodes < 1:
-            raise ValueError(f"episodes: expected at least 1, got {self.episodes}")
+        least = 1 if self.reading.max_tokens is None else 2  # the interval of a mean
+        if self.episodes < least:
+            raise ValueError(f"episodes: expected at least {least}, got {self.episodes}")
         if not self.settings:
             raise ValueError("settings: expected at least one, got none")
 
@@ -92,14 +93,14 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen(arguments: argparse.Namespace, form: str = Reading.form) -> dict[str, Any]:
-    """The fields of `FewShot` that the options of `add_reading` name."""
+def chosen(arguments: argparse.Namespace, **reading: Any) -> dict[str, Any]:
+    """The fields of `FewShot` that the options of `add_reading` name; reading: other fields of `Reading`."""
     return {
         "layers": tuple(arguments.layers),
         "episodes": arguments.episodes,
         "seed": arguments.seed,
         "split": arguments.split,
-        "reading": Reading(form, arguments.calibrate, arguments.per_token),
+        "reading": Reading(calibrate=arguments.calibrate, per_token=arguments.per_token, **reading),
         "lite0": not arguments.no_lite0,
     }
 
@@ -111,7 +112,7 @@ def settings(arguments: argparse.Namespace) -> tuple[FewShot, ...]:
         for setting in paper_settings(ways)
         if setting.inner_shots in arguments.shots
     )
-    options = chosen(arguments, arguments.form)
+    options = chosen(arguments, form=arguments.form)
     return (FewShot(arguments.data, settings=played, classes=tuple(arguments.classes), **options),)
 
 

@@ -52,6 +52,12 @@ END_OF_SENTENCE = (".", "\n")
 """Where a caption ends: V2L's is the token ".", and here no caption goes on into the next example."""
 
 
+def check_stop(stop: Sequence[str]) -> None:
+    """Raises ValueError unless these are texts of at least a character, and at least one."""
+    if isinstance(stop, str) or not stop or not all(isinstance(text, str) and text for text in stop):
+        raise ValueError(f"stop: expected texts of at least a character, got {stop!r}")
+
+
 def answer_text(
     llm: FrozenLLM,
     task: Task,
@@ -63,6 +69,7 @@ def answer_text(
 ) -> str:
     """What the model writes after the condition, up to the first token of one of `stop`, which is left out,
     or `max_tokens` tokens."""
+    check_stop(stop)
     ids = prompt(llm, task, Example(condition), max_tokens).ids
     ends = [llm.encode(text)[0] for text in stop]
     written = llm.generate([ids], max_tokens, sampling=sampling, stop=ends)[0].tolist()
