@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 
 from spae.eval.centroids import Features, Words, centroid_guess, histograms
 from spae.eval.episodes import Episode, FewShotSetting, Shot
+from spae.eval.export import prompt_line, save_prompts
 from spae.eval.run import recall
 from spae.eval.similarity import says, similarity
 from spae.eval.statistics import proportion
@@ -179,6 +181,25 @@ def posed(
     asked = [images.questions[shot.item] for shot in episode.shots]
     task = vqa_task(words, asked, [names[way] for way in ways])
     return task, question_about(query, images.questions[episode.query.item])
+
+
+def export_fewshot(
+    path: Path,
+    llm: FrozenLLM,
+    images: WordImages,
+    setting: FewShotSetting,
+    episodes: Sequence[Episode],
+    reading: Reading,
+) -> None:
+    """Write the prompts of some episodes as JSON lines (`spae.eval.export.prompt_line`)."""
+    lines = []
+    for number, episode in enumerate(episodes):
+        names = [images.names[label] for label in episode.classes]
+        shown = [*(images.shown[shot.item] for shot in episode.shots), images.asked[episode.query.item]]
+        task, condition = posed(images, setting, reading, episode)
+        answer = names[episode.query.way]
+        lines.append(prompt_line(llm, f"{path.stem}-{number}", task, condition, shown, names, answer))
+    save_prompts(path, lines)
 
 
 def _play(

@@ -117,6 +117,14 @@ def test_a_servers_options(loaded, monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out.startswith("| data | words |")
 
 
+@pytest.mark.parametrize("what", [what for what in TASKS if what not in ("digits", "semantics")])
+@pytest.mark.parametrize("source", ["gemma3", "model.gguf", "some/folder", "https://host/v1"])
+def test_every_task_asks_any_language_model(loaded, monkeypatch, tmp_path, what, source):
+    monkeypatch.setattr("spae.eval.run.evaluate", lambda task, run: {})
+    assert main(["eval", what, "--llm", source, "--json", "--out", str(tmp_path)]) == 0
+    assert loaded == [(source, {})]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

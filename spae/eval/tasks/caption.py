@@ -13,6 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from spae.data.emoji import content_words
+from spae.eval.export import prompt_line, save_prompts
 from spae.eval.images import encode_items, pictures_of, stack, words_of
 from spae.eval.labelled import SPLITS, LabelledSet, labelled_set
 from spae.eval.run import Measured, Run, check_layers, recall
@@ -38,7 +39,8 @@ class Captions:
     layers: how many layers' words an image is shown as. queries: how many images are asked about; each once
     before any comes again. examples: captioned pictures of other concepts in a prompt. candidates: how many
     names, none of them an example's, are ranked for each image. stop: texts whose first token ends a caption;
-    max_tokens: what ends it at the latest. split: see `spae.eval.labelled.labelled_set`.
+    max_tokens: what ends it at the latest. split: see `spae.eval.labelled.labelled_set`. export: write the
+    prompts.
     """
 
     layers: tuple[int, ...] = (3,)
@@ -49,6 +51,7 @@ class Captions:
     max_tokens: int = 32
     split: str | None = "report"
     seed: int = 0
+    export: bool = False
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -106,6 +109,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=Captions.split,
         help="dev: a third of the concepts, to choose options by; report: the others (default)",
     )
+    parser.add_argument(
+        "--export", action="store_true", help="write the prompts into OUT/prompts, for other harnesses"
+    )
 
 
 def add_stop(parser: argparse.ArgumentParser, stop: tuple[str, ...], max_tokens: int) -> None:
@@ -133,6 +139,7 @@ def settings(arguments: argparse.Namespace) -> Captions:
         max_tokens=arguments.max_tokens,
         split=arguments.split,
         seed=arguments.seed,
+        export=arguments.export,
     )
 
 
@@ -160,6 +167,15 @@ def measure(run: Run) -> Measured:
     rows, records = [], []
     for layers in run.settings.layers:
         words = words_of(model, llm, examples, layers), words_of(model, llm, queries, layers)
+        if run.settings.export:
+            file = run.folder / "prompts" / f"caption-{model.pyramid.num_tokens_upto(layers)}-words.jsonl"
+            save_prompts(
+                file,
+                (
+                    _line(llm, labelled, e, *words, f"{file.stem}-{number}")
+                    for number, e in enumerate(episodes)
+                ),
+            )
         records = []
         for episode in tqdm(episodes, desc=f"{layers} layers", disable=None):
             ask = partial(_caption, llm, labelled, run.settings, episode, *words)
@@ -209,6 +225,31 @@ def _shares(records: list[dict[str, Any]], names: list[str]) -> dict[str, Interv
     return shares
 
 
+def _shown(
+    labelled: LabelledSet,
+    episode: CaptionEpisode,
+    examples: dict[int, tuple[int, ...]],
+    queries: dict[int, tuple[int, ...]],
+) -> tuple[list[tuple[int, ...]], list[str], list[str]]:
+    """An episode's images, the query's last; the examples' captions; the candidates' names."""
+    images = [*(examples[item] for item in episode.shots), queries[episode.query]]
+    captions = [labelled.names[labelled.labels.shown[item]] for item in episode.shots]
+    return images, captions, [labelled.names[label] for label in episode.candidates]
+
+
+def _line(
+    llm: FrozenLLM,
+    labelled: LabelledSet,
+    episode: CaptionEpisode,
+    examples: dict[int, tuple[int, ...]],
+    queries: dict[int, tuple[int, ...]],
+    name: str,
+) -> dict[str, Any]:
+    images, captions, names = _shown(labelled, episode, examples, queries)
+    task = captioning_task(images[:-1], captions)
+    return prompt_line(llm, name, task, images[-1], images, names, names[0])
+
+
 def _caption(
     llm: FrozenLLM,
     labelled: LabelledSet,
@@ -217,9 +258,7 @@ def _caption(
     examples: dict[int, tuple[int, ...]],
     queries: dict[int, tuple[int, ...]],
 ) -> dict[str, Any]:
-    images = [*(examples[item] for item in episode.shots), queries[episode.query]]
-    captions = [labelled.names[labelled.labels.shown[item]] for item in episode.shots]
-    names = [labelled.names[label] for label in episode.candidates]
+    images, captions, names = _shown(labelled, episode, examples, queries)
     commonest = Counter(images[-1]).most_common(1)[0][0]
     record: dict[str, Any] = _fit(llm.decode([commonest]), names[0], "commonest ")
     for kind, (*shots, query) in zip(KINDS, (images, [*images[1:], images[0]]), strict=True):

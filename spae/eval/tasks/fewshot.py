@@ -11,9 +11,11 @@ from torch import Tensor
 
 from spae.eval.centroids import Features, lite0_features, pixels
 from spae.eval.episodes import Episode, FewShotSetting, paper_settings, sample_episodes, save_episodes
-from spae.eval.fewshot import ANSWERS, V2L, Reading, WordImages, evaluate_fewshot
+from spae.eval.fewshot import ANSWERS, V2L, Reading, WordImages, evaluate_fewshot, export_fewshot
 from spae.eval.images import encode_items, pictures_of, words_of
 from spae.eval.labelled import SPLITS, LabelledSet, check_data, labelled_set
+from spae.eval.public import FORMATS
+from spae.eval.published import Published, published_rows
 from spae.eval.run import Measured, Run, check_layers
 from spae.eval.table import markdown, shown
 from spae.incontext.tasks.classification import FORMS
@@ -27,7 +29,7 @@ class FewShot:
     """What is asked about one data set; a run's settings are a tuple of these.
 
     data, classes, split: see `spae.eval.labelled.labelled_set`. layers: how many layers' words an image is
-    shown as. lite0: compare with the features of a network trained on ImageNet.
+    shown as. lite0: compare with the features of a network trained on ImageNet. export: write the prompts.
     """
 
     data: str
@@ -39,6 +41,7 @@ class FewShot:
     classes: tuple[str, ...] = ()
     reading: Reading = V2L
     lite0: bool = True
+    export: bool = False
 
     def __post_init__(self) -> None:
         check_data(self.data)
@@ -63,7 +66,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shots", type=int, nargs="+", default=[1, 3, 5], help="inner shots of the settings (default: 1 3 5)"
     )
-    add_reading(parser)
+    add_reading(parser, "per setting (default: 200); or a file of published ones, with --format")
+    parser.add_argument("--format", choices=tuple(FORMATS), help="of the file --episodes")
+    parser.add_argument("--images", help="of the file --episodes: where its paths begin (default: beside it)")
+    parser.add_argument("--names", help="of v2l's file: a JSON object, names of its classes by WordNet id")
     parser.add_argument(
         "--form",
         choices=tuple(FORMS),
@@ -72,10 +78,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """The options that questions have too."""
+def add_reading(parser: argparse.ArgumentParser, episodes: str = "per setting (default: 200)") -> None:
+    """The options that questions have too. episodes: what is said of that one."""
     parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
-    parser.add_argument("--episodes", type=int, default=200, help="per setting (default: 200)")
+    parser.add_argument("--episodes", default=200, help=episodes)
+    parser.add_argument(
+        "--export", action="store_true", help="write the prompts into OUT/prompts, for other harnesses"
+    )
     parser.add_argument(
         "--split",
         choices=SPLITS,
@@ -97,7 +106,8 @@ def chosen(arguments: argparse.Namespace, **reading: Any) -> dict[str, Any]:
     """The fields of `FewShot` that the options of `add_reading` name; reading: other fields of `Reading`."""
     return {
         "layers": tuple(arguments.layers),
-        "episodes": arguments.episodes,
+        "episodes": _count(arguments.episodes),
+        "export": arguments.export,
         "seed": arguments.seed,
         "split": arguments.split,
         "reading": Reading(calibrate=arguments.calibrate, per_token=arguments.per_token, **reading),
@@ -105,7 +115,19 @@ def chosen(arguments: argparse.Namespace, **reading: Any) -> dict[str, Any]:
     }
 
 
-def settings(arguments: argparse.Namespace) -> tuple[FewShot, ...]:
+def _count(episodes: str | int) -> int:
+    try:
+        return int(episodes)
+    except ValueError as error:
+        raise ValueError(f"episodes: expected a number, got {episodes!r}") from error
+
+
+def settings(arguments: argparse.Namespace) -> tuple[FewShot | Published, ...]:
+    if arguments.format is not None:
+        options = chosen(argparse.Namespace(**{**vars(arguments), "episodes": 1}), form=arguments.form)
+        options = {name: options[name] for name in ("layers", "seed", "reading", "lite0", "export")}
+        places = {"images": arguments.images, "names": arguments.names}
+        return (Published(arguments.episodes, arguments.format, **places, **options),)
     played = tuple(
         setting
         for ways in arguments.ways
@@ -122,7 +144,8 @@ def measure(run: Run) -> Measured:
     `episodes/` lists the episodes, which depend on the data, the setting, the split and the seed only. Raises
     ValueError before anything is asked if the data has too few items for a setting.
     """
-    parts: tuple[FewShot, ...] = run.settings
+    published = [part for part in run.settings if isinstance(part, Published)]
+    parts: list[FewShot] = [part for part in run.settings if not isinstance(part, Published)]
     sets = [labelled_set(part.data, run.size, classes=part.classes, split=part.split) for part in parts]
     played = [
         [
@@ -131,7 +154,7 @@ def measure(run: Run) -> Measured:
         ]
         for part, labelled in zip(parts, sets, strict=True)
     ]
-    rows = []
+    rows = [row for part in published for row in published_rows(run, part)]
     for part, labelled, episodes in zip(parts, sets, played, strict=True):
         rows += _rows(run, part, labelled, episodes)
     return Measured({"rows": rows})
@@ -139,14 +162,14 @@ def measure(run: Run) -> Measured:
 
 def table(report: dict[str, Any]) -> str:
     """Each share with its 95% interval."""
-    first = report["rows"][0] if report["rows"] else {}
-    # What a language model did comes first; earlier reports have fewer baselines.
-    measures = [name for name in (*ANSWERS, *first) if isinstance(first.get(name), dict)]
-    measures = list(dict.fromkeys(measures))
+    # What a language model did comes first; not every row, nor earlier reports, have all measures.
+    found = {name for row in report["rows"] for name, value in row.items() if isinstance(value, dict)}
+    names = (*ANSWERS, *(name for row in report["rows"] for name in row))
+    measures = [name for name in dict.fromkeys(names) if name in found]
     header = ["data", "words", "setting", "episodes", "chance", *measures]
     rows = [
         [row["data"], str(row["words"]), row["setting"], str(row["episodes"]), f"{row['chance']:.2f}"]
-        + [shown(row[measure]) for measure in measures]
+        + [shown(row[measure]) if measure in row else "" for measure in measures]
         for row in report["rows"]
     ]
     said = {name: sorted({str(row[name]) for row in report["rows"] if name in row}) for name in _SAID}
@@ -176,9 +199,13 @@ def _rows(
             labelled.kinds,
             features,
         )
+        num_words = model.pyramid.num_tokens_upto(layers)
         for setting, episodes in played:
             slug = f"{part.data}-{setting.name}".replace(", ", "-").replace(" ", "-").replace("/", "-")
             save_episodes(run.folder / "episodes" / f"{slug}.jsonl", setting, episodes)
+            if part.export:
+                file = run.folder / "prompts" / f"{slug}-{num_words}-words.jsonl"
+                export_fewshot(file, llm, images, setting, episodes, part.reading)
             row = evaluate_fewshot(
                 llm,
                 images,
@@ -190,7 +217,6 @@ def _rows(
                 key=f"{run.key}:{layers}:{slug}",
             )
             facts = {name: getattr(part, name) for name in ("data", "seed", "split")}
-            num_words = model.pyramid.num_tokens_upto(layers)
             facts |= {"reading": str(part.reading), "layers": layers, "words": num_words}
             rows.append({**facts, **asdict(setting), **row})
     return rows

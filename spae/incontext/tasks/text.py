@@ -42,8 +42,8 @@ def _check_count(name: str, texts: Sequence[str], images: Sequence[Sequence[int]
 
 
 def question_about(words: Sequence[int], question: str) -> Content:
-    """An image's words and a question, as the condition of a VQA example."""
-    return (tuple(words), f" Question: {question}")
+    """An image's words and a question, if there is one, as the condition of a VQA example."""
+    return (tuple(words), f" Question: {question}") if question else (tuple(words),)
 
 
 END_OF_LINE = ("\n",)
