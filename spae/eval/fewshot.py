@@ -19,7 +19,7 @@ from spae.eval.episodes import Episode, FewShotSetting, Shot
 from spae.eval.export import prompt_line, save_prompts
 from spae.eval.run import recall
 from spae.eval.similarity import says, similarity
-from spae.eval.statistics import proportion
+from spae.eval.statistics import difference, proportion
 from spae.incontext import Task
 from spae.incontext.prompts import Content
 from spae.incontext.tasks import classification_task, classify
@@ -103,14 +103,16 @@ def evaluate_fewshot(
     dealt out at random among the examples: what is left there was not learnt from them. "similarity" is that
     of what was freely written to the label, by MiniLM. Without a language model: "word overlap" chooses the
     class whose examples share most words with the query; "centroid on words" the one whose examples' mean
-    histogram of words is nearest, and "centroid on .." the same with each of `images.features`.
+    histogram of words is nearest, and "centroid on .." the same with each of `images.features`. "exact over
+    .." is the difference of two shares of the same episodes.
 
     journal: keeps each episode's record under `key`, which must name all that the answers depend on but the
     reading and the seed, so that an interrupted run goes on where it stopped.
     """
     vectors = {"words": histograms(images.shown, images.asked), **images.features}
     guesses = {name: partial(centroid_guess, features) for name, features in vectors.items()}
-    right: dict[str, int] = Counter()
+    measures = [*ANSWERS, "word overlap", *(f"centroid on {name}" for name in guesses)]
+    right: dict[str, list[bool]] = {name: [] for name in measures}
     records = []
     for number, episode in enumerate(tqdm(episodes, desc=setting.name, disable=None)):
         digest = hashlib.sha256(repr(episode).encode()).hexdigest()[:16]
@@ -118,13 +120,16 @@ def evaluate_fewshot(
         play = partial(_play, llm, images, setting, reading, episode, generator)
         record = recall(journal, f"{key}:{reading!r}:{seed}:{number}:{digest}", play)
         records.append(record)
-        right.update(name for name in ANSWERS if record[name])
-        generator = random.Random(f"{seed} {number} guess")
-        right["word overlap"] += overlap_guess(images, episode, generator) == episode.query.way
+        for name in ANSWERS:
+            right[name].append(record[name])
+        generator, way = random.Random(f"{seed} {number} guess"), episode.query.way
+        right["word overlap"].append(overlap_guess(images, episode, generator) == way)
         for name, guess in guesses.items():
-            right[f"centroid on {name}"] += guess(episode, generator) == episode.query.way
-    measures = [*ANSWERS, "word overlap", *(f"centroid on {name}" for name in guesses)]
-    figures = {name: proportion(right[name], len(episodes)) for name in measures}
+            right[f"centroid on {name}"].append(guess(episode, generator) == way)
+    figures = {name: proportion(sum(hits), len(episodes)) for name, hits in right.items()}
+    if len(episodes) > 1:
+        for other in ("shuffled exact", "word overlap"):
+            figures[f"exact over {other}"] = difference(right["exact"], right[other])
     if reading.max_tokens is not None:
         names = [images.names[episode.classes[episode.query.way]] for episode in episodes]
         for kind in ("", "shuffled "):

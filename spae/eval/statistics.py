@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 _Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
@@ -47,3 +49,16 @@ def mean(values: Tensor) -> Interval:
     centre = values.double().mean().item()
     half = _Z95 * values.double().std().item() / math.sqrt(len(values))
     return Interval(centre, centre - half, centre + half)
+
+
+def difference(ones: Sequence[bool], others: Sequence[bool]) -> Interval:
+    """How much larger the share of one measure is than that of another on the same N >= 2 trials, with a 95%
+    interval (normal approximation) of the paired differences: it may leave 0 out where the two shares' own
+    intervals overlap.
+
+    >>> print(difference([True, True, True, False], [True, False, False, False]))
+    0.500 [-0.066, 1.000]
+    """
+    pairs = zip(ones, others, strict=True)
+    found = mean(torch.tensor([float(one) - float(other) for one, other in pairs]))
+    return found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))

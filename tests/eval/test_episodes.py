@@ -10,7 +10,7 @@ from spae.eval.episodes import (
     sample_episodes,
     save_episodes,
 )
-from spae.eval.statistics import proportion
+from spae.eval.statistics import difference, proportion
 
 LABELS = [i % 7 for i in range(70)]
 
@@ -96,6 +96,18 @@ def test_bad_input_is_named():
         FewShotSetting(1)
     with pytest.raises(ValueError, match="successes"):
         proportion(3, 2)
+
+
+def test_differences_are_paired():
+    """The same shares; what they say of the difference depends on whether the hits fall together."""
+    ones = [True] * 60 + [False] * 40
+    together = difference(ones, [True] * 50 + [False] * 50)
+    apart = difference(ones, [False] * 50 + [True] * 50)
+    assert together.value == apart.value == pytest.approx(0.1)
+    assert together.low > 0 > apart.low
+    # Ten differences of 1 among 100.
+    half = 1.959964 * (0.1 * 0.9 / 99) ** 0.5
+    assert (together.low, together.high) == pytest.approx((0.1 - half, 0.1 + half), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,8 @@ def test_fewshot_figures_and_controls(tmp_path):
     assert report["episodes"] == len(journal) == 150
     for name in ("exact", "ranked", "word overlap", "centroid on words"):
         assert report[name]["value"] > 0.95, name
+    assert report["exact over shuffled exact"]["low"] > 0.5
+    assert report["exact over word overlap"]["low"] <= 0 <= report["exact over word overlap"]["high"] + 0.05
     for name in ("shuffled exact", "shuffled ranked"):
         assert report[name]["low"] <= 0.2 <= report[name]["high"], name
     # What the journal knows is not asked for again, and gives the same report.

@@ -43,8 +43,8 @@ class Captions:
     prompts.
     """
 
-    layers: tuple[int, ...] = (3,)
-    queries: int = 100
+    layers: tuple[int, ...] = (2,)
+    queries: int = 60
     examples: int = 10
     candidates: int = 10
     stop: tuple[str, ...] = END_OF_SENTENCE
@@ -99,8 +99,8 @@ def sample_captions(labelled: LabelledSet, run: Captions) -> list[CaptionEpisode
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
-    parser.add_argument("--queries", type=int, default=100, help="pictures asked about (default: 100)")
+    parser.add_argument("--layers", type=int, nargs="+", default=[2], help="layers shown (default: 2)")
+    parser.add_argument("--queries", type=int, default=60, help="pictures asked about (default: 60)")
     parser.add_argument("--examples", type=int, default=10, help="in a prompt (default: 10)")
     add_stop(parser, END_OF_SENTENCE, Captions.max_tokens)
     parser.add_argument(

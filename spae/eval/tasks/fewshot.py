@@ -80,7 +80,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def add_reading(parser: argparse.ArgumentParser, episodes: str = "per setting (default: 200)") -> None:
     """The options that questions have too. episodes: what is said of that one."""
-    parser.add_argument("--layers", type=int, nargs="+", default=[3], help="layers shown (default: 3)")
+    parser.add_argument("--layers", type=int, nargs="+", default=[2], help="layers shown (default: 2)")
     parser.add_argument("--episodes", default=200, help=episodes)
     parser.add_argument(
         "--export", action="store_true", help="write the prompts into OUT/prompts, for other harnesses"
