@@ -59,6 +59,9 @@ class Copier:
     def decode(self, ids):
         return "".join(chr(i) if i < WORDS else f"<{i}>" for i in ids)
 
+    def check(self, ids):
+        assert ids
+
     def prefix(self, ids, base=None):
         return Prefix((base.ids if base else ()) + tuple(ids))
 

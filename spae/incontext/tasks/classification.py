@@ -98,12 +98,12 @@ def classify(
     longest = max(map(len, answers)) + 1
     room = longest if max_tokens is None else max_tokens
     whole = prompt(llm, task, Example(condition), max(room, longest))
-    examples = llm.prefix(whole.ids[: whole.num_shared])
+    examples = llm.prefix(whole.ids[: whole.num_shared]) if whole.num_shared else None
     shared = llm.prefix(whole.ids[whole.num_shared : -1], examples)
     row = llm.generate([whole.ids[-1:]], room, prefix=shared, stop=ends)[0].tolist()
     written = [token for token in row if token >= 0]
 
-    def rank(tail: Sequence[int], prefix: Prefix) -> Tensor:
+    def rank(tail: Sequence[int], prefix: Prefix | None) -> Tensor:
         each = llm.logprobs([tail] * len(names), [answer + end for answer in answers], prefix=prefix)
         sums = torch.stack([one.double().sum() for one in each])
         return sums / torch.tensor([len(one) for one in each]) if per_token else sums

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spae.incontext.decoding import Options, decode
 from spae.incontext.lexicon import Lexicon
 from spae.incontext.log import SegmentLog
 from spae.incontext.prompts import Example, Task, Template, prompt
@@ -160,24 +161,49 @@ def restore_windows(
     `spae.llm.ContextOverflow`.
     """
     windows = windows or Windows()
-    words, count = list(cast("tuple[int, ...]", query.condition)), len(answers_of(task)[0])
+    count = len(answers_of(task)[0])
     if any(len(cast("tuple[int, ...]", e.condition)) != count for e in (*task.examples, query)):
         raise ValueError(f"task: expected {count} words in each condition, as in the answers, got others")
-    asked = torch.ones(count, dtype=torch.bool) if hidden is None else hidden[:count]
+    preamble = f"Learn a new language and predict {windows.predicted} tokens following the examples.\n"
+    template = replace(_WINDOWS, preamble=preamble)
+    if hidden is not None:
+        return _restore_hidden(llm, replace(task, template=template), query, lexicon, hidden, windows, log)
+    upto = [lexicon.pyramid.num_tokens_upto(layers) for layers in range(lexicon.pyramid.num_layers + 1)]
+    options = Options(num_layers=upto.index(count), window=windows.before, layout="examples", log=log)
+    aligned = [Example("", e.answer, cast("tuple[int, ...]", e.condition)) for e in (*task.examples, query)]
+    restored = decode(
+        llm,
+        Task(template, tuple(aligned[:-1])),
+        aligned[-1:],
+        lexicon,
+        stride=windows.predicted,
+        options=options,
+    )
+    return lexicon.llm_ids(restored)[0]
+
+
+def _restore_hidden(
+    llm: FrozenLLM,
+    task: Task,
+    query: Example,
+    lexicon: Lexicon,
+    hidden: Tensor,
+    windows: Windows,
+    log: str | os.PathLike[str] | None,
+) -> tuple[int, ...]:
+    words = list(cast("tuple[int, ...]", query.condition))
+    asked = hidden[: len(words)]
     kept = SegmentLog(log, (llm.identity, task, query, lexicon.fingerprint, asked.tolist(), windows))
-    source = words if hidden is not None else list(words)  # what prompts show of the query
     for tokens in _runs(asked, windows.predicted):
-        stop = tokens.start if hidden is not None else tokens.stop
-        shown = slice(max(0, tokens.start - windows.before), stop)
+        shown = slice(max(0, tokens.start - windows.before), tokens.start)
         found = kept.get(tokens)
         if found is None:
-            preamble = f"Learn a new language and predict {len(tokens)} tokens following the examples.\n"
             lines = tuple(
                 Example(example.condition[shown], example.answer[tokens.start : tokens.stop])
                 for example in task.examples
             )
-            cut = Task(replace(_WINDOWS, preamble=preamble), lines)
-            ids = prompt(llm, cut, Example(tuple(source[shown])), len(tokens)).ids
+            cut = Task(task.template, lines)
+            ids = prompt(llm, cut, Example(tuple(words[shown])), len(tokens)).ids
             found = llm.generate(
                 [ids], len(tokens), allowed=[lexicon.allowed(position) for position in tokens]
             ).tolist()
