@@ -133,7 +133,7 @@ class LocalLLM:
         self._check_room(ids, base, 0)
         with _Reading(self, base) as reading:
             if ids:
-                reading.read([list(ids)], [0], [len(ids) - 1])
+                reading.read([list(ids)], [0], [])
             prefix = ReadPrefix((*(base.ids if base else ()), *ids), reading.memory)
             reading.memory.hold(prefix)
         return prefix
@@ -367,7 +367,7 @@ class _Reading:
             position_ids=new_positions[None].to(device),
             attention_mask=None if single else self._mask(new_owners, new_positions),
             use_cache=True,
-            logits_to_keep=torch.tensor(keep, device=device),
+            logits_to_keep=torch.tensor(keep, dtype=torch.int64, device=device),
             **{self._llm._cache_argument: self.memory.cache},
         )
         return output.logits[0].float()

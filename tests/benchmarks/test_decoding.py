@@ -26,3 +26,8 @@ def test_it_times_both_and_says_that_they_agree(tmp_path):
         ("examples", 2, 2, True),
     ]
     assert done.stdout.count("\n") == 4
+    done = subprocess.run([*command, "--alone"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["reference (s)"], row["same"]) for row in rows] == [(None, None)] * 2
+    assert all(row["a digit (s)"] >= 0 for row in rows)
