@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ from spae_ops import Pyramid
 
 Mode = Literal["par", "pnar"]
 Layout = Literal["examples", "segments"]
+_MOST_SAMPLES = 256  # of a query; see `stream`
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class Options:
         layers (the paper: 5 of 6). None means all.
     window: show only the last so many of the preceding tokens (V2L: 16); None means all. Only in the
         "examples" layout.
-    layout: "segments" writes all examples' first segments, then all second ones, .., so that nothing is read
-        twice; "examples" writes one example after another, as eq. 11 does. See `spae.incontext.prompts`.
+    layout: "examples" writes one example after another, as eq. 11 does; "segments" writes all examples' first
+        segments, then all second ones, .., so that nothing is read twice. See `spae.incontext.prompts`.
         PNAR after PAR layers leaves out the task's condition in the "examples" layout (the paper's
         unconditional refinement); in "segments" it stays, as it tells which lines belong together.
     sampling: how tokens are chosen.
+    best_of: draw so many images for each query and keep the one to whose tokens the language model gives the
+        highest probability (of each in its own pass, over the whole vocabulary). More than 1 needs a
+        temperature.
     log: a JSONL file that keeps every finished segment, so that the same call goes on where it stopped.
     progress: report on stderr, if that is a terminal.
     """
@@ -41,8 +45,9 @@ class Options:
     num_layers: int | None = None
     par_layers: int | None = None
     window: int | None = None
-    layout: Layout = "segments"
+    layout: Layout = "examples"
     sampling: Sampling = GREEDY
+    best_of: int = 1
     log: str | os.PathLike[str] | None = None
     progress: bool = False
 
@@ -82,6 +87,10 @@ def plan(pyramid: Pyramid, mode: Mode, stride: int, options: Options) -> list[li
             f'window: expected 0 or more in the layout "examples", or None, got {options.window} in '
             f"{options.layout!r}"
         )
+    if not isinstance(options.best_of, int) or not 1 <= options.best_of <= _MOST_SAMPLES:
+        raise ValueError(f"best_of: expected 1 to {_MOST_SAMPLES}, got {options.best_of!r}")
+    if options.best_of > 1 and options.sampling.temperature == 0:
+        raise ValueError(f"best_of: expected 1 at temperature 0, got {options.best_of}")
     par_layers = 0 if mode == "pnar" else options.par_layers or num_layers
     par_tokens = pyramid.num_tokens_upto(par_layers)
     par = segments(par_tokens, stride)
@@ -148,12 +157,12 @@ def decode(
     writer = Writer(llm, task)
     num_tokens = max(span.tokens.stop for group in groups for span in group)
     _check(writer, queries, [span for group in groups for span in group], num_tokens)
-    answers = [[0] * num_tokens for _ in queries]
+    drawn = Drawn.of(queries, num_tokens, options.best_of)
     run = (llm.identity, task, tuple(queries), lexicon.fingerprint, groups, options.sampling)
-    log = SegmentLog(options.log, run)
+    log = SegmentLog(options.log, run if options.best_of == 1 else (*run, options.best_of))
     reader = _Reader(llm)
     with tqdm(
-        total=len(queries) * num_tokens, unit="token", disable=None if options.progress else True
+        total=len(drawn.rows) * num_tokens, unit="token", disable=None if options.progress else True
     ) as bar:
         for group in groups:
             missing = []
@@ -162,16 +171,55 @@ def decode(
                 if found is None:
                     missing.append(span)
                 else:
-                    _write(answers, span, found)
-                    bar.update(len(queries) * len(span.tokens))
+                    drawn.write(span, *found)
+                    bar.update(len(drawn.rows) * len(span.tokens))
             for spans in _batches(missing, lexicon):
-                for span, rows in _generate(
-                    reader, writer, queries, answers, spans, lexicon, options.sampling
-                ):
-                    _write(answers, span, rows)
-                    log.put(span.tokens, rows)
-                    bar.update(len(queries) * len(span.tokens))
-    return lexicon.tokens(answers)
+                for span, ids, scores in _generate(reader, writer, drawn, spans, lexicon, options.sampling):
+                    drawn.write(span, ids, scores)
+                    log.put(span.tokens, ids, scores)
+                    bar.update(len(drawn.rows) * len(span.tokens))
+    return lexicon.tokens(drawn.best())
+
+
+@dataclass
+class Drawn:
+    """The images that a run draws: each query's samples, one after the other.
+
+    rows: (query, number of the sample) of each image. answers: its ids so far. scores: its log-probability;
+    stays 0 where there is one sample a query.
+    """
+
+    queries: Sequence[Example]
+    rows: list[tuple[int, int]]
+    answers: list[list[int]]
+    scores: list[float]
+    best_of: int
+
+    @classmethod
+    def of(cls, queries: Sequence[Example], num_tokens: int, best_of: int) -> Drawn:
+        rows = [(query, sample) for query in range(len(queries)) for sample in range(best_of)]
+        return cls(queries, rows, [[0] * num_tokens for _ in rows], [0.0] * len(rows), best_of)
+
+    def tails(self, writer: Writer, span: Span) -> list[list[int]]:
+        """Each image's lines of a pass."""
+        return [
+            writer.query(self.queries[query], span, answer)
+            for (query, _), answer in zip(self.rows, self.answers, strict=True)
+        ]
+
+    def streams(self, span: Span) -> list[int]:
+        return [stream(query, span, sample) for query, sample in self.rows]
+
+    def write(self, span: Span, ids: Sequence[Sequence[int]], scores: Sequence[float] | None) -> None:
+        for row, answer in enumerate(self.answers):
+            answer[span.tokens.start : span.tokens.stop] = ids[row]
+            self.scores[row] += 0.0 if scores is None else scores[row]
+
+    def best(self) -> list[list[int]]:
+        """Each query's likeliest image, the first of equals."""
+        starts = range(0, len(self.rows), self.best_of)
+        likeliest = (max(range(i, i + self.best_of), key=self.scores.__getitem__) for i in starts)
+        return [self.answers[row] for row in likeliest]
 
 
 def estimate(
@@ -185,21 +233,27 @@ def estimate(
     options: Options | None = None,
 ) -> Cost:
     """What `decode` with the same arguments asks of a server: one request per query and segment, each prompt
-    in full. Nothing is generated. Words that are refused and asked for again come on top."""
-    groups = plan(lexicon.pyramid, mode, stride, options or Options())
+    in full; with `best_of`, that many, and as many again for the probabilities. Nothing is generated. Words
+    that are refused and asked for again come on top."""
+    options = options or Options()
+    groups = plan(lexicon.pyramid, mode, stride, options)
     writer = Writer(llm, task)
     total = Cost()
     for span in (span for group in groups for span in group):
         shared = sum(len(section) for section in writer.shared(span))
         for query in queries:
             tail = writer.query(query, span, [0] * span.tokens.start)
-            total += Cost(1, shared + len(tail), len(span.tokens))
+            length, count = shared + len(tail), len(span.tokens)
+            for _ in range(options.best_of):
+                total += Cost(1, length, count)
+                if options.best_of > 1:
+                    total += Cost(1, length + count, 1)
     return total
 
 
-def stream(query: int, span: Span) -> int:
+def stream(query: int, span: Span, sample: int = 0) -> int:
     """The random stream of a query's segment, whatever else is generated."""
-    return query << 32 | span.tokens.start
+    return sample << 56 | query << 32 | span.tokens.start
 
 
 def _check(writer: Writer, queries: Sequence[Example], spans: Sequence[Span], num_tokens: int) -> None:
@@ -214,11 +268,6 @@ def _check(writer: Writer, queries: Sequence[Example], spans: Sequence[Span], nu
         for query in queries:
             # Without the tokens to come: those are made to fit when they are generated.
             writer.llm.check(examples + writer.query(query, Span(range(0)), ()))
-
-
-def _write(answers: list[list[int]], span: Span, rows: Sequence[Sequence[int]]) -> None:
-    for answer, row in zip(answers, rows, strict=True):
-        answer[span.tokens.start : span.tokens.stop] = row
 
 
 def _batches(spans: Sequence[Span], lexicon: Lexicon) -> list[list[Span]]:
@@ -251,46 +300,48 @@ class _Reader:
 def _generate(
     reader: _Reader,
     writer: Writer,
-    queries: Sequence[Example],
-    answers: list[list[int]],
+    drawn: Drawn,
     spans: Sequence[Span],
     lexicon: Lexicon,
     sampling: Sampling,
-):
-    """(span, the ids int of each query) for passes that do not depend on each other."""
+) -> Iterator[tuple[Span, list[list[int]], list[float] | None]]:
+    """(span, the ids of each image, their log-probability) for passes that do not depend on each other."""
     allowed = [lexicon.allowed(position) for position in spans[0].tokens]
     sections = {span: writer.shared(span) for span in spans}
-    tails = {
-        span: [writer.query(q, span, a) for q, a in zip(queries, answers, strict=True)] for span in spans
-    }
-    if len(spans) > 1 and len(queries) == 1:
+
+    def ask(
+        prompts: list[list[int]], read: list[list[int]], streams: list[int]
+    ) -> tuple[list[list[int]], list[float] | None]:
+        options = {"allowed": allowed, "sampling": sampling, "streams": streams}
+        return _asked(reader.llm, prompts, reader.read(read), drawn.best_of > 1, options)
+
+    if len(spans) > 1 and len(drawn.rows) == 1:
         # Nobody shares a pass's own examples: the passes run as one batch behind what they all share.
         common = _common([sections[span] for span in spans])
         prompts = [
-            [token for section in sections[span][common:] for token in section] + tails[span][0]
+            [token for section in sections[span][common:] for token in section] + drawn.tails(writer, span)[0]
             for span in spans
         ]
-        streams = [stream(0, span) for span in spans]
-        rows = reader.llm.generate(
-            prompts,
-            len(allowed),
-            prefix=reader.read(sections[spans[0]][:common]),
-            allowed=allowed,
-            sampling=sampling,
-            streams=streams,
-        ).tolist()
-        yield from ((span, [row]) for span, row in zip(spans, rows, strict=True))
+        streams = [drawn.streams(span)[0] for span in spans]
+        rows, _ = ask(prompts, sections[spans[0]][:common], streams)
+        yield from ((span, [row], None) for span, row in zip(spans, rows, strict=True))
         return
     for span in spans:
-        rows = reader.llm.generate(
-            tails[span],
-            len(allowed),
-            prefix=reader.read(sections[span]),
-            allowed=allowed,
-            sampling=sampling,
-            streams=[stream(query, span) for query in range(len(queries))],
-        ).tolist()
-        yield span, rows
+        yield span, *ask(drawn.tails(writer, span), sections[span], drawn.streams(span))
+
+
+def _asked(
+    llm: FrozenLLM, prompts: list[list[int]], prefix: Prefix | None, scored: bool, options: dict[str, Any]
+) -> tuple[list[list[int]], list[float] | None]:
+    """What the model writes and, if asked for, the log-probability of each row."""
+    num_tokens = len(options["allowed"])
+    if not scored:
+        return llm.generate(prompts, num_tokens, prefix=prefix, **options).tolist(), None
+    if hasattr(llm, "generate_scored"):  # some know them already
+        ids, scores = cast(Any, llm).generate_scored(prompts, num_tokens, prefix=prefix, **options)
+        return ids.tolist(), scores.double().sum(1).tolist()
+    ids = llm.generate(prompts, num_tokens, prefix=prefix, **options).tolist()
+    return ids, [row.double().sum().item() for row in llm.logprobs(prompts, ids, prefix=prefix)]
 
 
 def _common(prompts: Sequence[Sequence[list[int]]]) -> int:

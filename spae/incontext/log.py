@@ -21,13 +21,20 @@ class SegmentLog:
         self._journal = None if path is None else Journal(Path(path))
         self._run = hashlib.sha256(repr(run).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def get(self, tokens: range) -> list[list[int]] | None:
-        """The ids of each query in a segment, or None if it has not been generated."""
-        return None if self._journal is None else self._journal.get(self._key(tokens))
+    def get(self, tokens: range) -> tuple[list[list[int]], list[float] | None] | None:
+        """The ids of each image in a segment, and their log-probabilities if those were kept; None if it has
+        not been generated."""
+        found = None if self._journal is None else self._journal.get(self._key(tokens))
+        if isinstance(found, dict):
+            return found["ids"], found["scores"]
+        return None if found is None else (found, None)
 
-    def put(self, tokens: range, rows: Sequence[Sequence[int]]) -> None:
+    def put(self, tokens: range, ids: Sequence[Sequence[int]], scores: Sequence[float] | None = None) -> None:
         if self._journal is not None:
-            self._journal.put(self._key(tokens), [list(row) for row in rows])
+            rows = [list(row) for row in ids]
+            self._journal.put(
+                self._key(tokens), rows if scores is None else {"ids": rows, "scores": list(scores)}
+            )
 
     def _key(self, tokens: range) -> str:
         return f"{self._run}:{tokens.start}-{tokens.stop}"

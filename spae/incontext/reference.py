@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spae.incontext.decoding import Mode, Options, plan, stream
+from spae.incontext.decoding import Drawn, Mode, Options, plan
 from spae.incontext.lexicon import Lexicon
 from spae.incontext.prompts import Example, Task, Writer
 from spae.llm import FrozenLLM
@@ -25,17 +25,21 @@ def decode_reference(
     options = options or Options()
     groups = plan(lexicon.pyramid, mode, stride, options)
     num_tokens = max(span.tokens.stop for group in groups for span in group)
-    answers = [[0] * num_tokens for _ in queries]
+    drawn = Drawn.of(queries, num_tokens, options.best_of)
     writer = Writer(llm, task)
     for span in (span for group in groups for span in group):
-        for q, query in enumerate(queries):
-            shared = [token for section in writer.shared(span) for token in section]
+        shared = [token for section in writer.shared(span) for token in section]
+        ids, scores = [], []
+        for tail, number in zip(drawn.tails(writer, span), drawn.streams(span), strict=True):
             row = llm.generate(
-                [shared + writer.query(query, span, answers[q])],
+                [shared + tail],
                 len(span.tokens),
                 allowed=[lexicon.allowed(position) for position in span.tokens],
                 sampling=options.sampling,
-                streams=[stream(q, span)],
-            )
-            answers[q][span.tokens.start : span.tokens.stop] = row[0].tolist()
-    return lexicon.tokens(answers)
+                streams=[number],
+            ).tolist()
+            ids += row
+            if options.best_of > 1:
+                scores.append(llm.logprobs([shared + tail], row)[0].double().sum().item())
+        drawn.write(span, ids, scores or None)
+    return lexicon.tokens(drawn.best())

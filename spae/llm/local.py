@@ -149,6 +149,21 @@ class LocalLLM:
         streams: Sequence[int] | None = None,
         stop: Sequence[int] = (),
     ) -> Tensor:
+        options = {"prefix": prefix, "allowed": allowed, "sampling": sampling, "streams": streams}
+        return self.generate_scored(prompts, num_tokens, **options, stop=stop)[0]
+
+    def generate_scored(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_tokens: int,
+        *,
+        prefix: Prefix | None = None,
+        allowed: Sequence[Tensor] | None = None,
+        sampling: Sampling = GREEDY,
+        streams: Sequence[int] | None = None,
+        stop: Sequence[int] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """`generate`, and what `logprobs` gives for its tokens, float32 [B, num_tokens]; 0 after a stop."""
         if not isinstance(num_tokens, int) or num_tokens < 0:
             raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens!r}")
         self._check_prompts("prompts", prompts, prefix, num_tokens)
@@ -156,29 +171,35 @@ class LocalLLM:
         _check_lengths(prompts, num_tokens, allowed, streams, self._vocabulary)
         sets = None if allowed is None else [ids.to(self.device) for ids in allowed]
         result = torch.full((len(prompts), num_tokens), -1)
+        scores = torch.zeros(len(prompts), num_tokens)
         if num_tokens == 0:
-            return result
+            return result, scores
+        hidden = sorted(self.special_ids - set(stop))
         for rows, tails, base in self._packs(prompts, prefix, num_tokens):
             with _Reading(self, base) as reading:
                 live, inputs = list(range(len(rows))), tails
                 for position in range(num_tokens):
                     ends = torch.tensor([len(tail) for tail in inputs]).cumsum(0) - 1
                     logits = reading.read(inputs, live, ends.tolist())
+                    total = logits.logsumexp(dim=1).cpu()
                     if sets is None:
-                        hidden = sorted(self.special_ids - set(stop))
                         logits[:, hidden] = -torch.inf
                         columns = torch.arange(logits.shape[1])
                     else:
                         columns = sets[position]
                         logits = logits[:, columns]
                     picks = choose(logits, sampling, [streams[rows[row]] for row in live], position)
+                    found = logits.cpu().gather(1, picks[:, None])[:, 0] - total
                     chosen = columns.cpu()[picks].tolist()
+                    scored = dict(zip(live, found.tolist(), strict=True))
                     live, chosen = _still_running(live, chosen, stop)
-                    result[[rows[row] for row in live], position] = torch.tensor(chosen, dtype=torch.int64)
+                    places = [rows[row] for row in live]
+                    result[places, position] = torch.tensor(chosen, dtype=torch.int64)
+                    scores[places, position] = torch.tensor([scored[row] for row in live])
                     if not live:
                         break
                     inputs = [[token] for token in chosen]
-        return result
+        return result, scores
 
     def logprobs(
         self,

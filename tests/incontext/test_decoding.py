@@ -22,12 +22,14 @@ WORDS = 120
 
 
 class Counting:
-    """A model that counts what it is asked, and can fail."""
+    """A model that counts what it is asked, and can fail. It does only what the protocol asks for."""
 
     def __init__(self, llm, fail_after=None):
         self._llm, self.calls, self.read, self.fail_after = llm, 0, 0, fail_after
 
     def __getattr__(self, name):
+        if name == "generate_scored":
+            raise AttributeError(name)
         return getattr(self._llm, name)
 
     def prefix(self, ids, base=None):
@@ -93,6 +95,45 @@ def test_it_gives_what_reading_every_prompt_in_full_gives(
         assert got.num_layers == (num_layers or 3)
 
 
+HOT = Sampling(temperature=2.0, top_p=0.9, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "stride", "par_layers"), [("par", 3, None), ("pnar", 4, None), ("par", 2, 1)]
+)
+@pytest.mark.parametrize("layout", ["examples", "segments"])
+def test_the_best_of_some_is_the_likeliest(tiny, task, lexicon, layout, mode, stride, par_layers, tmp_path):
+    """As the reference scores them, whether the model knows the probabilities already or is asked for them,
+    and when a stopped run goes on."""
+    options = Options(layout=layout, par_layers=par_layers, num_layers=2, sampling=HOT, best_of=4)
+    arguments = (task, QUERIES[:2], lexicon)
+    expected = decode_reference(tiny, *arguments, mode=mode, stride=stride, options=options)
+    logged = dataclasses.replace(options, log=tmp_path / "log.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        decode(Counting(tiny, fail_after=1), *arguments, mode=mode, stride=stride, options=logged)
+    for model, chosen in ((tiny, options), (Counting(tiny), options), (Counting(tiny), logged)):
+        got = decode(model, *arguments, mode=mode, stride=stride, options=chosen)
+        assert torch.equal(got.ids, expected.ids)
+    one = decode(tiny, *arguments, mode=mode, stride=stride, options=dataclasses.replace(options, best_of=1))
+    assert not torch.equal(one.ids, expected.ids)
+
+
+def test_more_samples_are_likelier(tiny, task, lexicon):
+    """The whole image in one pass, so that its probability can be asked for."""
+    from spae.incontext import prompt
+
+    def score(best_of):
+        options = Options(num_layers=2, sampling=HOT, best_of=best_of)
+        tokens = decode(tiny, task, QUERIES, lexicon, stride=5, options=options)
+        short = Task(task.template, tuple(dataclasses.replace(e, answer=e.answer[:5]) for e in task.examples))
+        prompts = [prompt(tiny, short, query, 5).ids for query in QUERIES]
+        return torch.stack([row.sum() for row in tiny.logprobs(prompts, lexicon.llm_ids(tokens))])
+
+    few, many = score(2), score(8)
+    assert (many >= few - 1e-4).all()
+    assert (many > few + 0.1).any()
+
+
 def test_the_examples_change_the_answer(tiny, task, lexicon):
     other = Task(task.template, task.examples[:2])
     assert not torch.equal(
@@ -139,6 +180,8 @@ def test_the_estimate_is_what_the_reference_asks(tiny, task, lexicon):
     cost = estimate(tiny, task, QUERIES, lexicon, stride=3, options=options)
     assert (cost.requests, cost.prompt_tokens) == (counting.calls, counting.read)
     assert cost.completion_tokens == 3 * PYRAMID.num_tokens
+    many = dataclasses.replace(options, sampling=HOT, best_of=2)
+    assert estimate(tiny, task, QUERIES, lexicon, stride=3, options=many).requests == 4 * cost.requests
     assert cost.price(2.0, 10.0) == pytest.approx(
         (cost.prompt_tokens * 2 + cost.completion_tokens * 10) / 1e6
     )
@@ -169,7 +212,8 @@ def test_another_run_takes_nothing_from_the_log(tiny, task, lexicon, tmp_path):
     decode(tiny, task, QUERIES, lexicon, options=Options(log=log))
     for change in (
         {"options": Options(log=log, sampling=Sampling(temperature=1.0))},
-        {"options": Options(log=log, layout="examples")},
+        {"options": Options(log=log, layout="segments")},
+        {"options": Options(log=log, sampling=Sampling(temperature=1.0), best_of=2)},
         {"options": Options(log=log), "mode": "pnar"},
     ):
         counting = Counting(tiny)
@@ -233,8 +277,10 @@ def test_every_plan_covers_every_token_once_and_only_looks_back(sizes, stride, m
         ({"options": Options(num_layers=4)}, "num_layers: expected 1 to 3 or None, got 4"),
         ({"options": Options(par_layers=4)}, 'par_layers: expected 1 to 3 with mode "par", or None, got 4'),
         ({"options": Options(par_layers=1), "mode": "pnar"}, "par_layers: expected 1 to 3 with mode"),
-        ({"options": Options(window=4)}, 'window: expected 0 or more in the layout "examples"'),
+        ({"options": Options(window=4, layout="segments")}, 'window: expected 0 or more in the layout "examples"'),
         ({"options": Options(layout="columns")}, 'layout: expected "examples" or "segments", got \'columns\''),
+        ({"options": Options(best_of=0)}, "best_of: expected 1 to 256, got 0"),
+        ({"options": Options(best_of=2)}, "best_of: expected 1 at temperature 0, got 2"),
         ({"queries": [Example("3", (5,))]}, "queries[0]: expected no answer"),
     ],
 )  # fmt: skip

@@ -53,6 +53,21 @@ def test_prompts_in_one_sequence_are_answered_as_if_alone(tokenizer, kind):
             torch.testing.assert_close(got, table[rows, continuation], atol=1e-4, rtol=1e-4)
 
 
+def test_what_is_written_comes_with_its_probability(tokenizer):
+    """Of the whole vocabulary, whatever may be written; nothing for a stop and what would follow."""
+    local = LocalLLM(tiny_model("llama"), tokenizer)
+    prompts = random_ids(5, 9, 12, seed=6)
+    for allowed in (None, [torch.arange(40, 60)] * 4):
+        ids, scores = local.generate_scored(prompts, 4, allowed=allowed)
+        assert torch.equal(ids, local.generate(prompts, 4, allowed=allowed))
+        expected = torch.stack(local.logprobs(prompts, ids.tolist()))
+        torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+    stop = int(local.generate(prompts, 4)[1, 2])
+    ids, scores = local.generate_scored(prompts, 4, stop=[stop])
+    assert ((scores == 0) == (ids == -1)).all()
+    assert (ids[1, 2:] == -1).all()
+
+
 def test_prefixes_stay_what_they_were_whatever_is_read_behind_them(tokenizer):
     """They share memory: each writes behind what is its own, or takes a copy."""
     model = tiny_model("llama")
