@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
+from spae.configs import checked
 from spae.incontext import Example, Lexicon, Options, Task, decode
 from spae.incontext.decoding import Layout, Mode
 from spae.llm import GREEDY, FrozenLLM, Sampling
@@ -16,16 +17,28 @@ from spae.tokenizers import PyramidTokens
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """stride: tokens of a pass. layout, mode, par_layers: see `spae.incontext.decode` and its `Options`."""
+    """How images are written.
 
-    stride: int = 4
+    stride: tokens of a pass; small models lose the thread within longer ones. layers: how many are generated,
+    and decoded from; None means all of the pyramid's. layout, mode, par_layers, best_of: see
+    `spae.incontext.decode` and its `Options`. temperature, top_p, top_k: see `spae.llm.Sampling`.
+    """
+
+    stride: int = 1
+    layers: int | None = None
     layout: Layout = "examples"
     mode: Mode = "par"
     par_layers: int | None = None
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    best_of: int = 1
 
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ValueError(f"stride: expected 1 or more, got {self.stride}")
+        if self.layers is not None and self.layers < 1:
+            raise ValueError(f"layers: expected at least 1, got {self.layers}")
         for name, known in (("layout", get_args(Layout)), ("mode", get_args(Mode))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -33,6 +46,14 @@ class Drawing:
             raise ValueError(
                 f'par_layers: expected 1 or more with mode "par", or None, got {self.par_layers} with mode '
                 f"{self.mode!r}"
+            )
+        for name, hint in get_type_hints(Sampling, include_extras=True).items():
+            if name in ("temperature", "top_p", "top_k"):
+                checked(name, getattr(self, name), hint)
+        if self.best_of < 1 or (self.best_of > 1 and self.temperature == 0):
+            raise ValueError(
+                f"best_of: expected 1 or more, and 1 at temperature 0, got {self.best_of} at "
+                f"{self.temperature:g}"
             )
 
     def decode(
@@ -43,17 +64,18 @@ class Drawing:
         lexicon: Lexicon,
         *,
         log: Path | None = None,
-        num_layers: int | None = None,
-        sampling: Sampling = GREEDY,
+        seed: int = 0,
     ) -> PyramidTokens:
-        """`spae.incontext.decode` so; finished segments are kept in `log`, if there is one."""
+        """`spae.incontext.decode` so; finished segments are kept in `log`, if there is one. seed: of the
+        samples, if there is a temperature."""
+        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, seed=seed)
         options = Options(
-            num_layers=num_layers,
+            num_layers=self.layers,
             par_layers=self.par_layers,
             layout=self.layout,
-            sampling=sampling,
+            sampling=sampling if self.temperature else GREEDY,
+            best_of=self.best_of,
             log=log,
-            progress=False,
         )
         return decode(llm, task, queries, lexicon, mode=self.mode, stride=self.stride, options=options)
 
@@ -62,6 +84,9 @@ def add_drawing(parser: argparse.ArgumentParser, defaults: Drawing) -> None:
     """The options for the fields of `Drawing`."""
     parser.add_argument(
         "--stride", type=int, default=defaults.stride, help=f"tokens of a pass (default: {defaults.stride})"
+    )
+    parser.add_argument(
+        "--layers", type=int, help="layers that are generated, and decoded from (default: all)"
     )
     parser.add_argument(
         "--layout",
@@ -81,6 +106,18 @@ def add_drawing(parser: argparse.ArgumentParser, defaults: Drawing) -> None:
         type=int,
         help="with --mode par: only the first so many layers, the others see these alone (default: all)",
     )
+    parser.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help="0 is greedy (default)"
+    )
+    parser.add_argument("--top-p", type=float, help="sample among the likeliest words of so much probability")
+    parser.add_argument("--top-k", type=int, help="sample among so many of the likeliest words")
+    parser.add_argument(
+        "--best-of",
+        type=int,
+        default=defaults.best_of,
+        metavar="N",
+        help="draw N images a query and keep the one that the language model finds likeliest (default: 1)",
+    )
 
 
 def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -92,5 +129,14 @@ def described(run: dict[str, Any]) -> str:
     """Settings of a report in words. Reports of before the option "layout" were of "segments"."""
     text = f"stride {run['stride']}, layout {run.get('layout', 'segments')}"
     if run.get("mode", "par") != "par":
-        return f"{text}, mode {run['mode']}"
-    return text if run.get("par_layers") is None else f"{text}, PAR in {run['par_layers']} layers"
+        text += f", mode {run['mode']}"
+    elif run.get("par_layers") is not None:
+        text += f", PAR in {run['par_layers']} layers"
+    if run.get("temperature"):
+        text += f", temperature {run['temperature']:g}"
+        text += "".join(
+            f", {name.replace('_', '-')} {run[name]:g}" for name in ("top_p", "top_k") if run.get(name)
+        )
+        if run.get("best_of", 1) > 1:
+            text += f", likeliest of {run['best_of']}"
+    return text

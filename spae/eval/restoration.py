@@ -44,14 +44,12 @@ _NO_DIFFERENCE = 60.0  # dB; where nothing differs PSNR has no value
 class Restoration(Drawing):
     """What is restored.
 
-    data: one of `DATA`, or what `spae.data.open_data` opens. images: how many. layers: how many are
-    generated; None means all of the pyramid's. condition_layers: how many of the degraded image the model is
-    shown.
+    data: one of `DATA`, or what `spae.data.open_data` opens. images: how many. condition_layers: how many
+    layers of the degraded image the model is shown.
     """
 
     data: str = "digits"
     images: int = 20
-    layers: int | None = None
     condition_layers: int = 2
     seed: int = 0
 
@@ -77,7 +75,6 @@ def add_restoration(parser: argparse.ArgumentParser, defaults: Restoration) -> N
         default=defaults.images,
         help=f"how many are restored (default: {defaults.images})",
     )
-    parser.add_argument("--layers", type=int, help="layers generated (default: all)")
     parser.add_argument(
         "--condition-layers",
         type=int,
@@ -143,7 +140,7 @@ class Lab:
 
     def decode(self, task: Task, queries: list[Example]) -> PyramidTokens:
         return self.chosen.decode(
-            self.run.asked, task, queries, self.lexicon, log=self.log, num_layers=self.layers
+            self.run.asked, task, queries, self.lexicon, log=self.log, seed=self.chosen.seed
         )
 
     def restored(self, tokens: PyramidTokens) -> Restored:

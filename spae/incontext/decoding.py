@@ -171,7 +171,7 @@ def decode(
                 if found is None:
                     missing.append(span)
                 else:
-                    drawn.write(span, *found)
+                    drawn.write(span, found, log.scores(span.tokens))
                     bar.update(len(drawn.rows) * len(span.tokens))
             for spans in _batches(missing, lexicon):
                 for span, ids, scores in _generate(reader, writer, drawn, spans, lexicon, options.sampling):

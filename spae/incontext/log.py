@@ -21,20 +21,20 @@ class SegmentLog:
         self._journal = None if path is None else Journal(Path(path))
         self._run = hashlib.sha256(repr(run).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def get(self, tokens: range) -> tuple[list[list[int]], list[float] | None] | None:
-        """The ids of each image in a segment, and their log-probabilities if those were kept; None if it has
-        not been generated."""
-        found = None if self._journal is None else self._journal.get(self._key(tokens))
-        if isinstance(found, dict):
-            return found["ids"], found["scores"]
-        return None if found is None else (found, None)
+    def get(self, tokens: range) -> list[list[int]] | None:
+        """The ids of each image in a segment, or None if it has not been generated."""
+        return None if self._journal is None else self._journal.get(self._key(tokens))
+
+    def scores(self, tokens: range) -> list[float] | None:
+        """Their log-probabilities, if those were kept."""
+        return None if self._journal is None else self._journal.get(f"{self._key(tokens)}:scores")
 
     def put(self, tokens: range, ids: Sequence[Sequence[int]], scores: Sequence[float] | None = None) -> None:
-        if self._journal is not None:
-            rows = [list(row) for row in ids]
-            self._journal.put(
-                self._key(tokens), rows if scores is None else {"ids": rows, "scores": list(scores)}
-            )
+        if self._journal is None:
+            return
+        if scores is not None:  # first: where there are ids nothing is missing
+            self._journal.put(f"{self._key(tokens)}:scores", list(scores))
+        self._journal.put(self._key(tokens), [list(row) for row in ids])
 
     def _key(self, tokens: range) -> str:
         return f"{self._run}:{tokens.start}-{tokens.stop}"

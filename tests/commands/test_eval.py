@@ -90,9 +90,25 @@ def test_modes_of_decoding_are_reached(what):
     assert (chosen.mode, chosen.par_layers, chosen.stride, chosen.layout) == ("par", 2, 1, "segments")
     assert settings(what, "--mode", "pnar").mode == "pnar"
     assert settings(what).layout == "examples"
-    assert settings(what).stride == {"generate": 1, "denoise": 2, "outpaint": 4}[what]
+    assert settings(what).stride == (2 if what == "denoise" else 1)
+    drawn = ["--layers", "2", "--temperature", "0.7", "--top-p", "0.9", "--top-k", "5", "--best-of", "3"]
+    chosen = settings(what, *drawn)
+    assert (chosen.layers, chosen.temperature, chosen.top_p, chosen.top_k, chosen.best_of) == (
+        2,
+        0.7,
+        0.9,
+        5,
+        3,
+    )
+    with pytest.raises(ValueError, match="best_of: expected 1 or more, and 1 at temperature 0"):
+        settings(what, "--best-of", "3")
     with pytest.raises(ValueError, match="par_layers: expected 1 or more with mode"):
         settings(what, "--mode", "pnar", "--par-layers", "2")
+
+
+def test_what_digits_are_asked_for():
+    chosen = settings("generate", "--captions", "words", "--chain", "--sums", "5", "--plain", "0")
+    assert (chosen.captions, chosen.chain, chosen.sums, chosen.plain) == ("words", True, 5, 0)
 
 
 def test_a_servers_options(loaded, monkeypatch, capsys, tmp_path):

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from spae.data.mnist import WORDS
 from spae.eval import drawing
 from spae.eval.run import Run, evaluate
+from spae.eval.sums import numeral
 from spae.eval.tasks import generate
-from spae.eval.tasks.generate import DigitPrompts, Generated, evaluate_generation
+from spae.eval.tasks.generate import DigitPrompts, Generated, Query, evaluate_generation
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
 
@@ -60,8 +62,9 @@ def test_sums_mean_what_they_say_and_shuffling_moves_captions(spae, tiny, monkey
     monkeypatch.setattr(drawing, "decode", spy)
     prompts = DigitPrompts(contexts=1, examples=20, sums=10, plain=10, stride=9)
     generated = generate.generate_digits(spae, tiny, prompts)
-    for caption, label in zip(generated.captions, generated.labels.tolist(), strict=True):
+    for kind, caption, label in generated.queries:
         assert sum(map(int, caption.split("+"))) == label
+        assert kind == ("sums" if "+" in caption else "plain")
     generate.generate_digits(spae, tiny, prompts, shuffle_captions=True)
     (task, queries), (dealt, others) = asked
     assert len(queries) == len(others) == 20
@@ -79,8 +82,7 @@ def test_figures_by_hand():
     context_images[0, :, 0, 0, 0] = torch.tensor([4.0, 1.0, 8.0])
     report = evaluate_generation(
         Generated(
-            captions=["4", "1+2"],
-            labels=torch.tensor([4, 3]),
+            queries=[Query("plain", "4", 4), Query("sums", "1+2", 3)],
             tokens=PyramidTokens(torch.tensor([[7], [9]]), pyramid),
             images=images,
             context=torch.zeros(2, dtype=torch.int64),
@@ -97,6 +99,98 @@ def test_figures_by_hand():
     assert report["nearest example"]["value"] == pytest.approx((0 + 1) / 2 / (3 * 64) ** 0.5)
 
 
-def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="examples: expected a multiple of 10, got 15"):
-        DigitPrompts(examples=15)
+class Adder:
+    """Continues "1+7 is" by the sum of the last line's numbers, or one less where they are the same."""
+
+    name = "adder"
+
+    def __init__(self, llm):
+        self._llm, self.shown = llm, []
+
+    def __getattr__(self, name):
+        return getattr(self._llm, name)
+
+    def generate(self, prompts, num_tokens, *, stop=(), **options):
+        if not stop:
+            return self._llm.generate(prompts, num_tokens, stop=stop, **options)
+        rows = []
+        for ids in prompts:
+            *shown, asked = self._llm.decode(ids).split("\n")
+            self.shown.append((shown, asked))
+            words = asked.removesuffix(" is").replace(" plus ", "+").split("+")
+            first, second = (WORDS.index(word) if word in WORDS else int(word) for word in words)
+            said = first + second - (first == second)
+            row = self._llm.encode(f" {said if words[0].isdigit() else WORDS[said]}")
+            rows.append(row + [-1] * (num_tokens - len(row)))
+        return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("captions", ["digits", "words"])
+def test_chained_sums_are_drawn_as_what_the_model_says(tmp_path, spae, tiny, captions):
+    prompts = DigitPrompts(
+        contexts=1, examples=10, sums=6, plain=0, stride=9, captions=captions, chain=True, seed=2
+    )
+    adder = Adder(tiny)
+    generated = generate.generate_digits(spae, adder, prompts)
+    sums, chained = generated.queries[:6], generated.queries[6:]
+    assert [query.kind for query in generated.queries] == ["sums"] * 6 + ["chained"] * 6
+    right = 0
+    for asked, said in zip(sums, chained, strict=True):
+        assert asked.label == said.label
+        first, second = asked.caption.replace(" plus ", "+").split("+")
+        right += first != second
+        assert (said.caption == numeral(said.label, captions)) == (first != second)
+    for shown, asked in adder.shown:
+        text = asked.removesuffix(" is")
+        assert len(shown) == 20
+        assert not any(line.startswith(f"{text} is") for line in shown)
+    assert 0 < right < 6
+    report = evaluate(generate, Run("generate", prompts, spae, adder, tmp_path))
+    assert report["captions"]["sums said right"]["value"] == right / 6
+    assert {kind: row["trials"] for kind, row in report["captions"]["accuracy"].items()} == {
+        "all": 6,
+        "sums": 6,
+        "chained": 6,
+    }
+    note = generate.table(report).splitlines()[-1]
+    assert ("captions in words" in note) == (captions == "words")
+    assert "of the sums the model says" in note
+
+
+def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
+    prompts = DigitPrompts(
+        contexts=1,
+        examples=10,
+        sums=2,
+        plain=2,
+        layers=2,
+        par_layers=1,
+        temperature=0.9,
+        top_p=0.8,
+        best_of=3,
+    )
+    report = evaluate(generate, Run("generate", prompts, spae, tiny, tmp_path))
+    assert report["captions"]["digits"] == 4
+    note = generate.table(report).splitlines()[-1]
+    assert "PAR in 1 layers, temperature 0.9, top-p 0.8, likeliest of 3, 2 layers" in note
+    drawn = generate.generate_digits(spae, tiny, prompts)
+    assert drawn.tokens.num_layers == 2
+    assert drawn.images.shape == (4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"examples": 15}, "examples: expected a multiple of 10, got 15"),
+        ({"plain": 0, "sums": 0}, "plain: expected 1 or more where there are no sums, got 0"),
+        ({"sums": 0, "chain": True}, "chain: expected False where there are no sums, got True"),
+        ({"captions": "roman"}, "captions: expected digits or words, got 'roman'"),
+        ({"best_of": 4}, "best_of: expected 1 or more, and 1 at temperature 0, got 4 at 0"),
+        ({"best_of": 0}, "best_of: expected 1 or more, .*, got 0 at 0"),
+        ({"layers": 0}, "layers: expected at least 1, got 0"),
+        ({"top_p": 0.0}, "top_p: expected a number above 0 to 1 or null, got 0"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        DigitPrompts(**options)

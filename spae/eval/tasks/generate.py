@@ -6,24 +6,24 @@ import argparse
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spae.configs import Weight, checked
-from spae.data.mnist import MNISTDigits
+from spae.data.mnist import WORDS, MNISTDigits
 from spae.eval.classifier import DigitClassifier
 from spae.eval.drawing import Drawing, add_drawing, described, drawing_options
 from spae.eval.run import Measured, Run
 from spae.eval.statistics import mean, proportion
+from spae.eval.sums import Captions, numeral, said_sums, sum_text
 from spae.eval.table import markdown, shown
 from spae.figures import picture_grid
 from spae.incontext import Lexicon
 from spae.incontext.lexicon import seen_masks
 from spae.incontext.tasks.generation import captioned_images_task, image_query
-from spae.llm import FrozenLLM, Sampling
+from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens, Tokenizer
 from spae.tokenizers.batches import decode_all, encode_all
 
@@ -37,34 +37,48 @@ class DigitPrompts(Drawing):
     """What is asked.
 
     contexts: how often other examples are drawn. examples: digits a context shows, as many of each class.
-    sums: queries a context answers, such as "1+7", of sums up to 9; plain: queries such as "3".
+    sums: queries a context answers, such as "1+7", of sums up to 9; plain: queries such as "3". captions: how
+    numbers are written: "digits", "words" ("three", "one plus seven"). chain: ask for each sum a second time,
+    by the number that the language model says it is; see `spae.eval.sums`.
     """
 
     contexts: int = 10
     examples: int = 20
     sums: int = 10
     plain: int = 10
-    temperature: float = 0.0
+    captions: Captions = "digits"
+    chain: bool = False
     seed: int = 0
-    stride: int = 1  # small models lose the thread within longer passes
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("contexts", "sums", "plain"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        checked("temperature", self.temperature, Weight)
+        for name, least in (("contexts", 1), ("sums", 0), ("plain", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        if self.sums + self.plain == 0:
+            raise ValueError("plain: expected 1 or more where there are no sums, got 0")
+        if self.captions not in get_args(Captions):
+            raise ValueError(f"captions: expected digits or words, got {self.captions!r}")
+        if self.chain and not self.sums:
+            raise ValueError("chain: expected False where there are no sums, got True")
         if self.examples < NUM_CLASSES or self.examples % NUM_CLASSES:
             raise ValueError(f"examples: expected a multiple of {NUM_CLASSES}, got {self.examples}")
 
 
+class Query(NamedTuple):
+    """kind: "plain", "sums" or "chained". caption: what is asked. label: the digit meant."""
+
+    kind: str
+    caption: str
+    label: int
+
+
 @dataclass(frozen=True)
 class Generated:
-    """captions: what was asked. labels: the digit meant. tokens, images: what came. context: which context of
-    the contexts' ids [contexts, examples, n] and images [contexts, examples, C, H, W] each was drawn in."""
+    """queries: what was asked. tokens, images: what came. context: which context of the contexts' ids
+    [contexts, examples, n] and images [contexts, examples, C, H, W] each was drawn in."""
 
-    captions: list[str]
-    labels: Tensor
+    queries: list[Query]
     tokens: PyramidTokens
     images: Tensor
     context: Tensor
@@ -90,47 +104,51 @@ def generate_digits(
     lexicon = Lexicon.of(model, llm, seen_masks(tokens, len(model.codebook)))
     words = lexicon.llm_ids(tokens)
     generator = random.Random(prompts.seed)
-    ids, captions, labels, contexts = [], [], [], []
+    ids, queries, contexts, counts = [], [], [], []
     for number in tqdm(range(prompts.contexts), desc="contexts", disable=None):
         chosen = _examples(train.labels, prompts.examples, generator)
-        named = [str(int(train.labels[i])) for i in chosen]
+        named = [numeral(int(train.labels[i]), prompts.captions) for i in chosen]
         if shuffle_captions:
             generator.shuffle(named)
-        queries = _queries(prompts, generator)
+        asked = _queries(prompts, generator)
+        if prompts.chain:
+            asked += _chained(llm, asked, prompts.captions, f"{prompts.seed} {number}")
         task = captioned_images_task([words[i] for i in chosen], named)
-        sampling = Sampling(temperature=prompts.temperature, seed=prompts.seed + number)
-        asked = [image_query(caption) for caption, _ in queries]
-        drawn = prompts.decode(llm, task, asked, lexicon, log=log, sampling=sampling)
+        captions = [image_query(query.caption) for query in asked]
+        drawn = prompts.decode(llm, task, captions, lexicon, log=log, seed=prompts.seed + number)
         ids.append(drawn.ids)
-        captions += [caption for caption, _ in queries]
-        labels += [label for _, label in queries]
+        queries += asked
         contexts.append(torch.tensor(chosen))
+        counts.append(len(asked))
     drawn = PyramidTokens(torch.cat(ids), model.pyramid)
-    context = torch.arange(prompts.contexts).repeat_interleave(prompts.sums + prompts.plain)
     items = torch.stack(contexts)
     return Generated(
-        captions=captions,
-        labels=torch.tensor(labels),
+        queries=queries,
         tokens=drawn,
         images=decode_all(model, drawn),
-        context=context,
-        context_ids=tokens.ids[items],
+        context=torch.arange(prompts.contexts).repeat_interleave(torch.tensor(counts)),
+        context_ids=tokens.upto(drawn.num_layers).ids[items],
         context_images=train.images[items],
     )
 
 
 def evaluate_generation(generated: Generated) -> dict[str, Any]:
-    """Which share of the digits a classifier reads as what was asked, by kind of caption, and how near they
-    are to the examples that the model was shown.
+    """Which share of the digits a classifier reads as what was asked, by kind of query, and how near they are
+    to the examples that the model was shown. "all" is plain ones and sums; sums by chained prompts stand
+    apart, beside the share of them that the model said right.
 
     Distances are root mean squares of pixels in [-1, 1] to the nearest of the context's examples; beside them
     stands that of held-out digits, which are nobody's copies.
     """
     classifier = DigitClassifier()
     read = classifier.predict(generated.images)
-    right = read == generated.labels
-    is_sum = torch.tensor(["+" in caption for caption in generated.captions])
-    rows = {"all": torch.ones_like(is_sum), "plain": ~is_sum, "sums": is_sum}
+    right = read == torch.tensor([query.label for query in generated.queries])
+    of = {
+        kind: torch.tensor([query.kind == kind for query in generated.queries])
+        for kind in ("plain", "sums", "chained")
+    }
+    rows = {"all": of["plain"] | of["sums"], **of}
+    said = [query for query in generated.queries if query.kind == "chained"]
     held_out = MNISTDigits("test").images
     real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[: len(read)]]
     real_context = generated.context[: len(real)]
@@ -145,6 +163,7 @@ def evaluate_generation(generated: Generated) -> dict[str, Any]:
             for name, chosen in rows.items()
             if chosen.any()
         },
+        **({"sums said right": _share(said)} if said else {}),
         "copies": int(
             (generated.context_ids[generated.context] == generated.tokens.ids[:, None]).all(2).any(1).sum()
         ),
@@ -157,18 +176,23 @@ def evaluate_generation(generated: Generated) -> dict[str, Any]:
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
     parser.add_argument("--examples", type=int, default=20, help="digits a context shows (default: 20)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--plain", type=int, default=10, help='queries such as "3" (default: 10)')
+    parser.add_argument("--sums", type=int, default=10, help='queries such as "1+7" (default: 10)')
+    parser.add_argument(
+        "--captions", choices=get_args(Captions), default="digits", help="3 (default), or three"
+    )
+    parser.add_argument(
+        "--chain",
+        action="store_true",
+        help="also draw what the language model says that each sum is; reported apart",
+    )
     add_drawing(parser, DigitPrompts())
 
 
 def settings(arguments: argparse.Namespace) -> DigitPrompts:
-    return DigitPrompts(
-        contexts=arguments.contexts,
-        examples=arguments.examples,
-        temperature=arguments.temperature,
-        seed=arguments.seed,
-        **drawing_options(arguments),
-    )
+    own = ("contexts", "examples", "plain", "sums", "captions", "chain", "seed")
+    chosen = {name: getattr(arguments, name) for name in own}
+    return DigitPrompts(**chosen, **drawing_options(arguments))
 
 
 def measure(run: Run) -> Measured:
@@ -183,8 +207,8 @@ def measure(run: Run) -> Measured:
         "captions": evaluate_generation(generated),
         "shuffled captions": evaluate_generation(control),
     }
-    pictures = generated.images[: 2 * (prompts.sums + prompts.plain)]
-    titles = generated.captions[: len(pictures)]
+    pictures = generated.images[generated.context < 2]
+    titles = [query.caption for query in generated.queries[: len(pictures)]]
     return Measured(report, lambda path: picture_grid(pictures, titles, path, columns=10))
 
 
@@ -199,9 +223,9 @@ def table(report: dict[str, Any]) -> str:
     near, real = own["nearest example"], own["nearest example of held-out digits"]
     note = (
         f"{report['llm']}, {report['prompts']['examples']} examples a context, "
-        f"{described(report['prompts'])}; {own['distinct images']} different images among {own['digits']}, "
-        f"{own['copies']} of them copies of an example word by word. Root mean square distance to the "
-        f"nearest example: {shown(near)}; of held-out digits {shown(real)}."
+        f"{described(report['prompts'])}{_extras(report)}; {own['distinct images']} different images among "
+        f"{own['digits']}, {own['copies']} of them copies of an example word by word. Root mean square "
+        f"distance to the nearest example: {shown(near)}; of held-out digits {shown(real)}."
     )
     return markdown(["captions", "asked", "digits", "right", "chance"], rows, note)
 
@@ -222,11 +246,34 @@ def _examples(labels: Tensor, count: int, generator: random.Random) -> list[int]
     return chosen
 
 
-def _queries(prompts: DigitPrompts, generator: random.Random) -> list[tuple[str, int]]:
-    """Captions and the digits they mean; the classes in turn, so that each is asked for equally often."""
+def _queries(prompts: DigitPrompts, generator: random.Random) -> list[Query]:
+    """The classes in turn, so that each is asked for equally often."""
     queries = []
     for number in range(prompts.sums):
         total = number % NUM_CLASSES
         first = generator.randint(0, total)
-        queries.append((f"{first}+{total - first}", total))
-    return queries + [(str(number % NUM_CLASSES), number % NUM_CLASSES) for number in range(prompts.plain)]
+        queries.append(Query("sums", sum_text(first, total - first, prompts.captions), total))
+    plain = [number % NUM_CLASSES for number in range(prompts.plain)]
+    return queries + [Query("plain", numeral(digit, prompts.captions), digit) for digit in plain]
+
+
+def _chained(llm: FrozenLLM, queries: list[Query], captions: Captions, seed: str) -> list[Query]:
+    """The sums once more, by what the model says that they are."""
+    sums = [query for query in queries if query.kind == "sums"]
+    answers = said_sums(llm, [query.caption for query in sums], captions, seed)
+    return [query._replace(kind="chained", caption=said) for query, said in zip(sums, answers, strict=True)]
+
+
+def _share(chained: list[Query]) -> dict[str, float]:
+    right = sum(query.caption in (str(query.label), WORDS[query.label]) for query in chained)
+    return proportion(right, len(chained))._asdict()
+
+
+def _extras(report: dict[str, Any]) -> str:
+    """What earlier reports do not have."""
+    prompts, own = report["prompts"], report["captions"]
+    text = "" if prompts.get("layers") is None else f", {prompts['layers']} layers"
+    text += ", captions in words" if prompts.get("captions") == "words" else ""
+    if "sums said right" in own:
+        text += f"; of the sums the model says {shown(own['sums said right'])} right before it draws them"
+    return text
