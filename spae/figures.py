@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -135,6 +135,34 @@ def picture_grid(
         _picture(place, image, caption)
     for place in axes[len(images) :]:
         place.axis("off")
+    _save(figure, path)
+
+
+def interval_lines(
+    panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
+    ticks: Sequence[str],
+    path: Path,
+    *,
+    x: str,
+    chance: float,
+) -> None:
+    """Draw shares in panels side by side, by their titles: each line, by its name, has a figure with its
+    interval (`Interval._asdict()`) for each tick. x: what the ticks are. Writes a PNG."""
+    figure = _figure(4.2 * len(panels), 3.6)
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, lines) in zip(places, panels.items(), strict=True):
+        for number, (name, rows) in enumerate(lines.items()):
+            shift = 0.04 * (number - (len(lines) - 1) / 2)  # intervals stand side by side
+            values = [row["value"] for row in rows]
+            # At 0 and 1 rounding may leave the interval's end on the other side.
+            below = [max(0.0, row["value"] - row["low"]) for row in rows]
+            above = [max(0.0, row["high"] - row["value"]) for row in rows]
+            where = [place + shift for place in range(len(ticks))]
+            axes.errorbar(where, values, [below, above], marker="o", capsize=2, label=name)
+        axes.axhline(chance, color="0.6", linestyle=":", label="chance")
+        axes.set(title=title, xlabel=x, ylim=(0, 1), xticks=range(len(ticks)), xticklabels=ticks)
+        axes.grid(color="0.9")
+        axes.legend(fontsize=8)
     _save(figure, path)
 
 

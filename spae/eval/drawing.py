@@ -86,9 +86,6 @@ def add_drawing(parser: argparse.ArgumentParser, defaults: Drawing) -> None:
         "--stride", type=int, default=defaults.stride, help=f"tokens of a pass (default: {defaults.stride})"
     )
     parser.add_argument(
-        "--layers", type=int, help="layers that are generated, and decoded from (default: all)"
-    )
-    parser.add_argument(
         "--layout",
         choices=get_args(Layout),
         default=defaults.layout,
@@ -106,6 +103,14 @@ def add_drawing(parser: argparse.ArgumentParser, defaults: Drawing) -> None:
         type=int,
         help="with --mode par: only the first so many layers, the others see these alone (default: all)",
     )
+    add_choice(parser, defaults)
+
+
+def add_choice(parser: argparse.ArgumentParser, defaults: Drawing) -> None:
+    """Those of them that say how many words are chosen, and how; not in which passes."""
+    parser.add_argument(
+        "--layers", type=int, help="layers that are generated, and decoded from (default: all)"
+    )
     parser.add_argument(
         "--temperature", type=float, default=defaults.temperature, help="0 is greedy (default)"
     )
@@ -122,21 +127,23 @@ def add_drawing(parser: argparse.ArgumentParser, defaults: Drawing) -> None:
 
 def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of `Drawing` that the options name."""
-    return {field.name: getattr(arguments, field.name) for field in fields(Drawing)}
+    given = vars(arguments)
+    return {field.name: given[field.name] for field in fields(Drawing) if field.name in given}
 
 
-def described(run: dict[str, Any]) -> str:
-    """Settings of a report in words. Reports of before the option "layout" were of "segments"."""
-    text = f"stride {run['stride']}, layout {run.get('layout', 'segments')}"
-    if run.get("mode", "par") != "par":
-        text += f", mode {run['mode']}"
-    elif run.get("par_layers") is not None:
-        text += f", PAR in {run['par_layers']} layers"
+def described(run: dict[str, Any], *, passes: bool = True) -> str:
+    """Settings of a report in words. passes: also those of its passes. Reports of before an option had its
+    default, but for "layout", which was "segments"."""
+    parts = [] if run.get("layers") is None else [f"{run['layers']} layers"]
+    if passes:
+        parts += [f"stride {run['stride']}", f"layout {run.get('layout', 'segments')}"]
+        if run.get("mode", "par") != "par":
+            parts.append(f"mode {run['mode']}")
+        elif run.get("par_layers") is not None:
+            parts.append(f"PAR in {run['par_layers']} layers")
     if run.get("temperature"):
-        text += f", temperature {run['temperature']:g}"
-        text += "".join(
-            f", {name.replace('_', '-')} {run[name]:g}" for name in ("top_p", "top_k") if run.get(name)
-        )
+        parts.append(f"temperature {run['temperature']:g}")
+        parts += [f"{n.replace('_', '-')} {run[n]:g}" for n in ("top_p", "top_k") if run.get(n) is not None]
         if run.get("best_of", 1) > 1:
-            text += f", likeliest of {run['best_of']}"
-    return text
+            parts.append(f"likeliest of {run['best_of']}")
+    return ", ".join(parts)

@@ -19,6 +19,7 @@ TASKS = [
     "outpaint",
     "reconstruction",
     "semantics",
+    "strides",
     "vqa",
 ]
 
@@ -109,6 +110,14 @@ def test_modes_of_decoding_are_reached(what):
 def test_what_digits_are_asked_for():
     chosen = settings("generate", "--captions", "words", "--chain", "--sums", "5", "--plain", "0")
     assert (chosen.captions, chosen.chain, chosen.sums, chosen.plain) == ("words", True, 5, 0)
+
+
+def test_what_a_study_of_strides_takes():
+    options = "--strides 1 whole --modes pnar --layouts segments --plain 3 --layers 2 --captions words"
+    chosen = settings("strides", *options.split())
+    assert (chosen.strides, chosen.modes, chosen.layouts) == ((1, "whole"), ("pnar",), ("segments",))
+    assert (chosen.prompts.plain, chosen.prompts.layers, chosen.prompts.captions) == (3, 2, "words")
+    assert settings("strides").strides == (1, 2, 4, 16, "whole")
 
 
 def test_a_servers_options(loaded, monkeypatch, capsys, tmp_path):

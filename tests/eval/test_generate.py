@@ -172,7 +172,10 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
     report = evaluate(generate, Run("generate", prompts, spae, tiny, tmp_path))
     assert report["captions"]["digits"] == 4
     note = generate.table(report).splitlines()[-1]
-    assert "PAR in 1 layers, temperature 0.9, top-p 0.8, likeliest of 3, 2 layers" in note
+    assert (
+        "2 layers, stride 1, layout examples, PAR in 1 layers, temperature 0.9, top-p 0.8, likeliest of 3;"
+        in note
+    )
     drawn = generate.generate_digits(spae, tiny, prompts)
     assert drawn.tokens.num_layers == 2
     assert drawn.images.shape == (4, 3, 8, 8)

@@ -86,23 +86,33 @@ class Generated:
     context_images: Tensor
 
 
+class Pool:
+    """What examples are drawn from: the training digits, their tokens, and these as the model's ids. Only
+    words that occur in them may be written."""
+
+    def __init__(self, model: Tokenizer, llm: FrozenLLM) -> None:
+        self.digits = MNISTDigits("train")
+        self.tokens = encode_all(model, self.digits.images)
+        self.lexicon = Lexicon.of(model, llm, seen_masks(self.tokens, len(model.codebook)))
+        self.words = self.lexicon.llm_ids(self.tokens)
+
+
 def generate_digits(
     model: Tokenizer,
     llm: FrozenLLM,
     prompts: DigitPrompts,
     *,
+    pool: Pool | None = None,
     shuffle_captions: bool = False,
     log: Path | None = None,
 ) -> Generated:
-    """Draw digits by progressive autoregressive decoding.
+    """Draw digits by progressive decoding.
 
-    shuffle_captions: deal the captions of the examples out at random, the control in which nothing links
-    captions to images. log: keeps finished segments.
+    pool: None makes it. shuffle_captions: deal the captions of the examples out at random, the control in
+    which nothing links captions to images. log: keeps finished segments.
     """
-    train = MNISTDigits("train")
-    tokens = encode_all(model, train.images)
-    lexicon = Lexicon.of(model, llm, seen_masks(tokens, len(model.codebook)))
-    words = lexicon.llm_ids(tokens)
+    pool = Pool(model, llm) if pool is None else pool
+    train = pool.digits
     generator = random.Random(prompts.seed)
     ids, queries, contexts, counts = [], [], [], []
     for number in tqdm(range(prompts.contexts), desc="contexts", disable=None):
@@ -113,9 +123,9 @@ def generate_digits(
         asked = _queries(prompts, generator)
         if prompts.chain:
             asked += _chained(llm, asked, prompts.captions, f"{prompts.seed} {number}")
-        task = captioned_images_task([words[i] for i in chosen], named)
+        task = captioned_images_task([pool.words[i] for i in chosen], named)
         captions = [image_query(query.caption) for query in asked]
-        drawn = prompts.decode(llm, task, captions, lexicon, log=log, seed=prompts.seed + number)
+        drawn = prompts.decode(llm, task, captions, pool.lexicon, log=log, seed=prompts.seed + number)
         ids.append(drawn.ids)
         queries += asked
         contexts.append(torch.tensor(chosen))
@@ -127,20 +137,20 @@ def generate_digits(
         tokens=drawn,
         images=decode_all(model, drawn),
         context=torch.arange(prompts.contexts).repeat_interleave(torch.tensor(counts)),
-        context_ids=tokens.upto(drawn.num_layers).ids[items],
+        context_ids=pool.tokens.upto(drawn.num_layers).ids[items],
         context_images=train.images[items],
     )
 
 
-def evaluate_generation(generated: Generated) -> dict[str, Any]:
+def evaluate_generation(generated: Generated, classifier: DigitClassifier | None = None) -> dict[str, Any]:
     """Which share of the digits a classifier reads as what was asked, by kind of query, and how near they are
     to the examples that the model was shown. "all" is plain ones and sums; sums by chained prompts stand
-    apart, beside the share of them that the model said right.
+    apart, beside the share of them that the model said right. classifier: None makes it.
 
     Distances are root mean squares of pixels in [-1, 1] to the nearest of the context's examples; beside them
     stands that of held-out digits, which are nobody's copies.
     """
-    classifier = DigitClassifier()
+    classifier = DigitClassifier() if classifier is None else classifier
     read = classifier.predict(generated.images)
     right = read == torch.tensor([query.label for query in generated.queries])
     of = {
@@ -174,6 +184,12 @@ def evaluate_generation(generated: Generated) -> dict[str, Any]:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    add_prompts(parser)
+    add_drawing(parser, DigitPrompts())
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """The options for what is asked."""
     parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
     parser.add_argument("--examples", type=int, default=20, help="digits a context shows (default: 20)")
     parser.add_argument("--plain", type=int, default=10, help='queries such as "3" (default: 10)')
@@ -186,13 +202,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also draw what the language model says that each sum is; reported apart",
     )
-    add_drawing(parser, DigitPrompts())
 
 
 def settings(arguments: argparse.Namespace) -> DigitPrompts:
+    return DigitPrompts(**prompt_options(arguments), **drawing_options(arguments))
+
+
+def prompt_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields that `add_prompts`'s options name."""
     own = ("contexts", "examples", "plain", "sums", "captions", "chain", "seed")
-    chosen = {name: getattr(arguments, name) for name in own}
-    return DigitPrompts(**chosen, **drawing_options(arguments))
+    return {name: getattr(arguments, name) for name in own}
 
 
 def measure(run: Run) -> Measured:
@@ -200,12 +219,15 @@ def measure(run: Run) -> Measured:
     segments are kept in `segments.jsonl`."""
     prompts: DigitPrompts = run.settings
     log = run.folder / "segments.jsonl"
-    generated = generate_digits(run.model, run.asked, prompts, log=log)
-    control = generate_digits(run.model, run.asked, prompts, shuffle_captions=True, log=log)
+    pool, classifier = Pool(run.model, run.asked), DigitClassifier()
+    generated, control = (
+        generate_digits(run.model, run.asked, prompts, pool=pool, shuffle_captions=shuffled, log=log)
+        for shuffled in (False, True)
+    )
     report = {
         "prompts": asdict(prompts),
-        "captions": evaluate_generation(generated),
-        "shuffled captions": evaluate_generation(control),
+        "captions": evaluate_generation(generated, classifier),
+        "shuffled captions": evaluate_generation(control, classifier),
     }
     pictures = generated.images[generated.context < 2]
     titles = [query.caption for query in generated.queries[: len(pictures)]]
@@ -272,8 +294,7 @@ def _share(chained: list[Query]) -> dict[str, float]:
 def _extras(report: dict[str, Any]) -> str:
     """What earlier reports do not have."""
     prompts, own = report["prompts"], report["captions"]
-    text = "" if prompts.get("layers") is None else f", {prompts['layers']} layers"
-    text += ", captions in words" if prompts.get("captions") == "words" else ""
+    text = ", captions in words" if prompts.get("captions") == "words" else ""
     if "sums said right" in own:
         text += f"; of the sums the model says {shown(own['sums said right'])} right before it draws them"
     return text
