@@ -350,7 +350,11 @@ def _still_running(rows: list[int], chosen: list[int], stop: Sequence[int]) -> t
 
 
 class _Reading:
-    """Some prompts behind a prefix, as one growing sequence."""
+    """Some prompts behind a prefix, as one growing sequence.
+
+    Prompts are rows, numbered from 0. What several of them begin with is read once: a token belongs to every
+    row whose text it is part of, and sees those before it that all of its rows share.
+    """
 
     def __init__(self, llm: LocalLLM, prefix: Prefix | None) -> None:
         from spae.llm.memory import Memory
@@ -360,7 +364,8 @@ class _Reading:
         self._llm = llm
         self.memory = prefix.memory.behind(len(prefix.ids)) if prefix else Memory().behind(0)
         self._start = len(prefix.ids) if prefix else 0
-        self._owners = torch.empty(0, dtype=torch.int64)
+        self._ends: dict[int, tuple[int, int]] = {}  # of each row: its last token, and how many it has
+        self._members = torch.empty(0, 0)  # 1 where a token belongs to a row
         self._positions = torch.empty(0, dtype=torch.int64)
 
     def __enter__(self) -> _Reading:
@@ -371,32 +376,43 @@ class _Reading:
 
     @torch.no_grad()
     def read(self, tokens: list[list[int]], owners: list[int], keep: list[int]) -> Tensor:
-        """Append tokens[i] to prompt owners[i]; float32 logits [len(keep), V] after the kept ones of them."""
-        own = [torch.full((len(ids),), owner) for ids, owner in zip(tokens, owners, strict=True)]
-        lengths = [int((self._owners == owner).sum()) for owner in owners]
-        places = [
-            torch.arange(self._start + length, self._start + length + len(ids))
-            for ids, length in zip(tokens, lengths, strict=True)
-        ]
-        new_owners, new_positions = torch.cat(own), torch.cat(places)
-        self._owners = torch.cat([self._owners, new_owners])
+        """Append tokens[i] to row owners[i], the first time to all rows; float32 logits [len(keep), V] after
+        the kept ones of the tokens of all i in order."""
+        known = len(self._positions)
+        places: dict[tuple[int, int], int] = {}  # of a token behind another
+        new, positions, members = [], [], []
+        for ids, row in zip(tokens, owners, strict=True):
+            end, length = self._ends.get(row, (-1, 0))
+            for token in ids:
+                end = places.setdefault((end, token), known + len(new))
+                if end == known + len(new):
+                    new.append(token)
+                    positions.append(self._start + length)
+                length += 1
+                members.append((end - known, row))
+            self._ends[row] = end, length
+        new_positions = torch.tensor(positions)
+        new_members = torch.zeros(len(new), len(self._ends))
+        new_members[tuple(torch.tensor(members).T)] = 1
         self._positions = torch.cat([self._positions, new_positions])
-        single = bool((self._owners == self._owners[0]).all())
+        self._members = torch.cat([self._members.reshape(known, len(self._ends)), new_members])
+        single = bool(self._members.all())
         device = self._llm.device
         output = self._llm._model(
-            input_ids=torch.tensor([[token for ids in tokens for token in ids]], device=device),
+            input_ids=torch.tensor([new], device=device),
             position_ids=new_positions[None].to(device),
-            attention_mask=None if single else self._mask(new_owners, new_positions),
+            attention_mask=None if single else self._mask(new_members, new_positions),
             use_cache=True,
-            logits_to_keep=torch.tensor(keep, dtype=torch.int64, device=device),
+            logits_to_keep=torch.tensor([members[i][0] for i in keep], dtype=torch.int64, device=device),
             **{self._llm._cache_argument: self.memory.cache},
         )
         return output.logits[0].float()
 
-    def _mask(self, owners: Tensor, positions: Tensor) -> Any:
-        """Who sees whom, bool [1, 1, new, all]: the prefix, and what stands before in the same prompt."""
-        seen = (owners[:, None] == self._owners) & (positions[:, None] >= self._positions)
-        seen = torch.cat([torch.ones(len(owners), self._start, dtype=torch.bool), seen], dim=1)
+    def _mask(self, members: Tensor, positions: Tensor) -> Any:
+        """Who sees whom, bool [1, 1, new, all]: the prefix, and what stands before in all rows of a token."""
+        elsewhere = members @ (1 - self._members).T  # how many rows of the one the other does not belong to
+        seen = (elsewhere == 0) & (positions[:, None] >= self._positions)
+        seen = torch.cat([torch.ones(len(members), self._start, dtype=torch.bool), seen], dim=1)
         everywhere = torch.cat([torch.arange(self._start), self._positions])
         full = seen[None, None].to(self._llm.device)
         window, kinds = self._llm._sliding_window, self._llm._layer_types

@@ -68,6 +68,35 @@ def test_what_is_written_comes_with_its_probability(tokenizer):
     assert (ids[1, 2:] == -1).all()
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_what_prompts_begin_with_is_read_once(tokenizer, kind, monkeypatch):
+    """A tree of prompts: two that are the same, one that another continues, and two that part."""
+    model = tiny_model(kind)
+    local = LocalLLM(model, tokenizer)
+    first, second, third = random_ids(6, 5, 4, seed=8)
+    prompts = [first + second, first + second, first + second + third, first + third, third]
+    alone = [local.generate([prompt], 6)[0].tolist() for prompt in prompts]
+    local.generate(prompts, 1)  # at first it is examined whether the model takes packs at all
+    lengths, forward = [], model.forward
+
+    def counting(*arguments, input_ids, **options):
+        lengths.append(input_ids.shape[1])
+        return forward(*arguments, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(model, "forward", counting)
+    # Each draws on its own: equal prompts part where their draws do.
+    apart = local.generate(prompts[:2], 6, sampling=llm.Sampling(temperature=2.0)).tolist()
+    parted = [i for i in range(6) if apart[0][: i + 1] != apart[1][: i + 1]]
+    assert lengths == [11] + [2 if i in parted else 1 for i in range(5)]
+    assert parted
+    lengths.clear()
+    assert local.generate(prompts, 6).tolist() == alone
+    assert lengths == [6 + 5 + 4 + 4 + 4, 4, 4, 4, 4, 4]
+    expected = [local.logprobs([prompt], [row])[0] for prompt, row in zip(prompts, alone, strict=True)]
+    for got, row in zip(local.logprobs(prompts, alone), expected, strict=True):
+        torch.testing.assert_close(got, row, atol=1e-4, rtol=1e-4)
+
+
 def test_prefixes_stay_what_they_were_whatever_is_read_behind_them(tokenizer):
     """They share memory: each writes behind what is its own, or takes a copy."""
     model = tiny_model("llama")
