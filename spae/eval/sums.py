@@ -12,7 +12,6 @@ from spae.llm import FrozenLLM
 
 Captions = Literal["digits", "words"]
 _TEMPLATE = Template(between=" is", after="\n")
-_SHOWN = 20
 _MOST_TOKENS = 6
 
 
@@ -34,26 +33,26 @@ def sum_text(first: int, second: int, captions: Captions) -> str:
     return plus.join(numeral(number, captions) for number in (first, second))
 
 
-def said_sums(llm: FrozenLLM, sums: Sequence[str], captions: Captions, seed: str) -> list[str]:
+def said_sums(llm: FrozenLLM, sums: Sequence[tuple[int, int]], captions: Captions, seed: str) -> list[str]:
     """What a language model says that some sums are, after other sums with their right answers.
 
-    It continues "1+7 is" up to the end of the line; what it says is taken as it is, right or wrong. Whatever
-    sum is asked, in either order, is not among those shown.
+    It continues "1+7 is" up to the end of the line. The question is put in digits, of which small models make
+    more; an answer that is a number below ten is returned as captions are written, any other as it is, right
+    or wrong. Whatever sum is asked, in either order, is not among those shown.
 
-    sums: as `sum_text` writes them. seed: draws the sums that are shown.
+    seed: draws the sums that are shown.
     """
-    asked = set(sums)
-    free = [
-        (first, second)
-        for first in range(len(WORDS))
-        for second in range(len(WORDS) - first)
-        if not {sum_text(first, second, captions), sum_text(second, first, captions)} & asked
-    ]
+    asked = {pair for first, second in sums for pair in ((first, second), (second, first))}
+    pairs = [(first, second) for first in range(len(WORDS)) for second in range(len(WORDS) - first)]
+    free = [pair for pair in pairs if pair not in asked]
     examples = tuple(
-        Example(sum_text(first, second, captions), f" {numeral(first + second, captions)}")
-        for first, second in random.Random(seed).sample(free, min(_SHOWN, len(free)))
+        Example(sum_text(first, second, "digits"), f" {first + second}")
+        for first, second in random.Random(seed).sample(free, len(free))
     )
     task = Task(_TEMPLATE, examples)
-    prompts = [prompt(llm, task, Example(text), _MOST_TOKENS).ids for text in sums]
+    queries = [Example(sum_text(first, second, "digits")) for first, second in sums]
+    prompts = [prompt(llm, task, query, _MOST_TOKENS).ids for query in queries]
     rows = llm.generate(prompts, _MOST_TOKENS, stop=llm.encode("\n")[:1]).tolist()
-    return [llm.decode([token for token in row if token >= 0]).strip() for row in rows]
+    said = [llm.decode([token for token in row if token >= 0]).strip() for row in rows]
+    digits = [numeral(digit, "digits") for digit in range(len(WORDS))]
+    return [numeral(digits.index(text), captions) if text in digits else text for text in said]

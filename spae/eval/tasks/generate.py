@@ -66,11 +66,12 @@ class DigitPrompts(Drawing):
 
 
 class Query(NamedTuple):
-    """kind: "plain", "sums" or "chained". caption: what is asked. label: the digit meant."""
+    """kind: "plain", "sums" or "chained". caption: what is asked. label: the digit meant. terms: of a sum."""
 
     kind: str
     caption: str
     label: int
+    terms: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,8 @@ def _queries(prompts: DigitPrompts, generator: random.Random) -> list[Query]:
     for number in range(prompts.sums):
         total = number % NUM_CLASSES
         first = generator.randint(0, total)
-        queries.append(Query("sums", sum_text(first, total - first, prompts.captions), total))
+        text = sum_text(first, total - first, prompts.captions)
+        queries.append(Query("sums", text, total, (first, total - first)))
     plain = [number % NUM_CLASSES for number in range(prompts.plain)]
     return queries + [Query("plain", numeral(digit, prompts.captions), digit) for digit in plain]
 
@@ -282,7 +284,7 @@ def _queries(prompts: DigitPrompts, generator: random.Random) -> list[Query]:
 def _chained(llm: FrozenLLM, queries: list[Query], captions: Captions, seed: str) -> list[Query]:
     """The sums once more, by what the model says that they are."""
     sums = [query for query in queries if query.kind == "sums"]
-    answers = said_sums(llm, [query.caption for query in sums], captions, seed)
+    answers = said_sums(llm, [(query.terms[0], query.terms[1]) for query in sums], captions, seed)
     return [query._replace(kind="chained", caption=said) for query, said in zip(sums, answers, strict=True)]
 
 
