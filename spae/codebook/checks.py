@@ -34,6 +34,43 @@ def aligned(argument: str, values: Tensor | None, dtype: torch.dtype, vectors: T
     return values.detach().to(vectors.device, dtype)
 
 
+def word_ids(values: Tensor | None, vectors: Tensor) -> Tensor:
+    """`llm_ids` beside the vectors: int64 [K]; or [K, n] if words have up to n > 1 ids, -1 behind a word's
+    last."""
+    if not isinstance(values, Tensor) or values.ndim != 2:
+        ids = aligned("llm_ids", values, torch.int64, vectors)
+        wrong = ids < 0
+        if ids.device.type != "meta" and wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(f"llm_ids: expected 0 or more, got {int(ids[row])} at position {row}")
+        return ids
+    if len(values) != len(vectors) or values.shape[1] == 0 or values.dtype != torch.int64:
+        raise ValueError(
+            f"llm_ids: expected torch.int64 [{len(vectors)}] or [{len(vectors)}, n], "
+            f"got {values.dtype} {list(values.shape)}"
+        )
+    ids = values.detach().to(vectors.device)
+    if ids.device.type == "meta":
+        return ids
+    # A word's ids end where -1 begins: no id may follow one, and the first is no -1.
+    wrong = (ids < -1).any(1) | (ids[:, 0] < 0) | ((ids[:, 1:] >= 0) & (ids[:, :-1] < 0)).any(1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"llm_ids: expected ids of 0 or more and -1 behind each word's last, "
+            f"got {ids[row].tolist()} at position {row}"
+        )
+    return trimmed(ids)
+
+
+def trimmed(ids: Tensor) -> Tensor:
+    """`llm_ids` without columns that no word needs: [K] where every word has one id."""
+    if ids.ndim == 1 or ids.device.type == "meta":
+        return ids
+    ids = ids[:, : int((ids >= 0).sum(1).max())]
+    return (ids[:, 0] if ids.shape[1] == 1 else ids).clone(memory_format=torch.contiguous_format)
+
+
 def listed(words: Any) -> list[Any]:
     if isinstance(words, str) or not isinstance(words, Iterable):
         got = f"one string {words!r:.80}" if isinstance(words, str) else type(words).__name__

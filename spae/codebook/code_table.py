@@ -16,7 +16,8 @@ class CodeTable(Protocol):
 
     words: K distinct strings. name: which table this is.
     vectors: floating-point [K, D]. index: the same, prepared for lookups, as they are now.
-    llm_ids: int64 [K], each word's id in a language model's vocabulary; None for words of no language.
+    llm_ids: int64 [K], each word's id in a language model's vocabulary; int64 [K, n] if words have up to n
+        ids, with -1 behind each word's last (`spellings`); None for words of no language.
     checksum: SHA-256 (hex) over the content; tokens mean the same where it is the same.
     """
 
@@ -45,3 +46,20 @@ class CodeTable(Protocol):
         """What a checkpoint says of the table, as JSON values: "name", "shape" and a "checksum" of all that
         the weights do not hold themselves. Checkpoints load beside a table of the same "checksum" only."""
         ...
+
+
+WordIds = int | tuple[int, ...]
+"""A word as a language model writes it: its id, or several."""
+
+
+def spellings(llm_ids: Tensor) -> list[WordIds]:
+    """`CodeTable.llm_ids`, int64 [K] or [K, n], word by word: an int where a word has one id, else a tuple.
+
+    >>> from torch import tensor
+    >>> spellings(tensor([[5, 7], [9, -1]]))
+    [(5, 7), 9]
+    """
+    if llm_ids.ndim == 1:
+        return llm_ids.tolist()
+    words = [tuple(token for token in row if token >= 0) for row in llm_ids.tolist()]
+    return [word[0] if len(word) == 1 else word for word in words]

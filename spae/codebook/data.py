@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spae.checksum import Part, checksum
 from spae.codebook import selection
-from spae.codebook.checks import aligned, listed, rows_by_word
+from spae.codebook.checks import aligned, listed, rows_by_word, trimmed, word_ids
 from spae.codebook.choice import WordChoice, choose_words
 from spae.codebook.normalisation import KINDS, normalise_rows
 
@@ -65,7 +65,7 @@ class CodebookData:
         if normalisation not in KINDS:
             raise ValueError(f"normalisation: expected one of {', '.join(KINDS)}, got {normalisation!r}")
         vectors = vectors.detach().to(torch.float32).contiguous()
-        llm_ids = aligned("llm_ids", llm_ids, torch.int64, vectors)
+        llm_ids = word_ids(llm_ids, vectors)
         round_trips = aligned("round_trips", round_trips, torch.bool, vectors)
         words = listed(words)
         if len(words) != len(vectors):
@@ -79,9 +79,6 @@ class CodebookData:
                 raise ValueError(
                     f"vectors: expected finite rows, got {words[row]!r} (row {row}) with nan or inf"
                 )
-            if (negative := llm_ids < 0).any():
-                row = int(negative.nonzero()[0])
-                raise ValueError(f"llm_ids: expected 0 or more, got {int(llm_ids[row])} at position {row}")
         return data
 
     def __len__(self) -> int:
@@ -99,6 +96,8 @@ class CodebookData:
 
     def _parts(self) -> Iterator[Part]:
         yield f"spae codebook {FORMAT} {self.normalisation} {len(self)} {self.vectors.shape[1]}"
+        if self.llm_ids.ndim > 1:
+            yield f"up to {self.llm_ids.shape[1]} ids a word"
         for word in self.words:
             encoded = word.encode("utf-8", "surrogatepass")
             yield len(encoded).to_bytes(8, "little") + encoded
@@ -145,7 +144,7 @@ class CodebookData:
         return CodebookData(
             [self.words[row] for row in rows.tolist()],
             self.vectors[on_device],
-            self.llm_ids[on_device],
+            trimmed(self.llm_ids[on_device]),
             self.round_trips[on_device],
             name or f"{self.name}[{len(rows)}]",
             self.normalisation,
