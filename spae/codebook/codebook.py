@@ -36,9 +36,9 @@ class Codebook(nn.Module):
             that is not UTF-8 or not unique, the bytes as `<0xE2><0x96>`, with the id behind if that is not
             unique either, `<0x41><id 306>`. Not to be modified.
         vectors: float32 [K, D], the normalised rows. Not to be modified.
-        llm_ids: int64 [K], each word's id in its LLM's vocabulary; or int64 [K, n] where words have up to n > 1
-            ids, -1 behind each word's last.
-        round_trips: bool [K], whether the LLM's tokenizer reads the word, as text, as exactly that one id.
+        llm_ids: int64 [K], each word's id in its LLM's vocabulary; or int64 [K, n] where words have up to
+            n > 1 ids, -1 behind each word's last.
+        round_trips: bool [K], whether the LLM's tokenizer reads the word, as text, as exactly its ids.
         name: which table this is, e.g. "smollm2".
         normalisation: what was done to the rows, one of "none", "centre", "unit", "centre+scale".
         source: the name by which `load` knows the table; None for any other table.

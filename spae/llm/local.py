@@ -113,7 +113,7 @@ class LocalLLM:
         self.context_window: int = config.max_position_embeddings
         self.start_ids = self._tokenizer.start_ids
         self.special_ids = self._tokenizer.special_ids
-        self._vocabulary: int = config.vocab_size
+        self.vocabulary_size: int = config.vocab_size
 
     @property
     def device(self) -> torch.device:
@@ -168,7 +168,7 @@ class LocalLLM:
             raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens!r}")
         self._check_prompts("prompts", prompts, prefix, num_tokens)
         streams = range(len(prompts)) if streams is None else streams
-        _check_lengths(prompts, num_tokens, allowed, streams, self._vocabulary)
+        _check_lengths(prompts, num_tokens, allowed, streams, self.vocabulary_size)
         sets = None if allowed is None else [ids.to(self.device) for ids in allowed]
         result = torch.full((len(prompts), num_tokens), -1)
         scores = torch.zeros(len(prompts), num_tokens)
@@ -200,6 +200,24 @@ class LocalLLM:
                         break
                     inputs = [[token] for token in chosen]
         return result, scores
+
+    def likeliest(
+        self, prompts: Sequence[Sequence[int]], k: int, *, allowed: Tensor, prefix: Prefix | None = None
+    ) -> Tensor:
+        """The k likeliest next ids of each prompt among `allowed`; see `spae.llm.ranking.likeliest`."""
+        self._check_prompts("prompts", prompts, prefix, 1)
+        _check_lengths(prompts, 1, [allowed], range(len(prompts)), self.vocabulary_size)
+        result = torch.empty(len(prompts), k, dtype=torch.int64)
+        columns = allowed.to(self.device)
+        for rows, tails, base in self._packs(prompts, prefix, 1):
+            ends = torch.tensor([len(tail) for tail in tails]).cumsum(0) - 1
+            with _Reading(self, base) as reading:
+                logits = reading.read(tails, list(range(len(rows))), ends.tolist())[:, columns]
+            for place in range(k):
+                best = logits.argmax(dim=1, keepdim=True)
+                result[rows, place] = allowed[best[:, 0].cpu()]
+                logits.scatter_(1, best, -torch.inf)
+        return result
 
     def logprobs(
         self,
@@ -293,9 +311,9 @@ class LocalLLM:
         if not hasattr(ids, "__len__"):
             raise TypeError(f"{name}: expected a sequence of ids, got {ids!r:.80}")
         for position, token in enumerate(ids):
-            if not _is_id(token, self._vocabulary):
+            if not _is_id(token, self.vocabulary_size):
                 raise ValueError(
-                    f"{name}: expected ids 0 to {self._vocabulary - 1}, "
+                    f"{name}: expected ids 0 to {self.vocabulary_size - 1}, "
                     f"got {token!r:.40} at position {position}"
                 )
 
