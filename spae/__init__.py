@@ -16,6 +16,8 @@ from spae.tokenizers import (
     SPAEConfig,
     SPAEOutput,
     Tokenizer,
+    V2LConfig,
+    V2LTokenizer,
     VQGANConfig,
     bundled_models,
 )
@@ -38,6 +40,8 @@ __all__ = [
     "SPAEConfig",
     "SPAEOutput",
     "Tokenizer",
+    "V2LConfig",
+    "V2LTokenizer",
     "VQGANConfig",
     "__version__",
     "bundled_models",

@@ -27,9 +27,12 @@ class Decoder(nn.Module):
         self.head = norm_act_conv(widths[-1], config.in_channels, 3, config)
 
     def forward(self, latents: Tensor) -> Tensor:
+        self._check(latents)
+        latents = latents.to(self.stem.weight.dtype)
+        return self.head(self.levels(self.bottleneck(self.stem(latents))))
+
+    def _check(self, latents: Tensor) -> None:
         cfg = self.config
         if latents.ndim != cfg.ndim + 2 or latents.shape[1] != cfg.latent_dim:
             expected = f"[B, {cfg.latent_dim}, {cfg.ndim} axes]"
             raise ValueError(f"latents: expected {expected}, got {tuple(latents.shape)}")
-        latents = latents.to(self.stem.weight.dtype)
-        return self.head(self.levels(self.bottleneck(self.stem(latents))))

@@ -92,6 +92,11 @@ class ConSEScorer:
         return cls(network, encoder, names, top=top, size=size, centre=centre, ridge=ridge)
 
     @property
+    def class_features(self) -> Tensor:
+        """The classes' unit vectors, float32 [1000, E], on the encoder's device."""
+        return self._classes
+
+    @property
     def checksum(self) -> str:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         # The encoder speaks through the classes' features, and these hold the centre's effect, too.

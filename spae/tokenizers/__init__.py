@@ -9,6 +9,7 @@ from spae.tokenizers.registry import register
 from spae.tokenizers.rq import RQ, RQConfig
 from spae.tokenizers.spae import SPAE
 from spae.tokenizers.tokens import PyramidTokens
+from spae.tokenizers.v2l import V2LConfig, V2LTokenizer
 from spae.tokenizers.vqgan import VQGAN, VQGANConfig
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "SPAEOutput",
     "SavedCodebook",
     "Tokenizer",
+    "V2LConfig",
+    "V2LTokenizer",
     "VQGANConfig",
     "bert_codebook",
     "bundled_models",

@@ -48,7 +48,7 @@ def best_alone(llm, prompt, top):
 def test_each_phrase_goes_on_as_the_model_would(llm, book):
     top = 2
     shared = [*llm.start_ids, *llm.encode("a photo of")]
-    expected = [[(token,) for token in book.llm_ids.tolist()]]
+    expected: list[list[tuple[int, ...]]] = [[(token,) for token in book.llm_ids.tolist()]]
     for _ in range(2):
         expected.append(
             [
