@@ -9,9 +9,11 @@ from typing import Any, Literal, cast
 
 from tqdm import tqdm
 
+from spae.codebook import WordIds
 from spae.incontext.lexicon import Lexicon
 from spae.incontext.log import SegmentLog
 from spae.incontext.prompts import Example, Span, Task, Writer
+from spae.incontext.words import write_words
 from spae.llm import GREEDY, Cost, FrozenLLM, Prefix, Sampling
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
@@ -130,7 +132,7 @@ def decode(
 
     Pass t generates the segment v_t from the query, the examples cut to the same span, and the preceding
     segments (eq. 11): every one with mode "par", none with "pnar". Every token is one that `lexicon` allows
-    in its layer, so the result always decodes.
+    in its layer, so the result always decodes. Words of several ids are written id by id (`write_words`).
 
     The examples are read once in all (layout "segments") or once per pass ("examples"), for all queries; what
     comes out is what reading every prompt in full would give (`spae.incontext.reference`), up to rounding.
@@ -154,6 +156,8 @@ def decode(
     groups = plan(lexicon.pyramid, mode, stride, options)
     if not queries:
         return lexicon.tokens([])
+    if lexicon.longest(options.num_layers) > 1:
+        return _decode_words(llm, task, queries, lexicon, groups, options)
     writer = Writer(llm, task)
     num_tokens = max(span.tokens.stop for group in groups for span in group)
     _check(writer, queries, [span for group in groups for span in group], num_tokens)
@@ -352,3 +356,46 @@ def _common(prompts: Sequence[Sequence[list[int]]]) -> int:
             break
         count += 1
     return count
+
+
+def _decode_words(
+    llm: FrozenLLM,
+    task: Task,
+    queries: Sequence[Example],
+    lexicon: Lexicon,
+    groups: list[list[Span]],
+    options: Options,
+) -> PyramidTokens:
+    """`decode` where words have several ids: pass by pass, each id by itself."""
+    if options.best_of > 1:
+        raise ValueError(f"best_of: expected 1 where words have several ids, got {options.best_of}")
+    writer = Writer(llm, task)
+    spans = [span for group in groups for span in group]
+    num_tokens = max(span.tokens.stop for span in spans)
+    tries = [lexicon.trie(position) for position in range(num_tokens)]
+    end = llm.encode(task.template.after)[0]
+    answers: list[list[WordIds]] = [[(0,) * trie.longest for trie in tries] for _ in queries]
+    for span in spans:
+        tail = max(len(writer.query(query, span, answers[0])) for query in queries)
+        writer.check_fit(span, tail, sum(tries[position].longest for position in span.tokens) + 1)
+    run = (llm.identity, task, tuple(queries), lexicon.fingerprint, groups, options.sampling)
+    log, reader = SegmentLog(options.log, run), _Reader(llm)
+    for span in spans:
+        found = log.get(span.tokens)
+        if found is None:
+            found = write_words(
+                llm,
+                [writer.query(query, span, answer) for query, answer in zip(queries, answers, strict=True)],
+                [tries[position] for position in span.tokens],
+                end,
+                prefix=reader.read(writer.shared(span)),
+                sampling=options.sampling,
+                streams=[stream(query, span) for query in range(len(queries))],
+            )
+            log.put(span.tokens, found)
+        for answer, words in zip(answers, found, strict=True):
+            # A log gives lists where words are tuples.
+            answer[span.tokens.start : span.tokens.stop] = [
+                word if isinstance(word, int) else tuple(word) for word in words
+            ]
+    return lexicon.tokens(answers)

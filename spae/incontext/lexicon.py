@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from spae.checksum import checksum
-from spae.codebook import CodeTable
+from spae.codebook import CodeTable, WordIds, spellings
+from spae.incontext.words import Trie, ids_of
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens, Tokenizer
 from spae_ops import Pyramid
@@ -41,16 +42,16 @@ class Lexicon:
             raise ValueError(
                 f"codebook: expected one with llm_ids, got {codebook.name!r}, which is in no language"
             )
-        self._ids = codebook.llm_ids.cpu()
-        self._rows = {llm_id: row for row, llm_id in enumerate(self._ids.tolist())}
+        self._words = spellings(codebook.llm_ids)
+        self._rows = {word: row for row, word in enumerate(self._words)}
         if len(self._rows) != len(codebook):
             raise ValueError(
                 f"codebook: expected distinct llm_ids, got {codebook.name!r}, which repeats some"
             )
-        _check_words(codebook, self._ids, llm)
-        special = torch.tensor(sorted(llm.special_ids), dtype=torch.int64)
-        self._sets = [
-            self._set(layer, mask, special)
+        _check_words(codebook, self._words, llm)
+        known: dict[int, Trie] = {}  # layers of one mask share their words
+        self._tries = [
+            known.get(id(mask)) or known.setdefault(id(mask), self._trie(layer, mask, llm.special_ids))
             for layer, mask in enumerate(_per_layer(masks, pyramid, len(codebook)))
         ]
         self._layer_of = [layer for layer, size in enumerate(pyramid.tokens_per_layer) for _ in range(size)]
@@ -67,24 +68,25 @@ class Lexicon:
             masks = [mask & words for mask, words in zip(given, own.cpu(), strict=True)]
         return cls(codebook, tokenizer.pyramid, llm, masks)
 
-    def _set(self, layer: int, mask: Tensor, special: Tensor) -> Tensor:
-        ids = self._ids[mask]
-        ids = ids[~torch.isin(ids, special)].sort().values
-        if len(ids) == 0:
+    def _trie(self, layer: int, mask: Tensor, special: frozenset[int]) -> Trie:
+        words = [self._words[row] for row in mask.nonzero()[:, 0].tolist()]
+        trie = Trie(words, special)
+        if not trie:
             raise ValueError(
                 f"masks: expected a word that may be generated in each layer, got none in layer {layer}"
             )
-        return ids
+        return trie
 
-    def llm_ids(self, tokens: PyramidTokens) -> list[tuple[int, ...]]:
-        """Each image's words as the language model's ids, layer by layer in raster order. Raises ValueError
-        for tokens of another pyramid and for an id that is no row of the codebook."""
+    def llm_ids(self, tokens: PyramidTokens) -> list[tuple[WordIds, ...]]:
+        """Each image's words as the language model's ids, layer by layer in raster order: a word's id, or a
+        tuple where it has several. Raises ValueError for tokens of another pyramid and for an id that is no
+        row of the codebook."""
         if tokens.pyramid != self.pyramid:
             raise ValueError(f"tokens: expected {self.pyramid}, got {tokens.pyramid}")
-        tokens.check_rows(len(self._ids))
-        return [tuple(row) for row in self._ids[tokens.ids.cpu()].tolist()]
+        tokens.check_rows(len(self._words))
+        return [tuple(self._words[row] for row in image) for image in tokens.ids.tolist()]
 
-    def tokens(self, llm_ids: Sequence[Sequence[int]]) -> PyramidTokens:
+    def tokens(self, llm_ids: Sequence[Sequence[WordIds]]) -> PyramidTokens:
         """The inverse of `llm_ids`. Raises ValueError for an id that no word of the codebook has."""
         rows = []
         for image, ids in enumerate(llm_ids):
@@ -103,14 +105,22 @@ class Lexicon:
         return PyramidTokens(torch.tensor(rows, dtype=torch.int64) if rows else empty, self.pyramid)
 
     def allowed(self, position: int) -> Tensor:
-        """The ids that the token at a position of the answer may take, int64 [m] ascending. One tensor per
-        layer: positions of one layer share the object."""
+        """The ids that the token at a position of the answer may take, or begin with where words have
+        several, int64 [m] ascending. One tensor per mask: positions of one layer share the object."""
+        return self.trie(position).after(())
+
+    def trie(self, position: int) -> Trie:
+        """The words that may stand at a position of the answer, by their ids."""
         if not 0 <= position < len(self._layer_of):
             raise ValueError(f"position: expected 0..{len(self._layer_of) - 1}, got {position}")
-        return self._sets[self._layer_of[position]]
+        return self._tries[self._layer_of[position]]
 
-    def word(self, llm_id: int) -> str:
-        """The codebook's word for an id of the language model."""
+    def longest(self, num_layers: int | None = None) -> int:
+        """How many ids a word of the first layers (None: all) may have."""
+        return max(trie.longest for trie in self._tries[:num_layers])
+
+    def word(self, llm_id: WordIds) -> str:
+        """The codebook's word for an id of the language model, or for several."""
         if llm_id not in self._rows:
             name = self.codebook.name
             raise ValueError(f"llm_id: expected that of a word of codebook {name!r}, got {llm_id!r}")
@@ -119,7 +129,7 @@ class Lexicon:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the codebook, the pyramid and what is allowed where."""
-        sets = [part for ids in self._sets for part in (len(ids).to_bytes(8, "little"), ids)]
+        sets = [part for trie in self._tries for part in (len(trie).to_bytes(8, "little"), trie.content())]
         return checksum([f"{self.codebook.checksum} {self.pyramid}", *sets])
 
 
@@ -137,12 +147,12 @@ def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
     return masks
 
 
-def _check_words(codebook: CodeTable, ids: Tensor, llm: FrozenLLM, at_most: int = 256) -> None:
+def _check_words(codebook: CodeTable, ids: list[WordIds], llm: FrozenLLM, at_most: int = 256) -> None:
     """Raises ValueError unless words spread over the codebook are those of the model's vocabulary."""
     for row in range(0, len(codebook), max(1, len(codebook) // at_most)):
-        word, llm_id = codebook.words[row], int(ids[row])
+        word, llm_id = codebook.words[row], ids[row]
         # Pieces of characters and control tokens have no text of their own that both would show alike.
-        if word.isascii() and word.strip().isalnum() and (read := llm.decode([llm_id])) != word:
+        if word.isascii() and word.strip().isalnum() and (read := llm.decode(ids_of(llm_id))) != word:
             raise ValueError(
                 f"codebook: expected the words of {llm.name}, where id {llm_id} is {read!r}, got {word!r} in "
                 f"{codebook.name!r}"

@@ -21,7 +21,7 @@ class SegmentLog:
         self._journal = None if path is None else Journal(Path(path))
         self._run = hashlib.sha256(repr(run).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def get(self, tokens: range) -> list[list[int]] | None:
+    def get(self, tokens: range) -> list[list[Any]] | None:
         """The ids of each image in a segment, or None if it has not been generated."""
         return None if self._journal is None else self._journal.get(self._key(tokens))
 
@@ -29,7 +29,7 @@ class SegmentLog:
         """Their log-probabilities, if those were kept."""
         return None if self._journal is None else self._journal.get(f"{self._key(tokens)}:scores")
 
-    def put(self, tokens: range, ids: Sequence[Sequence[int]], scores: Sequence[float] | None = None) -> None:
+    def put(self, tokens: range, ids: Sequence[Sequence[Any]], scores: Sequence[float] | None = None) -> None:
         if self._journal is None:
             return
         if scores is not None:  # first: where there are ids nothing is missing

@@ -29,10 +29,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from spae.codebook import WordIds
 from spae.llm import ContextOverflow, FrozenLLM, text_of
 
-Part = str | tuple[int, ...]
-"""A text, or ids of the language model (an image's words, from `Lexicon.llm_ids`)."""
+Part = str | tuple[WordIds, ...]
+"""A text, or an image's words in the language model's ids (`Lexicon.llm_ids`)."""
 Content = Part | tuple[Part, ...]
 """One part, or several in order: ``(image, " Question: what shape?")``."""
 
@@ -63,7 +64,7 @@ class Example:
 
     condition: Content = ""
     answer: Content = ()
-    aligned: tuple[int, ...] = ()
+    aligned: tuple[WordIds, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Writer:
         head = [*self.llm.start_ids, *self._ids([self.task.template.preamble])]
         return [head, *(self._ids(self._lines(block)) for block in _blocks(span))]
 
-    def query(self, query: Example, span: Span | None, answer: Sequence[int]) -> list[int]:
+    def query(self, query: Example, span: Span | None, answer: Sequence[WordIds]) -> list[int]:
         """The query's lines, the last one open; `answer` holds its tokens before the span."""
         parts: list[Part] = []
         *earlier, last = _blocks(span)
@@ -196,7 +197,7 @@ class Writer:
                     self._encoded[text] = self.llm.encode(text)
                 ids += self._encoded[text]
                 text = ""
-            ids += part
+            ids += _flat(part)
         return ids
 
 
@@ -209,13 +210,21 @@ def _blocks(span: Span | None) -> list[Span | None]:
 def _parts(content: Content) -> list[Part]:
     if isinstance(content, str):
         return [content]
-    if all(isinstance(item, int) for item in content):
+    if not any(isinstance(item, str) for item in content):
         return [content]  # type: ignore[list-item]
     return list(content)  # type: ignore[arg-type]
 
 
-def _cut(content: Content, span: range) -> tuple[int, ...]:
+def _flat(words: Sequence[WordIds]) -> list[int]:
+    """The ids of some words, one after the other."""
+    ids: list[int] = []
+    for word in words:
+        ids += (word,) if isinstance(word, int) else _flat(word)
+    return ids
+
+
+def _cut(content: Content, span: range) -> tuple[WordIds, ...]:
     ids = () if isinstance(content, str) else tuple(content)
-    if len(ids) < span.stop or not all(isinstance(token, int) for token in ids):
+    if len(ids) < span.stop or not all(isinstance(token, int | tuple) for token in ids):
         raise ValueError(f"answer: expected at least {span.stop} ids to cut to {span}, got {content!r:.80}")
     return ids[span.start : span.stop]  # type: ignore[return-value]

@@ -113,11 +113,16 @@ class LocalLLM:
         self.context_window: int = config.max_position_embeddings
         self.start_ids = self._tokenizer.start_ids
         self.special_ids = self._tokenizer.special_ids
-        self.vocabulary_size: int = config.vocab_size
+        self._vocabulary: int = config.vocab_size
 
     @property
     def device(self) -> torch.device:
         return self._model.device
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids the model knows: 0 up to this one."""
+        return self._vocabulary
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -168,7 +173,7 @@ class LocalLLM:
             raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens!r}")
         self._check_prompts("prompts", prompts, prefix, num_tokens)
         streams = range(len(prompts)) if streams is None else streams
-        _check_lengths(prompts, num_tokens, allowed, streams, self.vocabulary_size)
+        _check_lengths(prompts, num_tokens, allowed, streams, self._vocabulary)
         sets = None if allowed is None else [ids.to(self.device) for ids in allowed]
         result = torch.full((len(prompts), num_tokens), -1)
         scores = torch.zeros(len(prompts), num_tokens)
@@ -206,7 +211,7 @@ class LocalLLM:
     ) -> Tensor:
         """The k likeliest next ids of each prompt among `allowed`; see `spae.llm.ranking.likeliest`."""
         self._check_prompts("prompts", prompts, prefix, 1)
-        _check_lengths(prompts, 1, [allowed], range(len(prompts)), self.vocabulary_size)
+        _check_lengths(prompts, 1, [allowed], range(len(prompts)), self._vocabulary)
         result = torch.empty(len(prompts), k, dtype=torch.int64)
         columns = allowed.to(self.device)
         for rows, tails, base in self._packs(prompts, prefix, 1):
@@ -311,9 +316,9 @@ class LocalLLM:
         if not hasattr(ids, "__len__"):
             raise TypeError(f"{name}: expected a sequence of ids, got {ids!r:.80}")
         for position, token in enumerate(ids):
-            if not _is_id(token, self.vocabulary_size):
+            if not _is_id(token, self._vocabulary):
                 raise ValueError(
-                    f"{name}: expected ids 0 to {self.vocabulary_size - 1}, "
+                    f"{name}: expected ids 0 to {self._vocabulary - 1}, "
                     f"got {token!r:.40} at position {position}"
                 )
 

@@ -155,7 +155,8 @@ class Tokenizer(nn.Module, ABC):
         return self.decode(PyramidTokens.from_ids(ids, self.pyramid))
 
     def get_image_tokens(self, images: Tensor | PyramidTokens, num_layers: int | None = None) -> Tensor:
-        """Images, or their tokens, as the language model's own ids, int64 [B, n].
+        """Images, or their tokens, as the language model's own ids, int64 [B, n]. Where words have several,
+        these follow each other, and images of fewer ids than the longest end in -1.
 
         Raises ValueError for a codebook of no language.
         """
@@ -166,7 +167,11 @@ class Tokenizer(nn.Module, ABC):
             )
         tokens = images if isinstance(images, PyramidTokens) else self.encode(images, num_layers)
         self._check_tokens(tokens)
-        return llm_ids[tokens.ids.to(llm_ids.device)]
+        found = llm_ids[tokens.ids.to(llm_ids.device)]
+        if llm_ids.ndim == 1:
+            return found
+        rows = [image[image >= 0] for image in found]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1) if rows else found[:, :, 0]
 
     @property
     def vocab_size(self) -> int:
