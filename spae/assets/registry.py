@@ -199,6 +199,36 @@ REGISTRY: dict[str, Asset] = {
                 ),
             ),
         ),
+        Asset(
+            name="llama2",
+            what="WordLlama: LLaMA-2's vocabulary, 32,000 x 256 trained from its table",
+            licence="MIT (the vocabulary is LLaMA-2's)",
+            requirements=("wordllama==0.4.0.post1",),
+            main=".",
+            files=_from_wheel(
+                "wordllama",
+                "wordllama/weights/",
+                (
+                    "l2_supercat_256.safetensors",
+                    16384096,
+                    "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+                ),
+            )
+            + _from_wheel(
+                "wordllama",
+                "wordllama/tokenizers/",
+                (
+                    "l2_supercat_tokenizer_config.json",
+                    1842796,
+                    "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+                ),
+            )
+            + _from_wheel(
+                "wordllama",
+                "wordllama-0.4.0.post1.dist-info/licenses/",
+                ("LICENSE", 1067, "a1e482c45bfab76056845e542ad4c95acfc4f38dd63be1c5b663c16065529fc8"),
+            ),
+        ),
         *DATASETS,
         *LEXICONS,
     )

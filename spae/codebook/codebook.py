@@ -94,10 +94,11 @@ class Codebook(nn.Module):
         """A codebook by name or from disk.
 
         Args:
-            source: "smollm2" (49,152 x 576), "gemma3-65k" (65,536 x 640), "cl100k" (99,483 x the encoder's
-                width), a folder written by `save`, or a GGUF file. The first use of a name fetches
-                its model file (gemma3 only by `spae fetch gemma3`: its licence asks for a decision) and
-                prepares its table, later ones map that into memory.
+            source: "smollm2" (49,152 x 576), "gemma3-65k" (65,536 x 640), "llama2" (LLaMA-2's 32,000 words,
+                x 256 from WordLlama), "cl100k" (99,483 x the encoder's width), a folder written by `save`,
+                or a GGUF file. The first use of a name fetches its model file (gemma3 only by `spae fetch
+                gemma3`: its licence asks for a decision) and prepares its table, later ones map that into
+                memory.
             words, limit: see `select`.
             normalise: see `normalised`; done last, over the chosen words.
             encode: only for "cl100k": the text encoder that gives the vectors, list of n texts -> [n, D].

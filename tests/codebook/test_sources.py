@@ -432,3 +432,21 @@ def test_minilm_encodes_a_word_alone_as_in_a_batch():
     torch.testing.assert_close(vectors, torch.cat([encode([word]) for word in words]), rtol=1e-4, atol=1e-5)
     cosine = torch.nn.functional.cosine_similarity(vectors[0], vectors, dim=1)
     assert cosine[3] > 0.5 > cosine[4]
+
+
+# LLaMA-2's words
+
+
+def test_llama2_is_the_vocabulary_of_v2l():
+    try:
+        assets.path("llama2")
+    except assets.AssetNotCached:
+        pytest.skip("needs `spae fetch llama2` (18 MB)")
+    llama = Codebook.load("llama2", progress=False)
+    assert (len(llama), llama.width, llama.name) == (32_000, 256, "llama2")
+    assert llama.llm_ids.equal(torch.arange(32_000))
+    assert [llama.words[i] for i in (1, 300, 301, 308, 16_000)] == ["<s>", "et", " l", " " * 8, " deleg"]
+    assert llama.words[3 + 0xE2] == "<0xE2>"
+    assert llama.ids_of(llama.words).equal(torch.arange(32_000))
+    assert llama.vectors.norm(dim=1).mean().item() == pytest.approx(13.7765, abs=1e-3)
+    assert len(llama.word_like()) > 5_000

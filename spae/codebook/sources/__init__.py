@@ -10,12 +10,12 @@ from torch import Tensor
 
 from spae.codebook import storage
 from spae.codebook.data import CodebookData
-from spae.codebook.sources import cl100k, gguf
+from spae.codebook.sources import cl100k, gguf, llama2
 
 Encode = Callable[[list[str]], Tensor]
 """A text encoder: n texts -> floating-point [n, D]."""
 
-_MODELS = {"smollm2": gguf.smollm2, "gemma3-65k": gguf.gemma3_65k}
+_MODELS = {"smollm2": gguf.smollm2, "gemma3-65k": gguf.gemma3_65k, "llama2": llama2.load}
 NAMES = (*_MODELS, "cl100k")
 _EXPECTED = f"one of {', '.join(NAMES)}, a folder or a GGUF file"
 
