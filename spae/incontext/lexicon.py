@@ -49,11 +49,12 @@ class Lexicon:
                 f"codebook: expected distinct llm_ids, got {codebook.name!r}, which repeats some"
             )
         _check_words(codebook, self._words, llm)
-        known: dict[int, Trie] = {}  # layers of one mask share their words
-        self._tries = [
-            known.get(id(mask)) or known.setdefault(id(mask), self._trie(layer, mask, llm.special_ids))
-            for layer, mask in enumerate(_per_layer(masks, pyramid, len(codebook)))
-        ]
+        known: dict[int, Trie] = {}  # a mask of several layers is looked through once
+        self._tries: list[Trie] = []
+        for layer, mask in enumerate(_per_layer(masks, pyramid, len(codebook))):
+            if id(mask) not in known:
+                known[id(mask)] = self._trie(layer, mask, llm.special_ids)
+            self._tries.append(known[id(mask)].twin())
         self._layer_of = [layer for layer, size in enumerate(pyramid.tokens_per_layer) for _ in range(size)]
 
     @classmethod
@@ -106,7 +107,7 @@ class Lexicon:
 
     def allowed(self, position: int) -> Tensor:
         """The ids that the token at a position of the answer may take, or begin with where words have
-        several, int64 [m] ascending. One tensor per mask: positions of one layer share the object."""
+        several, int64 [m] ascending. One tensor per layer: positions of one layer share the object."""
         return self.trie(position).after(())
 
     def trie(self, position: int) -> Trie:

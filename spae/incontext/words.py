@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,12 @@ class Trie:
             for end, token in enumerate(word):
                 following.setdefault(word[:end], set()).add(token)
         self._after = {begin: torch.tensor(sorted(ids)) for begin, ids in following.items()}
+
+    def twin(self) -> Trie:
+        """The same words, with a tensor of its own for what they begin with."""
+        twin = copy.copy(self)
+        twin._after = {**self._after, (): self.after(()).clone()}
+        return twin
 
     def __len__(self) -> int:
         return len(self.words)
