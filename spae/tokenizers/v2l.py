@@ -100,8 +100,9 @@ class V2LTokenizer(Tokenizer):
     gives them (`spae.codebook.expansion`).
     vocabularies: the rows of the "global" words (without global layers: none) and of the "local" ones, int
     [n] each; part of the state dict. None: a state dict is to bring them.
-    image_encoder: a `spae.scorers.ImageTextScorer`; None: a state dict is to bring what the config names, or
-    OpenCLIP is loaded. A `ConSEScorer`, with or without a ridge map, is saved with the model (but for Lite0).
+    image_encoder: a `spae.scorers.ImageTextScorer`, or `GlobalFeatures`; None: a state dict is to bring what
+    the config names, or OpenCLIP is loaded. A `ConSEScorer`, with or without a ridge map, is saved with the
+    model (but for Lite0).
     llm_table: for local_vectors "llm"; None loads the config's.
 
     Only encoder, decoder and projector train. Losses: "reconstruction", "commitment" (the paper's beta, 0.3)
@@ -142,6 +143,10 @@ class V2LTokenizer(Tokenizer):
             self.latent_norm = BatchNorm(local.dim, affine=False)
         self.global_features = _features(config, codebook, image_encoder) if config.num_global else None
         if vocabularies is not None:
+            if config.num_global and (known := int(self.masks[0].sum())) < config.num_global:
+                raise ValueError(
+                    f"vocabularies: expected at least {config.num_global} words in 'global', got {known}"
+                )
             local.start(self._vectors_of(self._local_rows()))  # raises where the table lacks a word
 
     def forward(self, images: Tensor) -> SPAEOutput:
@@ -272,10 +277,12 @@ def _places(table: Codebook, codebook: Codebook) -> Tensor:
 def _features(config: V2LConfig, codebook: Codebook, encoder: Any) -> GlobalFeatures | ScoredFeatures:
     """The image encoder that the configuration names: the one given, or one for a state dict to fill."""
     kind, width = config.image_encoder, codebook.width
+    if isinstance(encoder, GlobalFeatures) and encoder.kind == kind:
+        return encoder
     if kind in ("ridge", "conse"):
         if encoder is None:
             return GlobalFeatures(kind, width)
-        return _lite0_features(kind, width, encoder)
+        return lite0_features(kind, width, encoder)
     if encoder is None and kind == "custom":
         raise ValueError(
             "image_encoder: expected the one that the tokenizer was made with, for 'custom' names none that "
@@ -289,7 +296,8 @@ def _features(config: V2LConfig, codebook: Codebook, encoder: Any) -> GlobalFeat
     return ScoredFeatures(encoder)
 
 
-def _lite0_features(kind: str, width: int, encoder: Any) -> GlobalFeatures:
+def lite0_features(kind: str, width: int, encoder: Any) -> GlobalFeatures:
+    """What a `ConSEScorer`, with a ridge map ("ridge") or without ("conse"), sees in images."""
     from spae.scorers import ConSEScorer
 
     if not isinstance(encoder, ConSEScorer) or (encoder.ridge is None) != (kind == "conse"):

@@ -19,13 +19,20 @@ from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
 from spae.tokenizers.lqae import bert_codebook
+from spae.tokenizers.v2l import V2LConfig, V2LTokenizer
+from spae.tokenizers.v2l_words import V2LWords
 from spae.training.config import TrainConfig
 from spae.training.guidance import check_guidance, semantic_guidance, start_guidance
 
 FOLDER = Path(__file__).parent.parent / "presets"
 _PARTS = ("perceptual", "discriminator", "semantic")  # of an objective, beside its weights
 _Perceptual = Literal["lite0", "lpips-vgg", "lpips-alex", "lpips-squeeze"]
-_CONFIGS: dict[str, type[SPAEConfig]] = {"spae": SPAEConfig, "vqgan": VQGANConfig, "lqae": LQAEConfig}
+_CONFIGS: dict[str, type[SPAEConfig]] = {
+    "spae": SPAEConfig,
+    "vqgan": VQGANConfig,
+    "lqae": LQAEConfig,
+    "v2l": V2LConfig,
+}
 _SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
 _QUANTIZER = (
     *("grids", "rule", "latent_norm", "vocabularies", "layer_dropout"),
@@ -35,10 +42,11 @@ _QUANTIZER = (
 
 @dataclass(frozen=True)
 class Preset(Config):
-    """data: see `spae.data.open_data`. tokenizer: "spae", "vqgan" or "lqae". model: fields of its config.
-    train: fields of TrainConfig but for output_dir.
+    """data: see `spae.data.open_data`. tokenizer: "spae", "vqgan", "lqae" or "v2l". model: fields of its
+        config. train: fields of TrainConfig but for output_dir.
 
-    codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae"; "vqgan" has none. If its "words"
+    codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae", of `V2LWords.load` for "v2l";
+        "vqgan" has none. If its "words"
         are a `WordChoice`, model.vocabularies may name its "names" and "others".
 
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
@@ -56,7 +64,7 @@ class Preset(Config):
     data: str | dict[str, Any]
     model: dict[str, Any]
     train: dict[str, Any]
-    tokenizer: Literal["spae", "vqgan", "lqae"] = "spae"
+    tokenizer: Literal["spae", "vqgan", "lqae", "v2l"] = "spae"
     codebook: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] | None = None
 
@@ -76,7 +84,9 @@ class Preset(Config):
             config.from_dict(self.model)
         except ValueError as error:
             raise ValueError(f"model: {error}") from error
-        if self.tokenizer != "vqgan":
+        if self.tokenizer == "v2l":
+            check_arguments("codebook", V2LWords.load, self.codebook)
+        elif self.tokenizer != "vqgan":
             load = Codebook.load if self.tokenizer == "spae" else bert_codebook
             check_arguments("codebook", load, self.codebook)
             self._check_vocabularies()
@@ -98,12 +108,24 @@ class Preset(Config):
             return VQGAN(cast(VQGANConfig, VQGANConfig.from_dict(self.model)))
         if self.tokenizer == "lqae":
             return LQAE(cast(LQAEConfig, LQAEConfig.from_dict(self.model)), bert_codebook(**self.codebook))
+        if self.tokenizer == "v2l":
+            return self._v2l(cast(V2LConfig, V2LConfig.from_dict(self.model)))
         config = SPAEConfig.from_dict(self.model)
         vocabularies = None
         if named := set(config.vocabularies or ()) - {"all"}:
             known = self._choice().vocabularies()
             vocabularies = {name: known[name] for name in named}
         return SPAE(config, Codebook.load(**self.codebook), vocabularies)
+
+    def _v2l(self, config: V2LConfig) -> V2LTokenizer:
+        words = V2LWords.load(**self.codebook)
+        encoder = words.image_encoder if config.image_encoder in ("ridge", "conse") else None
+        return V2LTokenizer(
+            config,
+            words.codebook,
+            {name: words.vocabularies[name] for name in set(config.vocabularies or ())},
+            image_encoder=encoder,
+        )
 
     def _choice(self) -> WordChoice:
         """What `codebook.words` chooses."""

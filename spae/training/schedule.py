@@ -1,14 +1,15 @@
-"""The learning rate over the steps: linear warm-up, inverse square root or constant, linear cool-down."""
+"""The learning rate over the steps: linear warm-up; inverse square root, half a cosine or constant; linear
+cool-down."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Literal["inverse_sqrt", "constant"]
+Schedule = Literal["inverse_sqrt", "cosine", "constant"]
 
 
 def schedule_factor(
@@ -23,15 +24,21 @@ def schedule_factor(
 
     With t = step + 1 and w = max(warmup_steps, 1), the product of
       warm-up   min(1, t / w), reaching the full rate in the last warm-up step,
-      body      sqrt(w / max(t, w)) for "inverse_sqrt", so the warm-up also sets the pace of the decay; 1 for
-                "constant",
+      body      sqrt(w / max(t, w)) for "inverse_sqrt", so the warm-up also sets the pace of the decay; for
+                "cosine" (1 + cos(pi u)) / 2, where u goes from 0 in the last warm-up step to 1 in step
+                `steps`, the first without an update (V2L's half cycle); 1 for "constant",
       cool-down min(1, (steps - step) / (cooldown_steps + 1)), whose last step has 1 / (cooldown_steps + 1).
     From step `steps` on it is 0.
     """
-    if schedule not in ("inverse_sqrt", "constant"):
-        raise ValueError(f"schedule: expected 'inverse_sqrt' or 'constant', got {schedule!r}")
+    if schedule not in get_args(Schedule):
+        raise ValueError(f"schedule: expected one of {', '.join(get_args(Schedule))}, got {schedule!r}")
     done, warmup = step + 1, max(warmup_steps, 1)
-    body = math.sqrt(warmup / max(done, warmup)) if schedule == "inverse_sqrt" else 1.0
+    body = 1.0
+    if schedule == "inverse_sqrt":
+        body = math.sqrt(warmup / max(done, warmup))
+    elif schedule == "cosine":
+        share = max(0, done - warmup) / max(1, steps + 1 - warmup)
+        body = (1 + math.cos(math.pi * min(1.0, share))) / 2
     cooldown = max(0, steps - step) / (cooldown_steps + 1)
     return min(1.0, done / warmup) * body * min(1.0, cooldown)
 

@@ -30,8 +30,20 @@ def test_constant():
         schedule_factor(s, steps=6, schedule="constant", warmup_steps=2, cooldown_steps=3) for s in range(6)
     ]
     assert factors == [0.5, 1, 1, 0.75, 0.5, 0.25]
-    with pytest.raises(ValueError, match="schedule: expected 'inverse_sqrt' or 'constant'"):
-        schedule_factor(0, steps=3, schedule="cosine")
+    with pytest.raises(
+        ValueError, match="schedule: expected one of inverse_sqrt, cosine, constant, got 'step'"
+    ):
+        schedule_factor(0, steps=3, schedule="step")  # pyright: ignore[reportArgumentType]
+
+
+def test_half_a_cosine_after_the_warm_up():
+    factors = [schedule_factor(step, steps=21, schedule="cosine", warmup_steps=2) for step in range(22)]
+    assert factors[:2] == [0.5, 1.0]
+    assert factors[11] == pytest.approx(0.5)
+    assert factors[6] == pytest.approx((1 + 2**-0.5) / 2)
+    assert 0 < factors[20] < 0.01
+    assert factors[21] == 0
+    assert factors[1:] == sorted(factors[1:], reverse=True)
 
 
 def test_scheduler_follows_the_function():
