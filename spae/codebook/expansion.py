@@ -115,7 +115,7 @@ def expand(
     whole = torch.arange(_vocabulary(llm, codebook))
     allowed = whole[~torch.isin(whole, torch.tensor(sorted(llm.special_ids), dtype=torch.int64))]
     writer = _Continuations(llm, prompt, top, allowed, None if journal is None else Journal(Path(journal)))
-    generations = [[(token,) for token in codebook.llm_ids.tolist()]]
+    generations: list[list[tuple[int, ...]]] = [[(token,) for token in codebook.llm_ids.tolist()]]
     while len(generations) < longest:
         phrases = generations[-1]
         generations.append(writer.longer(phrases, batch, progress, f"{len(generations) + 1} ids"))

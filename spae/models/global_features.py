@@ -31,6 +31,11 @@ class GlobalFeatures(nn.Module):
     state dict is to bring them.
     """
 
+    weight: Tensor
+    mean: Tensor
+    scale: Tensor
+    classes: Tensor
+
     def __init__(
         self, kind: str, width: int, tensors: Mapping[str, Tensor] | None = None, *, top: int = 10
     ) -> None:

@@ -12,7 +12,7 @@ IDS = [[5, 7, 9], [4, -1, -1], [6, 8, -1]]
 
 def book(llm_ids=IDS):
     words = [" a photo book", " a", " photo book"][: len(llm_ids)]
-    return Codebook.from_arrays(words, torch.eye(3)[: len(llm_ids)], llm_ids, name="phrases")
+    return Codebook.from_arrays(words, torch.eye(3)[: len(llm_ids)], torch.tensor(llm_ids), name="phrases")
 
 
 def test_words_carry_one_to_three_ids():

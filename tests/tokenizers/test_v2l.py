@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,9 @@ def images(batch=4, seed=1, size=32):
 def codebook():
     vectors = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(2))
     ids = [[100 + row, -1] if row < 40 else [100 + row, 7] for row in range(WORDS)]
-    return Codebook.from_arrays([f" w{i}" for i in range(WORDS)], vectors, ids, name="t").normalised("unit")
+    return Codebook.from_arrays(
+        [f" w{i}" for i in range(WORDS)], vectors, torch.tensor(ids), name="t"
+    ).normalised("unit")
 
 
 def llm_table():
@@ -56,7 +59,7 @@ def llm_table():
     )
 
 
-def model(vocabularies=None, encoder=None, **changes):
+def model(vocabularies=None, encoder=None, **changes) -> Any:
     torch.manual_seed(0)
     config = V2LConfig(**{**CONFIG, **changes})
     names = set(config.vocabularies or ())
@@ -273,7 +276,7 @@ def test_lite0_is_saved_with_what_takes_it_to_the_words(ridge, tmp_path):
     own = model(image_encoder=kind, encoder=scorer).eval()
     assert torch.allclose(own.global_features(images()), scorer.image_features(images()), atol=1e-5)
     own.save_pretrained(tmp_path)
-    loaded = spae.load(tmp_path)
+    loaded: Any = spae.load(tmp_path)
     assert loaded.encode(images()) == own.encode(images())
     assert loaded.get_image_tokens(images()).shape[0] == 4
     assert not any(
@@ -283,7 +286,7 @@ def test_lite0_is_saved_with_what_takes_it_to_the_words(ridge, tmp_path):
         ValueError, match=f"image_encoder: expected a ConSEScorer .* for '{kind}', got 'colours'"
     ):
         model(image_encoder=kind)
-    half = spae.load(tmp_path, dtype=torch.bfloat16)
+    half: Any = spae.load(tmp_path, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert half.local.projector.weight.dtype == torch.float32
     assert half.encode(images()).upto(2) == own.encode(images()).upto(2)

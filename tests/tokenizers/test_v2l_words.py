@@ -86,6 +86,7 @@ def test_a_preset_builds_on_them(tmp_path):
         load_preset("v2l32", [*overrides, "model.grids=[1, 2, 4, 8]"]).build()
     assert model.config.num_global == 5
     images = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert model.global_features is not None
     assert torch.allclose(model.global_features(images), scorer.image_features(images), atol=1e-5)
     assert model.eval().encode(images).ids.shape == (2, 69)
     assert preset.objective == {"beta": 0.3, "lambda_": 0.1, "eta": 1.0, "perceptual": "lite0"}
