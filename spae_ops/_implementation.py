@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from spae_ops import _kept
 from spae_ops.pyramid import Pyramid
 
 Impl = Literal["auto", "cuda", "triton", "cpu", "torch", "reference"]
@@ -105,6 +106,8 @@ def prepared_by(implementation: Prepares, codes: Tensor, tensors: Sequence[Tenso
     Raises ValueError for tensors of another version of its layout (an exported program's, say).
     """
     own = implementation.LAYOUT
+    if layout == _kept.LAYOUT:
+        return _kept.kept(codes, own, implementation.prepare)
     if own and layout == own:
         return implementation.Prepared(*tensors)
     if own and layout.partition("/")[0] == own.partition("/")[0]:

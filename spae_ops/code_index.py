@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spae_ops import _checks
+from spae_ops import _checks, _kept
 from spae_ops._dispatch import SEARCH, Family
 from spae_ops._implementation import Impl
 from spae_ops.admission.admit import ensure
@@ -69,7 +69,10 @@ class CodeIndex:
         return self if moved.device == self.device else CodeIndex(moved)
 
     def table(self, family: Family[Any], impl: str) -> Table:
-        """The codebook as the registered ops of a family take it, for `impl`."""
+        """The codebook as the registered ops of a family take it, for `impl`; alone for an exported
+        program."""
+        if torch.compiler.is_exporting():
+            return Table(self.codes, [], _kept.LAYOUT, [])
         layout = self._layout
         if impl in family.names and not torch.compiler.is_compiling():
             implementation, reason = family.load(impl, self.device)
@@ -121,6 +124,8 @@ class Table(NamedTuple):
 
     def check(self) -> None:
         """The checks that read values: a bare tensor is finite, an index's has not changed."""
+        if self.layout == _kept.LAYOUT:
+            return  # looked at when it is prepared
         if not self.origin:
             _checks.check_finite("codes", self.codes)
             return

@@ -178,7 +178,7 @@ def _flat(pyramid: Pyramid) -> tuple[list[int], list[int]]:
     return list(pyramid.shape), [size for grid in pyramid.grids for size in grid]
 
 
-def _pyramid(shape: list[int], grids: list[int]) -> Pyramid:
+def unflat(shape: Sequence[int], grids: Sequence[int]) -> Pyramid:
     axes = len(shape)
     return Pyramid(tuple(shape), tuple(tuple(grids[i : i + axes]) for i in range(0, len(grids), axes)))
 
@@ -194,7 +194,7 @@ _READS_VALUES = (torch.Tag.cudagraph_unsafe,)  # on the host, to check them
 
 @_op("pyramid_covered", "int[] shape, int[] grids, Device device")
 def _pyramid_covered(shape, grids, device):
-    return layout(_pyramid(shape, grids), device).covered.reshape(shape).clone()
+    return layout(unflat(shape, grids), device).covered.reshape(shape).clone()
 
 
 @_pyramid_covered.register_fake
@@ -211,7 +211,7 @@ def _(shape, grids, device):
 )
 def _pyramid_quantize(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
     table = Table(codes, prepared, layout, origin)
-    kept = _pyramid(shape, grids)
+    kept = unflat(shape, grids)
     name, search = SEARCH.resolve(
         "pyramid_quantize",
         impl,
@@ -256,7 +256,7 @@ def _check_queries(query: Tensor, z: Tensor) -> None:
 
 @_pyramid_quantize.register_fake
 def _(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
-    ids = z.new_empty(z.shape[0], _pyramid(shape, grids).num_tokens, dtype=torch.int64)
+    ids = z.new_empty(z.shape[0], unflat(shape, grids).num_tokens, dtype=torch.int64)
     return ids, z.new_empty(z.shape, dtype=torch.float32)
 
 
@@ -268,7 +268,7 @@ def _(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
 def _pyramid_dequantize(ids, codes, shape, grids, rule, fill, impl):
     _checks.check_range("ids", ids, len(codes))
     _, implementation = PYRAMID.resolve("pyramid_dequantize", impl, codes.device, codes=codes)
-    return implementation.dequantize(ids, codes, _pyramid(shape, grids), rule, fill)
+    return implementation.dequantize(ids, codes, unflat(shape, grids), rule, fill)
 
 
 @_pyramid_dequantize.register_fake
@@ -282,7 +282,7 @@ def _(ids, codes, shape, grids, rule, fill, impl):
     tags=_READS_VALUES,
 )
 def _layer_queries(z, ids, codes, shape, grids, layer, rule, impl):
-    pyramid = _pyramid(shape, grids)
+    pyramid = unflat(shape, grids)
     _checks.check_range("ids", ids[:, : pyramid.num_tokens_upto(layer)], len(codes))
     _, implementation = PYRAMID.resolve("layer_queries", impl, z.device, z.dtype, codes=codes)
     return implementation.layer_queries(z, ids, codes, pyramid, layer, rule)
@@ -290,24 +290,24 @@ def _layer_queries(z, ids, codes, shape, grids, layer, rule, impl):
 
 @_layer_queries.register_fake
 def _(z, ids, codes, shape, grids, layer, rule, impl):
-    tokens = _pyramid(shape, grids).tokens_per_layer[layer]
+    tokens = unflat(shape, grids).tokens_per_layer[layer]
     return z.new_empty(z.shape[0], tokens, z.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
 
 
 @_op("dilation_subsample", "Tensor z, int[] shape, int[] grids, int layer")
 def _dilation_subsample(z, shape, grids, layer):
-    return subsample(z, _pyramid(shape, grids), layer)
+    return subsample(z, unflat(shape, grids), layer)
 
 
 @_dilation_subsample.register_fake
 def _(z, shape, grids, layer):
-    return z.new_empty(z.shape[0], _pyramid(shape, grids).tokens_per_layer[layer], z.shape[1])
+    return z.new_empty(z.shape[0], unflat(shape, grids).tokens_per_layer[layer], z.shape[1])
 
 
 @_op("layer_queries_backward", "Tensor grad, int[] shape, int[] grids, int layer, str rule, str impl")
 def _layer_queries_backward(grad, shape, grids, layer, rule, impl):
     _, implementation = PYRAMID.resolve("layer_queries", impl, grad.device, codes=grad)
-    return implementation.layer_queries_backward(grad, _pyramid(shape, grids), layer, rule)
+    return implementation.layer_queries_backward(grad, unflat(shape, grids), layer, rule)
 
 
 @_layer_queries_backward.register_fake

@@ -89,16 +89,21 @@ MAX_LAYOUTS = 256
 _LAYOUTS: dict[tuple[Pyramid, torch.device], Layout] = {}
 
 
-def _make_layout(pyramid: Pyramid, device: torch.device) -> Layout:
-    table = chains(pyramid)
+def sources(pyramid: Pyramid) -> list[int]:
+    """For each position itself if it is covered, else its ancestor: `Layout.source`, in plain numbers."""
+    depth = chains(pyramid).depth
     # The finest cell around a position is its nearest ancestor; among equal grids the deepest layer's.
     finest = max(range(pyramid.num_layers), key=lambda layer: (pyramid.tokens_per_layer[layer], layer))
     ratio = [s // g for s, g in zip(pyramid.shape, pyramid.grids[finest], strict=True)]
     source = []
     for index, place in enumerate(product(*map(range, pyramid.shape))):
         cell = [p // r * r + r // 2 for p, r in zip(place, ratio, strict=True)]
-        source.append(index if table.depth[index] else ravel(cell, pyramid.shape))
+        source.append(index if depth[index] else ravel(cell, pyramid.shape))
+    return source
 
+
+def _make_layout(pyramid: Pyramid, device: torch.device) -> Layout:
+    table = chains(pyramid)
     places = [position for layer in table.places for position in layer]
     layer_of = [layer for layer, here in enumerate(table.places) for _ in here]
     tokens_at = [[-1] * len(table.rounds) for _ in table.depth]
@@ -113,7 +118,7 @@ def _make_layout(pyramid: Pyramid, device: torch.device) -> Layout:
     return Layout(
         depth > 0,
         depth,
-        there(source),
+        there(sources(pyramid)),
         there(places),
         there(table.order),
         there(tokens_at),
