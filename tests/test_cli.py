@@ -8,7 +8,10 @@ import torch
 from spae import __version__, commands
 from spae.cli import main
 
-COMMANDS = ["bench", "decode", "demo", "doctor", "encode", "eval", "fetch", "tokenize", "train", "view"]
+COMMANDS = [
+    *("bench", "decode", "demo", "doctor", "encode", "eval"),
+    *("export", "fetch", "tokenize", "train", "view"),
+]
 
 
 def test_a_new_command_is_a_new_file(tmp_path, monkeypatch, capsys):

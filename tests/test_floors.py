@@ -16,6 +16,7 @@ FLOORS = (
     ("spae.codebook",),
     ("spae.tokenizers", "spae"),
     (
+        "spae.export",
         "spae.figures",
         "spae.metrics",
         "spae.viewer",
