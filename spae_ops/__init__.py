@@ -6,6 +6,7 @@ implementation that runs anywhere; `implementations(op)` tells which faster ones
 not the others.
 """
 
+from spae_ops import _vmap
 from spae_ops._dispatch import implementations
 from spae_ops._implementation import Impl
 from spae_ops._version import __version__
@@ -21,6 +22,8 @@ from spae_ops.quantize import (
     pyramid_dequantize,
     pyramid_quantize,
 )
+
+_vmap.register()
 
 __all__ = [
     "CodeIndex",

@@ -131,7 +131,8 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
     differentiated in x again, and so it keeps to out-of-place arithmetic.
     """
     gradient, ctx.gradient = ctx.gradient, None
-    if gradient is None:
+    # Empty where the forward could not know, for inside of vmap a tensor does not say that it requires grad.
+    if gradient is None or len(gradient) != len(scale):
         # Not touched by the first: x or a learned codebook may have been changed in place since the forward.
         x, codes, target, *prepared = ctx.saved_tensors
         layout, origin, temperature, impl = ctx.rest

@@ -318,3 +318,13 @@ def test_push_to_hub_uploads_what_is_saved(monkeypatch):
         "revision": "dev",
         "commit_message": "Upload an image tokenizer",
     }
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, "Patches"])
+def test_vmap_over_images_is_a_batch(name):
+    torch.manual_seed(0)
+    model, x = {**BUILT_IN, "Patches": patches}[name]().eval(), images()
+    ids = torch.func.vmap(lambda image: model.tokenize(image[None])[0])(x)
+    assert torch.equal(ids, model.tokenize(x))
+    decoded = torch.func.vmap(lambda one: model.detokenize(one[None])[0])(ids)
+    torch.testing.assert_close(decoded, model.detokenize(ids))
