@@ -6,6 +6,9 @@ RUN := $(VENV)/bin/python
 # Where no GPU is present the small CPU build is enough. Override to bring your own: make test TORCH="torch==2.11.0"
 TORCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),torch,torch==2.13.0)
 JOBS ?= 2
+# Apart from the rest, and without what they ask for: open_clip asks for torchvision, which would bring a torch of its own,
+# and beside whose compiled part, when that is another torch's, transformers does not load. Only CLIP's tests see them.
+CLIP := $(VENV)/clip
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
 .PHONY: install demo test lint sanitize mutants bench torture wheel docs clean
@@ -18,7 +21,8 @@ $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja
-	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,export,dev]"
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,export,docs,dev]"
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(CLIP) open_clip_torch timm torchvision ftfy wcwidth
 	@$(RUN) -c 'import sys; from spae_ops._extension import reason; sys.stderr.write(f"{reason()}\n" if reason() else "")'
 	touch $@
 
@@ -30,6 +34,7 @@ demo: install
 test: install
 	$(RUN) -m spae fetch smollm2
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile
+	PYTHONPATH=$(CLIP) OMP_NUM_THREADS=1 $(RUN) -m pytest tests/scorers/test_open_clip.py
 
 # Minutes: the C++ of the CPU operators under the thread, address and undefined-behaviour sanitizers.
 sanitize: install
@@ -56,7 +61,6 @@ wheel: install
 
 # The documentation, in site/; a link or a name that leads nowhere is an error.
 docs: install
-	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 # Kills processes at random moments and checks that nothing is lost; about half an hour, not in CI.

@@ -12,8 +12,8 @@ PYTHON = [path for folder in ("spae", "spae_ops", "benchmarks") for path in (ROO
 PROSE = [*PYTHON, ROOT / "setup.py", ROOT / "Makefile", ROOT / "README.md", ROOT / "benchmarks/README.md"]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 DECLARED = set(re.findall(r'"([\w.-]+)(?:\[\w+\])?[><=][^"]*"', PROJECT))
-# Beside them what pip builds with, and torchvision, which comes with torch.
-ALLOWED = DECLARED | {"pip", "wheel", "torchvision", "$(TORCH)"}
+# Beside them what pip builds with, torchvision, which comes with torch, and what else CLIP's tests need.
+ALLOWED = DECLARED | {"pip", "wheel", "torchvision", "$(TORCH)", "timm", "ftfy", "wcwidth", "$(CLIP)"}
 
 
 def asked_for(text: str) -> set[str]:

@@ -73,3 +73,21 @@ def test_reference_names_exist():
             module, _, attribute = name.rpartition(".")
             if not hasattr(importlib.import_module(module), attribute):
                 importlib.import_module(name)
+
+
+# Of the gallery's page; a word that a new page brings is read before it is listed here.
+READ = """
+antenna avocado baseball beer biology biotechnology bird broccoli cherry despair devotion discomfort
+dragon eager eating expansion fee fishing folklore gasoline groundbreaking harvest harvesting herb
+ideology knee leaf monitoring monster mortgage motorcycle pay payment poet poetry prophecy
+prosperity psychology shellfish singing snake spacecraft spirituality sunflower supernatural
+supplying theology tor truck turkey turmoil turtle uncertainty wheelchair wilderness wireless
+woodland yoga
+"""
+
+
+def test_the_gallery_shows_words_that_somebody_has_read():
+    page = (ROOT / "docs/pyramids.html").read_text(encoding="utf-8")
+    words = re.findall("<td>_(.*?)</td>", page)
+    assert len(words) == 3 * 341
+    assert set(words) == set(READ.split())
