@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 _CARD = """---
 library_name: spae
-tags:
+pipeline_tag: image-feature-extraction
+{licence}tags:
 - image-tokenizer
 ---
 
@@ -285,12 +287,15 @@ class Tokenizer(nn.Module, ABC):
                 "words. Load the codebook that the checkpoint names."
             )
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, license: str | None = None) -> None:
         """Save weights, configuration, codebook if it has no known source, processor and a card for readers.
 
-        save_directory: a folder, made if need be; `from_pretrained` takes it.
+        save_directory: a folder, made if need be; `from_pretrained` takes it. license: what the card says, as
+        the hub names it ("apache-2.0", "mit", ..); None: nothing.
         """
         name, book = type(self).__name__, self.codebook
+        if license is not None and not (isinstance(license, str) and re.fullmatch(r"[\w.-]+", license)):
+            raise ValueError(f"license: expected a licence's short name or None, got {license!r:.80}")
         registered(name)  # raises here rather than when the checkpoint is to be loaded
         save_directory = Path(save_directory)
         save_directory.mkdir(parents=True, exist_ok=True)
@@ -305,7 +310,8 @@ class Tokenizer(nn.Module, ABC):
         (save_directory / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
         if self.config.ndim == 2 and self.config.in_channels in (1, 3):
             self.processor.save(save_directory)
-        card = _CARD.format(name=name, book=book, pyramid=self.pyramid)
+        licence = "" if license is None else f"license: {license}\n"
+        card = _CARD.format(name=name, book=book, pyramid=self.pyramid, licence=licence)
         (save_directory / "README.md").write_text(card)
 
     def push_to_hub(
@@ -316,17 +322,18 @@ class Tokenizer(nn.Module, ABC):
         token: str | bool | None = None,
         revision: str | None = None,
         commit_message: str = "Upload an image tokenizer",
+        license: str | None = None,
     ) -> str:
         """Save to a hub repository, "owner/name", made if need be; the commit's URL.
 
-        private, token, revision, commit_message: as huggingface_hub has them.
+        private, token, revision, commit_message: as huggingface_hub has them. license: see `save_pretrained`.
         """
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
         repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            self.save_pretrained(folder, license=license)
             commit = api.upload_folder(
                 repo_id=repository, folder_path=folder, revision=revision, commit_message=commit_message
             )

@@ -289,6 +289,21 @@ def test_a_learned_index_never_stands_still():
     assert book.index is book.index
 
 
+def test_the_card_says_what_the_hub_asks_for(tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    model = patches()
+    for license in (None, "cc-by-4.0"):
+        model.save_pretrained(tmp_path, license=license)
+        about = hub.ModelCard.load(tmp_path / "README.md").data
+        assert (about.library_name, about.pipeline_tag) == ("spae", "image-feature-extraction")
+        assert (about.license, about.tags) == (license, ["image-tokenizer"])
+    with pytest.raises(
+        ValueError, match=r"license: expected a licence's short name or None, got 'mit\\nx: y'"
+    ):
+        model.save_pretrained(tmp_path / "not", license="mit\nx: y")
+    assert not (tmp_path / "not").exists()
+
+
 def test_push_to_hub_uploads_what_is_saved(monkeypatch):
     import huggingface_hub
 
