@@ -1,5 +1,6 @@
 """Image tokenizers, all with the face of `Tokenizer`."""
 
+from spae.tokenizers.adapters import Autoencoder
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.checkpoints import SavedCodebook, bundled_models
 from spae.tokenizers.config import SPAEConfig
@@ -17,6 +18,7 @@ __all__ = [
     "RQ",
     "SPAE",
     "VQGAN",
+    "Autoencoder",
     "LQAEConfig",
     "LearnedCodebook",
     "PyramidTokens",
