@@ -99,6 +99,26 @@ def test_lookups_of_a_program_prepare_the_codebook_once(toy):
         program(images)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_module_of_ones_own_takes_the_codebook_alone(strict):
+    class Nearest(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(8, 8)
+            self.index = spae_ops.CodeIndex(torch.randn(300, 8))
+
+        def forward(self, x):
+            return spae_ops.nearest_code(self.linear(x), self.index).ids
+
+    torch.manual_seed(0)
+    module, x = Nearest(), torch.randn(5, 8)
+    shapes = ({0: torch.export.Dim("rows")},)
+    program = torch.export.export(module, (x[:3],), dynamic_shapes=shapes, strict=strict)
+    tables = [value for value in program.constants.values() if isinstance(value, torch.Tensor)]
+    assert [tuple(table.shape) for table in tables] == [(300, 8)]
+    assert torch.equal(program.module()(x), module(x))
+
+
 def test_bad_arguments_are_named(tmp_path, capsys, toy):
     model = toy.made("saq")
     with pytest.raises(TypeError, match=r"model: expected a spae.Tokenizer, got str"):
