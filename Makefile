@@ -9,7 +9,7 @@ JOBS ?= 2
 # Apart from the rest, and without what they ask for: open_clip asks for torchvision, which would bring a torch of its own,
 # and beside whose compiled part, when that is another torch's, transformers does not load. Only CLIP's tests see them.
 CLIP := $(VENV)/clip
-SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
+SOURCES := Makefile pyproject.toml setup.py $(shell find csrc -type f)
 
 .PHONY: install demo test lint sanitize mutants bench torture wheel docs clean
 
