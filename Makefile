@@ -11,7 +11,7 @@ JOBS ?= 2
 CLIP := $(VENV)/clip
 SOURCES := Makefile pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: install demo test lint sanitize mutants bench torture wheel docs clean
+.PHONY: install demo test lint sanitize mutants bench torture adversarial wheel docs clean
 
 install: $(VENV)/.installed
 
@@ -63,10 +63,14 @@ wheel: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
-# Kills processes at random moments and checks that nothing is lost; about half an hour, not in CI.
+# Kills processes at random moments and checks that nothing is lost, 100 in all; about ten minutes, not in CI.
 torture: install
-	$(RUN) tests/torture/kills.py --kills 34
-	$(RUN) tests/torture/train_kills.py --kills 34
+	$(RUN) tests/torture/kills.py --kills 25
+	$(RUN) tests/torture/train_kills.py --kills 25
+
+# An hour, not in CI: ten million queries to each implementation of the lookup; goes on where it stopped.
+adversarial: install
+	$(RUN) tests/torture/queries.py
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info spae_ops/*.so
