@@ -12,7 +12,7 @@ import torch
 from spae_ops import _checks
 from spae_ops._dispatch import TABLES
 from spae_ops._implementation import Impl
-from spae_ops.admission import process, verdicts
+from spae_ops.admission import verdicts
 from spae_ops.admission.verdicts import FAILED, ON_TRIAL, PASSED, AdmissionWarning, Verdict
 
 
@@ -97,6 +97,8 @@ def _open(name: str, admitted: set[str], device: torch.device, dtype: torch.dtyp
 def _examine(
     name: str, families: Sequence[str], device: torch.device, dtype: torch.dtype, width: int
 ) -> list[Verdict]:
+    from spae_ops.admission import process
+
     found = process.examine(name, families, device, dtype, width)
     for verdict in found:
         verdicts.keep(device, verdict)
@@ -153,6 +155,8 @@ def _busy(device: torch.device) -> bool:
 def _lock(device: torch.device, name: str) -> Iterator[None]:
     """One process examines while others that want the same wait; where there can be no lock, without one."""
     from filelock import FileLock, Timeout
+
+    from spae_ops.admission import process
 
     place = verdicts.folder(device, name)
     lock = FileLock(str(place / f"{name}.lock"))

@@ -12,6 +12,7 @@ from spae_ops import _checks
 from spae_ops._derivatives import once, refuse_forward_mode
 from spae_ops._dispatch import CROSS_ENTROPY
 from spae_ops._implementation import Impl, prepared_by
+from spae_ops._register import READS_VALUES, differentiable, fake, op
 from spae_ops.code_index import CodeIndex, Table, as_table
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -70,12 +71,12 @@ def distance_cross_entropy(
     return loss.mean() if reduction == "mean" else loss.sum()
 
 
-@torch.library.custom_op(
-    "spae_ops::distance_cross_entropy",
-    mutates_args=(),
-    tags=(torch.Tag.cudagraph_unsafe,),  # values are checked on the host
-    schema="(Tensor x, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, Tensor target,"
-    " float temperature, bool with_gradient, str impl) -> (Tensor, Tensor)",
+@op(
+    "distance_cross_entropy",
+    "Tensor x, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, Tensor target,"
+    " float temperature, bool with_gradient, str impl",
+    "(Tensor, Tensor)",
+    READS_VALUES,
 )
 def _distance_cross_entropy(x, codes, prepared, layout, origin, target, temperature, with_gradient, impl):
     table = Table(codes, prepared, layout, origin)
@@ -97,7 +98,7 @@ def _distance_cross_entropy(x, codes, prepared, layout, origin, target, temperat
     return loss.to(dtype), gradient.to(dtype)
 
 
-@_distance_cross_entropy.register_fake
+@fake("distance_cross_entropy")
 def _(x, codes, prepared, layout, origin, target, temperature, with_gradient, impl):
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows = x.shape[0] if with_gradient else 0
@@ -149,4 +150,4 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
         return (gradient * scale).to(ctx.dtype)
 
 
-_distance_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
+differentiable("distance_cross_entropy", _backward, _setup_context)

@@ -10,6 +10,7 @@ from torch import Tensor
 from spae_ops import _checks
 from spae_ops._dispatch import SEARCH
 from spae_ops._implementation import Impl, prepared_by
+from spae_ops._register import READS_VALUES, fake, op
 from spae_ops.code_index import CodeIndex, Table, as_table
 
 
@@ -87,38 +88,25 @@ def _lookup(x: Tensor, table: Table, mask: Tensor | None, k: int, impl: str) -> 
     return implementation.search(x.contiguous(), codes, prepared, mask, k)
 
 
-_SCHEMA = (
-    "(Tensor x, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, Tensor? mask, {k}str impl)"
-    " -> (Tensor, Tensor)"
-)
+_ARGUMENTS = "Tensor x, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, Tensor? mask"
 
 
-def _op(name: str, k: str):
-    # Values are checked, and on GPUs candidates counted, on the host: no CUDA graph can hold that.
-    return torch.library.custom_op(
-        f"spae_ops::{name}",
-        mutates_args=(),
-        schema=_SCHEMA.format(k=k),
-        tags=(torch.Tag.cudagraph_unsafe,),
-    )
-
-
-@_op("nearest_code", k="")
+@op("nearest_code", f"{_ARGUMENTS}, str impl", "(Tensor, Tensor)", READS_VALUES)
 def _nearest_code(x, codes, prepared, layout, origin, mask, impl):
     ids, sqdist = _lookup(x, Table(codes, prepared, layout, origin), mask, 1, impl)
     return ids.flatten(), sqdist.flatten()
 
 
-@_nearest_code.register_fake
+@fake("nearest_code")
 def _(x, codes, prepared, layout, origin, mask, impl):
     return x.new_empty(x.shape[0], dtype=torch.int64), x.new_empty(x.shape[0], dtype=torch.float32)
 
 
-@_op("topk_codes", k="int k, ")
+@op("topk_codes", f"{_ARGUMENTS}, int k, str impl", "(Tensor, Tensor)", READS_VALUES)
 def _topk_codes(x, codes, prepared, layout, origin, mask, k, impl):
     return _lookup(x, Table(codes, prepared, layout, origin), mask, k, impl)
 
 
-@_topk_codes.register_fake
+@fake("topk_codes")
 def _(x, codes, prepared, layout, origin, mask, k, impl):
     return x.new_empty(x.shape[0], k, dtype=torch.int64), x.new_empty(x.shape[0], k, dtype=torch.float32)

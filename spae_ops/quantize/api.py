@@ -12,6 +12,7 @@ from spae_ops import _checks
 from spae_ops._derivatives import refuse_forward_mode
 from spae_ops._dispatch import PYRAMID, SEARCH
 from spae_ops._implementation import Impl, prepared_by
+from spae_ops._register import READS_VALUES, differentiable, fake, op
 from spae_ops.code_index import CodeIndex, Table, as_table
 from spae_ops.pyramid import Pyramid
 from spae_ops.quantize.reference import channels_last
@@ -183,31 +184,22 @@ def unflat(shape: Sequence[int], grids: Sequence[int]) -> Pyramid:
     return Pyramid(tuple(shape), tuple(tuple(grids[i : i + axes]) for i in range(0, len(grids), axes)))
 
 
-def _op(name: str, arguments: str, result: str = "Tensor", tags: tuple[torch.Tag, ...] = ()):
-    return torch.library.custom_op(
-        f"spae_ops::{name}", mutates_args=(), schema=f"({arguments}) -> {result}", tags=tags
-    )
-
-
-_READS_VALUES = (torch.Tag.cudagraph_unsafe,)  # on the host, to check them
-
-
-@_op("pyramid_covered", "int[] shape, int[] grids, Device device")
+@op("pyramid_covered", "int[] shape, int[] grids, Device device")
 def _pyramid_covered(shape, grids, device):
     return layout(unflat(shape, grids), device).covered.reshape(shape).clone()
 
 
-@_pyramid_covered.register_fake
+@fake("pyramid_covered")
 def _(shape, grids, device):
     return torch.empty(shape, dtype=torch.bool, device=device)
 
 
-@_op(
+@op(
     "pyramid_quantize",
     "Tensor z, Tensor codes, Tensor[] prepared, str layout, SymInt[] origin, int[] shape, int[] grids,"
     " str rule, Tensor? mask, str impl",
     "(Tensor, Tensor)",
-    _READS_VALUES,
+    READS_VALUES,
 )
 def _pyramid_quantize(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
     table = Table(codes, prepared, layout, origin)
@@ -254,16 +246,16 @@ def _check_queries(query: Tensor, z: Tensor) -> None:
         )
 
 
-@_pyramid_quantize.register_fake
+@fake("pyramid_quantize")
 def _(z, codes, prepared, layout, origin, shape, grids, rule, mask, impl):
     ids = z.new_empty(z.shape[0], unflat(shape, grids).num_tokens, dtype=torch.int64)
     return ids, z.new_empty(z.shape, dtype=torch.float32)
 
 
-@_op(
+@op(
     "pyramid_dequantize",
     "Tensor ids, Tensor codes, int[] shape, int[] grids, str rule, str fill, str impl",
-    tags=_READS_VALUES,
+    tags=READS_VALUES,
 )
 def _pyramid_dequantize(ids, codes, shape, grids, rule, fill, impl):
     _checks.check_range("ids", ids, len(codes))
@@ -271,15 +263,15 @@ def _pyramid_dequantize(ids, codes, shape, grids, rule, fill, impl):
     return implementation.dequantize(ids, codes, unflat(shape, grids), rule, fill)
 
 
-@_pyramid_dequantize.register_fake
+@fake("pyramid_dequantize")
 def _(ids, codes, shape, grids, rule, fill, impl):
     return codes.new_empty(ids.shape[0], codes.shape[1], *shape, dtype=torch.float32)
 
 
-@_op(
+@op(
     "layer_queries",
     "Tensor z, Tensor ids, Tensor codes, int[] shape, int[] grids, int layer, str rule, str impl",
-    tags=_READS_VALUES,
+    tags=READS_VALUES,
 )
 def _layer_queries(z, ids, codes, shape, grids, layer, rule, impl):
     pyramid = unflat(shape, grids)
@@ -288,29 +280,29 @@ def _layer_queries(z, ids, codes, shape, grids, layer, rule, impl):
     return implementation.layer_queries(z, ids, codes, pyramid, layer, rule)
 
 
-@_layer_queries.register_fake
+@fake("layer_queries")
 def _(z, ids, codes, shape, grids, layer, rule, impl):
     tokens = unflat(shape, grids).tokens_per_layer[layer]
     return z.new_empty(z.shape[0], tokens, z.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
 
 
-@_op("dilation_subsample", "Tensor z, int[] shape, int[] grids, int layer")
+@op("dilation_subsample", "Tensor z, int[] shape, int[] grids, int layer")
 def _dilation_subsample(z, shape, grids, layer):
     return subsample(z, unflat(shape, grids), layer)
 
 
-@_dilation_subsample.register_fake
+@fake("dilation_subsample")
 def _(z, shape, grids, layer):
     return z.new_empty(z.shape[0], unflat(shape, grids).tokens_per_layer[layer], z.shape[1])
 
 
-@_op("layer_queries_backward", "Tensor grad, int[] shape, int[] grids, int layer, str rule, str impl")
+@op("layer_queries_backward", "Tensor grad, int[] shape, int[] grids, int layer, str rule, str impl")
 def _layer_queries_backward(grad, shape, grids, layer, rule, impl):
     _, implementation = PYRAMID.resolve("layer_queries", impl, grad.device, codes=grad)
     return implementation.layer_queries_backward(grad, unflat(shape, grids), layer, rule)
 
 
-@_layer_queries_backward.register_fake
+@fake("layer_queries_backward")
 def _(grad, shape, grids, layer, rule, impl):
     return grad.new_empty(grad.shape[0], grad.shape[2], *shape)
 
@@ -330,9 +322,16 @@ def _backward_to_latents(ctx, grad):
     return torch.ops.spae_ops.layer_queries_backward(grad, *ctx.arguments).to(ctx.dtype)
 
 
-_layer_queries.register_autograd(
-    lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 7), setup_context=_setup_layer_queries
+def _no_derivative(ctx, grad):
+    raise RuntimeError("layer_queries: expected at most one derivative in z, got a second: it has none")
+
+
+differentiable(
+    "layer_queries", lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 7), _setup_layer_queries
 )
-_dilation_subsample.register_autograd(
-    lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 3), setup_context=_setup_dilation_subsample
+differentiable(
+    "dilation_subsample",
+    lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 3),
+    _setup_dilation_subsample,
 )
+differentiable("layer_queries_backward", _no_derivative)
