@@ -19,7 +19,7 @@ def op(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as `torch.ops.spae_ops.<name>` on every device.
 
-    It returns new tensors and changes none. Where an input may require a gradient, `differentiable` is needed.
+    It returns new tensors and changes none. If an input may require a gradient, `differentiable` is needed.
     """
 
     def register(body: Callable[..., Any]) -> Callable[..., Any]:

@@ -62,12 +62,11 @@ def distance_cross_entropy(
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     refuse_forward_mode("x", x, "distance_cross_entropy")
     with_gradient = x.requires_grad and torch.is_grad_enabled()
-    rows = x.reshape(-1, x.shape[-1])
     loss, _ = torch.ops.spae_ops.distance_cross_entropy(
-        rows, *table, target.reshape(-1), float(temperature), with_gradient, impl
+        x, *table, target, float(temperature), with_gradient, impl
     )
     if reduction == "none":
-        return loss.reshape(target.shape)
+        return loss
     return loss.mean() if reduction == "mean" else loss.sum()
 
 
@@ -87,22 +86,26 @@ def _distance_cross_entropy(x, codes, prepared, layout, origin, target, temperat
         x.dtype,
         preferred=table.owner,
         codes=codes,
-        queries=len(x),
+        queries=target.numel(),
     )
     table.check()
-    _checks.check_finite("x", x)
+    rows = x.reshape(-1, x.shape[-1])
+    _checks.check_finite("x", rows)
     _checks.check_range("target", target, len(codes))
     prepared = prepared_by(implementation, codes, prepared, layout)
-    loss, gradient = implementation.loss_and_gradient(x, codes, prepared, target, temperature, with_gradient)
+    loss, gradient = implementation.loss_and_gradient(
+        rows, codes, prepared, target.reshape(-1), temperature, with_gradient
+    )
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return loss.to(dtype), gradient.to(dtype)
+    gradient = gradient.to(dtype)
+    return loss.to(dtype).reshape(target.shape), gradient.reshape(x.shape) if with_gradient else gradient
 
 
 @fake("distance_cross_entropy")
 def _(x, codes, prepared, layout, origin, target, temperature, with_gradient, impl):
     dtype = torch.promote_types(x.dtype, torch.float32)
-    rows = x.shape[0] if with_gradient else 0
-    return x.new_empty(x.shape[0], dtype=dtype), x.new_empty(rows, x.shape[1], dtype=dtype)
+    size = x.shape if with_gradient else (0, x.shape[-1])
+    return x.new_empty(x.shape[:-1], dtype=dtype), x.new_empty(size, dtype=dtype)
 
 
 def _setup_context(ctx, inputs, output):
@@ -118,7 +121,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_loss, _):
-    to_x = None if grad_loss is None else _take_gradient(ctx, grad_loss[:, None])
+    to_x = None if grad_loss is None else _take_gradient(ctx, grad_loss[..., None])
     # torch takes an empty list for one of tensors.
     to_origin = None if ctx.rest[1] else []
     return to_x, None, [None] * ctx.num_prepared, None, to_origin, *[None] * 4
@@ -127,8 +130,8 @@ def _backward(ctx, grad_loss, _):
 def _take_gradient(ctx, scale: Tensor) -> Tensor:
     """The gradient times the incoming one.
 
-    The first backward scales it where it lies and gives it away, so that there is one [N, D] in all; a second
-    backward (retain_graph) computes it anew. With create_graph, what it gives raises where it is
+    The first backward scales it where it lies and gives it away, so that there is one [.., D] in all; a
+    second backward (retain_graph) computes it anew. With create_graph, what it gives raises where it is
     differentiated in x again, and so it keeps to out-of-place arithmetic.
     """
     gradient, ctx.gradient = ctx.gradient, None
@@ -143,11 +146,31 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
     if torch.is_grad_enabled():  # create_graph
         return (once(gradient, ctx.saved_tensors[0], "distance_cross_entropy") * scale).to(ctx.dtype)
     if type(gradient) is not Tensor:  # traced by torch.compile, which reuses memory by itself
-        return (gradient * scale).to(ctx.dtype)
+        x = ctx.saved_tensors[0]
+        return torch.ops.spae_ops.distance_cross_entropy_backward(gradient, scale, x).to(ctx.dtype)
     try:
         return gradient.mul_(scale).to(ctx.dtype)
     except RuntimeError:  # several gradients come of it (is_grads_batched)
         return (gradient * scale).to(ctx.dtype)
 
 
+@op("distance_cross_entropy_backward", "Tensor gradient, Tensor scale, Tensor x")
+def _scaled(gradient, scale, x):
+    """The backward in a compiled graph. It takes x as the graph was given it, though it needs nothing of it:
+    torch refuses to differentiate again a backward that keeps an input, any other it takes for a constant."""
+    return gradient * scale
+
+
+@fake("distance_cross_entropy_backward")
+def _(gradient, scale, x):
+    return torch.empty_like(gradient)
+
+
+def _no_second(ctx, grad):
+    raise RuntimeError(
+        "distance_cross_entropy: expected at most one derivative in x, got a second: it has none"
+    )
+
+
 differentiable("distance_cross_entropy", _backward, _setup_context)
+differentiable("distance_cross_entropy_backward", _no_second)

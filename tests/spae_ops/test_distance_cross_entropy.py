@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._functorch import config
 from torch.autograd import forward_ad
 
 import spae_ops
@@ -173,6 +174,24 @@ def test_second_derivatives_raise(impl, way):
     ask, message = SECOND_DERIVATIVES[way]
     with pytest.raises(RuntimeError, match=message):
         ask(lambda x: distance_cross_entropy(x, codes, target, impl=impl), x)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+@config.patch(donated_buffer=False)  # which refuses create_graph at all
+def test_second_derivatives_raise_in_compiled_graphs(backend, shape):
+    """aot_eager's backward is a graph of its own, which torch differentiates to nothing unless it keeps x."""
+    codes, target = torch.randn(30, 5), torch.tensor([0, 3, 3, 29]).reshape(shape)
+    x = torch.randn(*shape, 5, requires_grad=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: distance_cross_entropy(x, codes, target), backend=backend)
+    (expected,) = torch.autograd.grad(distance_cross_entropy(x, codes, target), x)
+    assert torch.equal(torch.autograd.grad(compiled(x), x)[0], expected)
+    # The square has a second derivative, so that the sum of both would be answered with that alone.
+    (tracked,) = torch.autograd.grad(compiled(x) + x.square().sum(), x, create_graph=True)
+    assert torch.allclose(tracked, expected + 2 * x)
+    with pytest.raises(RuntimeError, match=f"{SECOND}|does not currently support double backward"):
+        torch.autograd.grad(tracked.sum(), x)
 
 
 @every_impl
