@@ -78,7 +78,7 @@ class WordImages:
     features: Mapping[str, Features] = field(default_factory=dict)
 
     def chance(self, episode: Episode) -> float:
-        """Of one who guesses evenly among the episode's names of the kind that the question asks for."""
+        """Chance: a uniform guess among the episode's names of the kind that the question asks for."""
         if self.kinds is None:
             return 1 / len(episode.classes)
         kinds = [self.kinds[label] for label in episode.classes]
