@@ -205,7 +205,7 @@ REGISTRY: dict[str, Asset] = {
             licence="MIT (the vocabulary is LLaMA-2's)",
             requirements=("wordllama==0.4.0.post1",),
             main=".",
-            files=_from_wheel(
+            files=_from_archive(
                 "wordllama",
                 "wordllama/weights/",
                 (
@@ -214,7 +214,7 @@ REGISTRY: dict[str, Asset] = {
                     "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
                 ),
             )
-            + _from_wheel(
+            + _from_archive(
                 "wordllama",
                 "wordllama/tokenizers/",
                 (
@@ -223,7 +223,7 @@ REGISTRY: dict[str, Asset] = {
                     "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
                 ),
             )
-            + _from_wheel(
+            + _from_archive(
                 "wordllama",
                 "wordllama-0.4.0.post1.dist-info/licenses/",
                 ("LICENSE", 1067, "a1e482c45bfab76056845e542ad4c95acfc4f38dd63be1c5b663c16065529fc8"),

@@ -64,6 +64,7 @@ class Images(Dataset[Item]):
         *,
         classes: Sequence[str] = (),
         shape: tuple[int, ...] | None = None,
+        renamed: Mapping[str, str] | None = None,
     ):
         self.source, self.shape = source, shape
         self.rows = range(len(source)) if rows is None else rows
@@ -75,6 +76,8 @@ class Images(Dataset[Item]):
         self.captions = [
             captions[row] or self._name(label) for row, label in zip(self.rows, self.labels, strict=True)
         ]
+        if renamed:
+            self.captions = [renamed.get(caption, caption) for caption in self.captions]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,8 +112,8 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
             "cifar10": CIFAR-10's official archive for Python, or the folder in it;
             and what was added with `register`.
             Besides, a mapping may say "train", "dev" and "test", what the splits are called there; "classes",
-            the names of the classes; "views", arguments of `Views` for the training images; and the options
-            of its kind.
+            the names of the classes; "captions", others for some captions, as {"sneaker": "shoe"}; "views",
+            arguments of `Views` for the training images; and the options of its kind.
         split: "train", "dev", "test", or another that the source knows; None: all of a source that has no
             splits. Where a folder, shards or a saved data set have none, items fall to "train", "dev" and
             "test" by the SHA-256 of their keys, 80, 10 and 10 of 100: an item never moves, whatever else is
@@ -128,8 +131,9 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
         raise ValueError(f"split: expected a name or None, got {split!r}")
     kind, place, options = parse(spec)
     views, classes = options.pop("views", None), options.pop("classes", ())
+    renamed = options.pop("captions", None)
     names = {name: options.pop(name) for name in SPLITS if name in options}
-    _check_entries(names, classes, views)
+    _check_entries(names, classes, views, renamed)
     opener = SOURCES[kind]
     known = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if kind != "name" and (unknown := sorted(set(options) - set(known))):
@@ -141,7 +145,7 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
         rows = None if split is None else automatic_split(_listed(dataset, "keys", None), split)
     else:
         dataset, rows = opened, None
-    images = Images(dataset, rows, classes=classes, shape=shape)
+    images = Images(dataset, rows, classes=classes, shape=shape, renamed=renamed)
     return images if views is None or split != "train" else Views(images, **views)
 
 
@@ -172,12 +176,16 @@ def parse(spec: Spec) -> tuple[str, str, dict[str, Any]]:
     return kinds[0], str(place), options
 
 
-def _check_entries(names: Mapping[str, Any], classes: Any, views: Any) -> None:
+def _check_entries(names: Mapping[str, Any], classes: Any, views: Any, renamed: Any) -> None:
     for split, name in names.items():
         if not isinstance(name, str):
             raise ValueError(f"data.{split}: expected the name of a split, got {name!r}")
     if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"data.classes: expected a list of names, got {classes!r}")
+    if renamed is not None and not (
+        isinstance(renamed, Mapping) and all(isinstance(caption, str) for caption in renamed.values())
+    ):
+        raise ValueError(f"data.captions: expected a mapping of captions to captions, got {renamed!r}")
     if views is not None:
         if not isinstance(views, Mapping):
             raise ValueError(f"data.views: expected arguments of Views, got {views!r}")

@@ -34,6 +34,9 @@ class SPAEConfig(Config):
         codebook. Which words the other names mean is in the weights. None: every layer takes every word.
     layer_dropout: the share of the images of a training batch that the decoder sees from a random number of
         their first layers, so that it learns to draw from fewer than all. Not in the paper.
+    word_noise: for each layer the share of the words of a training batch that the decoder sees replaced by
+        others of the layer's vocabulary, so that it learns how far to trust a layer whose words somebody
+        guesses, as a language model does that draws. None: no word is replaced. Not in the paper.
     """
 
     image_size: tuple[Count, ...] = (128, 128)
@@ -52,6 +55,7 @@ class SPAEConfig(Config):
     semantic_rank: Count | None = None
     vocabularies: tuple[str, ...] | None = None
     layer_dropout: Dropout = 0.0
+    word_noise: tuple[Dropout, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +77,10 @@ class SPAEConfig(Config):
         if self.vocabularies is not None and len(self.vocabularies) != len(self.grids):
             raise ValueError(
                 f"vocabularies: expected a name for each of {len(self.grids)} layers, got {self.vocabularies}"
+            )
+        if self.word_noise is not None and len(self.word_noise) != len(self.grids):
+            raise ValueError(
+                f"word_noise: expected a share for each of {len(self.grids)} layers, got {self.word_noise}"
             )
         _ = self.pyramid  # raises for grids that do not fit
 

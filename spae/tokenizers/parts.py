@@ -44,6 +44,7 @@ def build_parts(config: SPAEConfig, codebook: CodeTable, vocabularies: Vocabular
             config.rule,
             masks=layer_masks(config, len(codebook), vocabularies),
             layer_dropout=config.layer_dropout,
+            word_noise=config.word_noise,
         ),
         decoder=Decoder(backbone),
     )

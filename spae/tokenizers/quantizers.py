@@ -79,27 +79,50 @@ class PyramidQuantizer(nn.Module):
     """Latents [B, D, *shape] to codes of a frozen codebook over a pyramid, and back. Holds no parameters.
 
     masks: bool [L, K], the words that each layer may take; part of the state dict. None: all may be taken.
-    layer_dropout: see `SPAEConfig`.
+    layer_dropout, word_noise: see `SPAEConfig`.
     """
 
     masks: Tensor | None
 
     def __init__(
-        self, pyramid: Pyramid, rule: str = "saq", *, masks: Tensor | None = None, layer_dropout: float = 0.0
+        self,
+        pyramid: Pyramid,
+        rule: str = "saq",
+        *,
+        masks: Tensor | None = None,
+        layer_dropout: float = 0.0,
+        word_noise: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.rule = rule
-        self.layer_dropout = layer_dropout
+        self.layer_dropout, self.word_noise = layer_dropout, word_noise
         self.register_buffer("masks", masks)
 
     def forward(self, z: Tensor, codebook: CodeTable) -> Quantized:
         codes = pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule, mask=self.masks)
         commitment = commitment_loss(z, codes.ids, codebook.index, self.pyramid, rule=self.rule)
         features = straight_through(z, codes.quantized)
+        seen = codes.ids
+        if self.training and self.word_noise is not None:
+            seen = self._replace_words(seen, len(codebook))
+            noisy = pyramid_dequantize(seen, codebook.index, self.pyramid, rule=self.rule).quantized
+            features = straight_through(z, noisy)
         if self.training and self.layer_dropout > 0:
-            features = self._drop_layers(z, codes.ids, features, codebook)
+            features = self._drop_layers(z, seen, features, codebook)
         return Quantized(codes.ids, features, commitment)
+
+    def _replace_words(self, ids: Tensor, num_words: int) -> Tensor:
+        """The ids, some of them drawn anew from what their layer may take."""
+        assert self.word_noise is not None
+        layers = []
+        for layer, part in enumerate(ids.split(list(self.pyramid.tokens_per_layer), dim=1)):
+            words = torch.arange(num_words) if self.masks is None else self.masks[layer].nonzero()[:, 0].cpu()
+            # Drawn on the CPU, as the layers that are dropped.
+            drawn = words[torch.randint(len(words), part.shape)].to(part.device)
+            replaced = torch.rand(part.shape) < self.word_noise[layer]
+            layers.append(torch.where(replaced.to(part.device), drawn, part))
+        return torch.cat(layers, 1)
 
     def _drop_layers(self, z: Tensor, ids: Tensor, features: Tensor, codebook: CodeTable) -> Tensor:
         """The features, of some images from their first layers alone.

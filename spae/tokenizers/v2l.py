@@ -69,7 +69,12 @@ class V2LConfig(SPAEConfig):
             raise ValueError(
                 f"grids: expected the whole grid {self.pyramid.shape} last, got {self.pyramid.grids[-1]}"
             )
-        for name, only in (("semantic_features", "none"), ("layer_dropout", 0.0), ("rule", "saq")):
+        for name, only in (
+            ("semantic_features", "none"),
+            ("layer_dropout", 0.0),
+            ("word_noise", None),
+            ("rule", "saq"),
+        ):
             if getattr(self, name) != only:
                 raise ValueError(f"{name}: expected {only!r} for V2L, got {getattr(self, name)!r}")
         if self.latent_norm == "unit":

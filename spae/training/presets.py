@@ -35,7 +35,7 @@ _CONFIGS: dict[str, type[SPAEConfig]] = {
 }
 _SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
 _QUANTIZER = (
-    *("grids", "rule", "latent_norm", "vocabularies", "layer_dropout"),
+    *("grids", "rule", "latent_norm", "vocabularies", "layer_dropout", "word_noise"),
     *("codebook_size", "codebook_dim", "update", "mask_rate"),
 )
 
