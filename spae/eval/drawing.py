@@ -20,8 +20,9 @@ class Drawing:
     """How images are written.
 
     stride: tokens of a pass; small models lose the thread within longer ones. layers: how many are generated,
-    and decoded from; None means all of the pyramid's. layout, mode, par_layers, window, best_of: see
-    `spae.incontext.decode` and its `Options`. temperature, top_p, top_k: see `spae.llm.Sampling`.
+    and decoded from; None means all of the pyramid's. layout, mode, par_layers, best_of: see
+    `spae.incontext.decode` and its `Options`; shown_words is its window. temperature, top_p, top_k: see
+    `spae.llm.Sampling`.
     """
 
     stride: int = 1
@@ -29,7 +30,7 @@ class Drawing:
     layout: Layout = "examples"
     mode: Mode = "par"
     par_layers: int | None = None
-    window: int | None = None
+    shown_words: int | None = None
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None
@@ -48,9 +49,9 @@ class Drawing:
                 f'par_layers: expected 1 or more with mode "par", or None, got {self.par_layers} with mode '
                 f"{self.mode!r}"
             )
-        if self.window is not None and (self.window < 0 or self.layout != "examples"):
+        if self.shown_words is not None and (self.shown_words < 0 or self.layout != "examples"):
             raise ValueError(
-                f"window: expected 0 or more in the layout examples, or None, got {self.window} in "
+                f"shown_words: expected 0 or more in the layout examples, or None, got {self.shown_words} in "
                 f"{self.layout}"
             )
         for name, hint in get_type_hints(Sampling, include_extras=True).items():
@@ -78,7 +79,7 @@ class Drawing:
         options = Options(
             num_layers=self.layers,
             par_layers=self.par_layers,
-            window=self.window,
+            window=self.shown_words,
             layout=self.layout,
             sampling=sampling if self.temperature else GREEDY,
             best_of=self.best_of,
@@ -111,7 +112,9 @@ def add_drawing(parser: argparse.ArgumentParser, defaults: Drawing) -> None:
         help="with --mode par: only the first so many layers, the others see these alone (default: all)",
     )
     parser.add_argument(
-        "--window", type=int, help="show only the last so many words of an image before a pass (default: all)"
+        "--shown-words",
+        type=int,
+        help="of an image before a pass, the last so many (default: all)",
     )
     add_choice(parser, defaults)
 
@@ -144,15 +147,15 @@ def drawing_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def described(run: dict[str, Any], *, passes: bool = True) -> str:
     """Settings of a report in words. passes: also those of its passes. Reports of before an option had its
     default, but for "layout", which was "segments"."""
-    parts = [] if run.get("layers") is None else [f"{run['layers']} layers"]
+    parts = [] if run.get("layers") is None else [f"{run['layers']} layers written"]
     if passes:
         parts += [f"stride {run['stride']}", f"layout {run.get('layout', 'segments')}"]
         if run.get("mode", "par") != "par":
             parts.append(f"mode {run['mode']}")
         elif run.get("par_layers") is not None:
             parts.append(f"PAR in {run['par_layers']} layers")
-        if run.get("window") is not None:
-            parts.append(f"the last {run['window']} words shown")
+        if run.get("shown_words") is not None:
+            parts.append(f"the last {run['shown_words']} words shown")
     if run.get("temperature"):
         parts.append(f"temperature {run['temperature']:g}")
         parts += [f"{n.replace('_', '-')} {run[n]:g}" for n in ("top_p", "top_k") if run.get(n) is not None]

@@ -163,7 +163,7 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
         plain=2,
         layers=2,
         par_layers=1,
-        window=3,
+        shown_words=3,
         temperature=0.9,
         top_p=0.8,
         best_of=3,
@@ -171,7 +171,7 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
     report = evaluate(generate, Run("generate", prompts, spae, tiny, tmp_path))
     assert report["captions"]["digits"] == 4
     note = generate.table(report).splitlines()[-1]
-    assert "2 layers, stride 1, layout examples, PAR in 1 layers, the last 3 words shown, " in note
+    assert "2 layers written, stride 1, layout examples, PAR in 1 layers, the last 3 words shown, " in note
     assert "temperature 0.9, top-p 0.8, likeliest of 3;" in note
     drawn = generate.generate_digits(spae, tiny, prompts)
     assert drawn.tokens.num_layers == 2

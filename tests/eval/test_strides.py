@@ -51,7 +51,7 @@ def test_every_stride_with_every_mode_and_layout_of_the_same_prompts(tmp_path, s
     assert {row["digits"] for row in report["rows"]} == {5}
     text = strides.table(report)
     assert "| layout | mode | stride | plain | sums | different images | copies |" in text
-    assert "10 examples a context, 3 plain, 2 sums, 2 layers, seed 3; chance is 0.10" in text
+    assert "10 examples a context, 3 plain, 2 sums, 2 layers written, seed 3; chance is 0.10" in text
     assert json.loads((tmp_path / "strides.json").read_text())["strides"] == [1, 4, "whole"]
 
 
