@@ -179,7 +179,7 @@ def restore_windows(
         stride=windows.predicted,
         options=options,
     )
-    return lexicon.llm_ids(restored)[0]
+    return cast("tuple[int, ...]", lexicon.llm_ids(restored)[0])
 
 
 def _restore_hidden(
