@@ -3,7 +3,8 @@
     python tests/users/memory.py --model emoji64 --counts 500 1000 5000
 
 Not a test: it takes minutes. It prints a table (Markdown) of the peak resident memory of each command, and
-fails if the most images took over a tenth more than the fewest.
+fails if the most images took over a quarter more than the fewest: the peaks of longer runs are a little
+higher (12% was seen for ten times the images), and holding what is read would take 5 MB an image.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def main() -> None:
             sys.exit(f"images: expected {count} decoded, got {drawn}")
         print(f"| {count:,} | {encode:.0f} | {decode:.0f} | {encoding:.0f}, {decoding:.0f} |", flush=True)
         peaks.append((encode, decode))
-    if any(last > 1.1 * first for first, last in zip(peaks[0], peaks[-1], strict=True)):
-        sys.exit("memory: expected as much for the most images as for the fewest, give or take a tenth")
+    if any(last > 1.25 * first for first, last in zip(peaks[0], peaks[-1], strict=True)):
+        sys.exit("memory: expected as much for the most images as for the fewest, give or take a quarter")
 
 
 if __name__ == "__main__":
