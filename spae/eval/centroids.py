@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spae.codebook import WordIds
 from spae.eval.episodes import Episode
 
-Words = Mapping[int, tuple[int, ...]] | Sequence[tuple[int, ...]]
+Words = Mapping[int, tuple[WordIds, ...]] | Sequence[tuple[int, ...]]
 _SIZE = 128  # Lite0 sees images so large: it was trained at 224, and maps of 32 pixels are a point
 _BATCH = 64
 
@@ -30,7 +31,7 @@ def histograms(shown: Words, asked: Words) -> Features:
     pairs = [_items(shown), _items(asked)]
     column = {word: i for i, word in enumerate(sorted({w for of in pairs for ws in of.values() for w in ws}))}
 
-    def count(words: tuple[int, ...]) -> Tensor:
+    def count(words: tuple[WordIds, ...]) -> Tensor:
         row = torch.zeros(len(column))
         for word, times in Counter(words).items():
             row[column[word]] = times
@@ -68,5 +69,5 @@ def centroid_guess(features: Features, episode: Episode, generator: random.Rando
     return generator.choice(sorted(way for way, distance in distances.items() if distance == least))
 
 
-def _items(words: Words) -> dict[int, tuple[int, ...]]:
+def _items(words: Words) -> dict[int, tuple[WordIds, ...]]:
     return dict(words.items() if isinstance(words, Mapping) else enumerate(words))

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spae.codebook import WordIds
 from spae.incontext import Example, Task, prompt
 from spae.incontext.prompts import Content
+from spae.incontext.words import ids_of
 from spae.llm import FrozenLLM
 
 
@@ -17,7 +19,7 @@ def prompt_line(
     name: str,
     task: Task,
     condition: Content,
-    images: Sequence[Sequence[int]],
+    images: Sequence[Sequence[WordIds]],
     choices: Sequence[str],
     answer: str,
 ) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def prompt_line(
             whole.ids[len(llm.start_ids) :] if whole.ids[: len(llm.start_ids)] == llm.start_ids else whole.ids
         )
         text, reads_back = llm.decode(ids), False
-    words = [[llm.decode([word]) for word in image] for image in images]
+    words = [[llm.decode(ids_of(word)) for word in image] for image in images]
     return {
         "id": name,
         "prompt": text,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spae.codebook import WordIds
 from spae.incontext import Lexicon
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens, Tokenizer
@@ -33,7 +34,7 @@ def encode_items(model: Tokenizer, pictures: dict[int, Tensor]) -> dict[int, Pyr
 
 def words_of(
     model: Tokenizer, llm: FrozenLLM, tokens: dict[int, PyramidTokens], num_layers: int
-) -> dict[int, tuple[int, ...]]:
+) -> dict[int, tuple[WordIds, ...]]:
     """Each item's words of the first layers, as ids of the language model."""
     lexicon = Lexicon.of(model, llm)
     return {item: lexicon.llm_ids(one.upto(num_layers))[0] for item, one in tokens.items()}

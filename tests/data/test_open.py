@@ -380,3 +380,14 @@ def test_the_door_opens_without_what_is_optional():
         [sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+def test_captions_by_other_names(folder):
+    spec = {"folder": str(folder), "captions": {"a": "apple"}}
+    train = open_data(spec, "train", image_size=8)
+    assert train.captions == ["apple", "b", "b"]
+    assert [item.caption for item in train] == ["apple", "b", "b"]
+    with pytest.raises(
+        ValueError, match=r"data\.captions: expected a mapping of captions to captions, got 'a'"
+    ):
+        open_data({**spec, "captions": "a"}, "train")

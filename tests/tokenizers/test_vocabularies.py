@@ -8,7 +8,9 @@ from safetensors.torch import load_file
 
 from spae import SPAE, Codebook, SPAEConfig
 from spae.tokenizers.lqae import LQAEConfig
+from spae.tokenizers.quantizers import PyramidQuantizer
 from spae.tokenizers.vqgan import VQGANConfig
+from spae_ops import Pyramid
 
 NAMED = SPAEConfig(
     image_size=(16, 16),
@@ -90,3 +92,32 @@ def test_configs_name_one_for_each_layer():
         with pytest.raises(ValueError, match=r"vocabularies: expected None"):
             config(vocabularies=("names",))
     assert SPAEConfig.from_dict(NAMED.to_dict() | {"vocabularies": list(NAMED.vocabularies)}) == NAMED
+
+
+def test_word_noise_is_what_the_decoder_sees_in_training_only():
+    pyramid = Pyramid((4, 4), ((1, 1), (2, 2), (4, 4)))
+    masks = torch.zeros(3, 40, dtype=torch.bool)
+    masks[0, :10] = masks[1, 10:25] = masks[2, 25:] = True
+    torch.manual_seed(0)
+    table = Codebook.from_arrays([f"w{i}" for i in range(40)], torch.randn(40, 8), name="toy")
+    quantizer = PyramidQuantizer(pyramid, masks=masks, word_noise=(0.0, 0.5, 0.9))
+    z = torch.randn(64, 8, 4, 4)
+    ids = quantizer(z, table).ids
+    replaced = quantizer._replace_words(ids, 40)
+    first, second, third = (
+        (a != b).float().mean()
+        for a, b in zip(replaced.split([1, 4, 16], 1), ids.split([1, 4, 16], 1), strict=True)
+    )
+    assert first == 0
+    assert 0.35 < second < 0.6  # a draw may be the word itself
+    assert 0.75 < third < 0.95
+    for layer, part in enumerate(replaced.split([1, 4, 16], 1)):
+        assert masks[layer][part].all()
+    whole = PyramidQuantizer(pyramid, masks=masks)(z, table).features
+    assert not torch.equal(quantizer(z, table).features, whole)
+    assert torch.equal(quantizer.eval()(z, table).features, whole)
+
+
+def test_word_noise_names_a_share_for_each_layer():
+    with pytest.raises(ValueError, match="word_noise: expected a share for each of 4 layers, got"):
+        replace(NAMED, word_noise=(0.1, 0.1))

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from spae.codebook import WordIds
 from spae.data.emoji import content_words
 from spae.eval.export import prompt_line, save_prompts
 from spae.eval.images import encode_items, pictures_of, stack, words_of
@@ -23,6 +24,7 @@ from spae.eval.table import markdown, shown
 from spae.figures import picture_grid, printable
 from spae.incontext.tasks import classify
 from spae.incontext.tasks.text import END_OF_SENTENCE, captioning_task, check_stop
+from spae.incontext.words import ids_of
 from spae.llm import FrozenLLM
 
 ABOUT = "Names of held-out emoji, from ten examples of captioned pictures."
@@ -228,9 +230,9 @@ def _shares(records: list[dict[str, Any]], names: list[str]) -> dict[str, Interv
 def _shown(
     labelled: LabelledSet,
     episode: CaptionEpisode,
-    examples: dict[int, tuple[int, ...]],
-    queries: dict[int, tuple[int, ...]],
-) -> tuple[list[tuple[int, ...]], list[str], list[str]]:
+    examples: dict[int, tuple[WordIds, ...]],
+    queries: dict[int, tuple[WordIds, ...]],
+) -> tuple[list[tuple[WordIds, ...]], list[str], list[str]]:
     """An episode's images, the query's last; the examples' captions; the candidates' names."""
     images = [*(examples[item] for item in episode.shots), queries[episode.query]]
     captions = [labelled.names[labelled.labels.shown[item]] for item in episode.shots]
@@ -241,8 +243,8 @@ def _line(
     llm: FrozenLLM,
     labelled: LabelledSet,
     episode: CaptionEpisode,
-    examples: dict[int, tuple[int, ...]],
-    queries: dict[int, tuple[int, ...]],
+    examples: dict[int, tuple[WordIds, ...]],
+    queries: dict[int, tuple[WordIds, ...]],
     name: str,
 ) -> dict[str, Any]:
     images, captions, names = _shown(labelled, episode, examples, queries)
@@ -255,12 +257,12 @@ def _caption(
     labelled: LabelledSet,
     run: Captions,
     episode: CaptionEpisode,
-    examples: dict[int, tuple[int, ...]],
-    queries: dict[int, tuple[int, ...]],
+    examples: dict[int, tuple[WordIds, ...]],
+    queries: dict[int, tuple[WordIds, ...]],
 ) -> dict[str, Any]:
     images, captions, names = _shown(labelled, episode, examples, queries)
     commonest = Counter(images[-1]).most_common(1)[0][0]
-    record: dict[str, Any] = _fit(llm.decode([commonest]), names[0], "commonest ")
+    record: dict[str, Any] = _fit(llm.decode(ids_of(commonest)), names[0], "commonest ")
     for kind, (*shots, query) in zip(KINDS, (images, [*images[1:], images[0]]), strict=True):
         task = captioning_task(shots, captions)
         verdict = classify(llm, task, names, query, stop=run.stop, max_tokens=run.max_tokens)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spae.codebook import WordIds
 from spae.incontext.prompts import Content, Example, Task, Template, prompt
 from spae.llm import FrozenLLM, Prefix
 
@@ -41,7 +42,7 @@ class Verdict:
 
 
 def classification_task(
-    shots: Sequence[tuple[Sequence[int], int]],
+    shots: Sequence[tuple[Sequence[WordIds], int]],
     names: Sequence[str],
     *,
     induction: bool = True,

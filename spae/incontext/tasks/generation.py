@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spae.codebook import WordIds
 from spae.incontext.prompts import Example, Task, Template
 
 _TEMPLATE = Template(before="", between=":", after="\n")
 
 
-def captioned_images_task(images: Sequence[Sequence[int]], captions: Sequence[str]) -> Task:
+def captioned_images_task(images: Sequence[Sequence[WordIds]], captions: Sequence[str]) -> Task:
     """Examples "an image of CAPTION: words".
 
     images: each image's words as the model's ids, of at least the layers to generate.

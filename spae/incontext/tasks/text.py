@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spae.codebook import WordIds
 from spae.incontext.prompts import Content, Example, Task, Template, prompt
 from spae.llm import GREEDY, FrozenLLM, Sampling
 
@@ -21,14 +22,14 @@ _ANSWER = Template(
 )
 
 
-def captioning_task(images: Sequence[Sequence[int]], captions: Sequence[str]) -> Task:
+def captioning_task(images: Sequence[Sequence[WordIds]], captions: Sequence[str]) -> Task:
     """Examples of images, as the model's ids of their words, with a caption each."""
     _check_count("captions", captions, images)
     pairs = zip(images, captions, strict=True)
     return Task(_CAPTION, tuple(Example(tuple(words), f" {caption}") for words, caption in pairs))
 
 
-def vqa_task(images: Sequence[Sequence[int]], questions: Sequence[str], answers: Sequence[str]) -> Task:
+def vqa_task(images: Sequence[Sequence[WordIds]], questions: Sequence[str], answers: Sequence[str]) -> Task:
     """Examples of images, as the model's ids of their words, with a question and its answer each."""
     _check_count("questions", questions, images)
     _check_count("answers", answers, images)
@@ -36,12 +37,12 @@ def vqa_task(images: Sequence[Sequence[int]], questions: Sequence[str], answers:
     return Task(_ANSWER, tuple(Example(question_about(w, q), f" {a}") for w, q, a in rows))
 
 
-def _check_count(name: str, texts: Sequence[str], images: Sequence[Sequence[int]]) -> None:
+def _check_count(name: str, texts: Sequence[str], images: Sequence[Sequence[WordIds]]) -> None:
     if len(texts) != len(images):
         raise ValueError(f"{name}: expected {len(images)}, one for each image, got {len(texts)}")
 
 
-def question_about(words: Sequence[int], question: str) -> Content:
+def question_about(words: Sequence[WordIds], question: str) -> Content:
     """An image's words and a question, if there is one, as the condition of a VQA example."""
     return (tuple(words), f" Question: {question}") if question else (tuple(words),)
 
@@ -79,7 +80,7 @@ def answer_text(
 def caption_text(
     llm: FrozenLLM,
     task: Task,
-    words: Sequence[int],
+    words: Sequence[WordIds],
     *,
     stop: Sequence[str] = END_OF_SENTENCE,
     max_tokens: int = 32,
