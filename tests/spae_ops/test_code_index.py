@@ -7,7 +7,6 @@ import torch
 import spae_ops
 from spae_ops import CodeIndex, distance_cross_entropy, nearest_code, pyramid_quantize
 from spae_ops._dispatch import CROSS_ENTROPY, PYRAMID, SEARCH
-from spae_ops._implementation import NothingPrepared
 from spae_ops.code_index import as_table
 from spae_ops.lookup import torch as screened
 
@@ -105,40 +104,6 @@ def test_pickles_are_prepared_anew():
     assert again.impl == "torch"
     assert torch.equal(again.codes, index.codes)
     assert len(pickle.dumps(CodeIndex(codebook(2000)))) < 2 * 2000 * 8 * 4
-
-
-class Backwards:
-    """The definition, over the codes from last to first."""
-
-    LAYOUT, Prepared = "backwards/1", NothingPrepared
-
-    def unavailable(self, device):
-        return None if device is None or device.type == "cpu" else "runs on the CPU"
-
-    def prepare(self, codes):
-        return NothingPrepared()
-
-    def search(self, x, codes, prepared, mask, k):
-        distance = torch.stack([spae_ops.squared_distance(q.expand_as(codes), codes) for q in x])
-        if mask is not None:
-            distance[:, ~mask] = torch.inf
-        sqdist, ids = distance.sort(dim=1, stable=True)
-        return ids[:, :k], sqdist[:, :k].float()
-
-
-def test_a_new_kernel_is_registered_in_one_line():
-    SEARCH.register("backwards", Backwards())
-    try:
-        assert spae_ops.implementations("nearest_code")[0].name == "backwards"
-        codes, x = codebook(), torch.randn(20, 8)
-        expected = nearest_code(x, codes, impl="reference")
-        for index in (codes, CodeIndex(codes), CodeIndex(codes, impl="backwards")):
-            assert torch.equal(nearest_code(x, index).ids, expected.ids)
-        z, pyramid = torch.randn(2, 8, 4, 4), spae_ops.Pyramid.square(4, (1, 2, 4))
-        ours = pyramid_quantize(z, codes, pyramid, impl="backwards")
-        assert torch.equal(ours.ids, pyramid_quantize(z, codes, pyramid, impl="reference").ids)
-    finally:
-        SEARCH.unregister("backwards")
 
 
 @pytest.mark.parametrize("family", [SEARCH, CROSS_ENTROPY, PYRAMID])
