@@ -122,7 +122,9 @@ def add_cuda(extension: Any, toolkit: Toolkit, folder: Path) -> None:
     """Compiles the kernels and makes them part of `extension`."""
     extension.extra_objects += compile_kernels(toolkit, folder)
     extension.sources += [relative(CUDA_OPERATORS)]
+    architectures = ",".join(map(str, toolkit.architectures))
     extension.define_macros += [("SPAE_WITH_CUDA", None), ("USE_CUDA", None)]
+    extension.define_macros += [("SPAE_CUDA_ARCHITECTURES", architectures)]
     extension.include_dirs += toolkit.include
     extension.library_dirs += toolkit.library
     # The CUDA runtime is linked statically, so that it need not be the one that torch brings.

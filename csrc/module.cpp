@@ -6,6 +6,9 @@
 
 #include "simd/simd.h"
 
+#define SPAE_TEXT(...) #__VA_ARGS__
+#define SPAE_TEXT_OF(...) SPAE_TEXT(__VA_ARGS__)
+
 namespace {
 
 // A new list of strings, fastest first.
@@ -30,10 +33,16 @@ int fill(PyObject* module) {
 #else
   PyObject* with_cuda = Py_False;
 #endif
+#ifdef SPAE_CUDA_ARCHITECTURES  // "80,90": setup.py's, of the binaries; the last one's PTX is there too
+  const char* architectures = SPAE_TEXT_OF(SPAE_CUDA_ARCHITECTURES);
+#else
+  const char* architectures = "";
+#endif
   const std::string torch = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
                             std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
   if (PyModule_AddStringConstant(module, "compiler", __VERSION__) < 0) return -1;
   if (PyModule_AddObjectRef(module, "with_cuda", with_cuda) < 0) return -1;
+  if (PyModule_AddStringConstant(module, "cuda_architectures", architectures) < 0) return -1;
   return PyModule_AddStringConstant(module, "torch_target_version", torch.c_str());
 }
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from setuptools import Extension
 ROOT = Path(__file__).parents[1]
 # Of three toolkits: the first knows no GPU of Blackwell, the last none of Ampere.
 KNOWN = {"12.6": (75, 80, 86, 89, 90), "13.0": (75, 80, 90, 100, 103, 110, 120), "future": (100, 120)}
+CUDA_MACROS = ["SPAE_WITH_CUDA", "USE_CUDA", "SPAE_CUDA_ARCHITECTURES"]
 
 
 @pytest.fixture
@@ -100,12 +102,27 @@ def test_cuda_that_compiles_is_built_in(build, nvcc, tmp_path):
     compiler, folder = Compiler(), tmp_path / "build"
     toolkit = build.read_toolkit(nvcc(KNOWN["13.0"], act="true"))
     build.build(compiler.extension, toolkit, folder, compiler)
-    assert compiler.calls == [["SPAE_WITH_CUDA", "USE_CUDA"]]
+    assert compiler.calls == [CUDA_MACROS]
     kernels = sorted(path.stem for path in (ROOT / "csrc").rglob("*.cu"))
     assert [Path(name).name for name in compiler.extension.extra_objects] == [f"{k}.cuda.o" for k in kernels]
     assert all((ROOT / source).exists() for source in compiler.extension.sources)
     assert len(compiler.extension.sources) == 2
+    assert compiler.extension.define_macros[-1] == ("SPAE_CUDA_ARCHITECTURES", "80,90,100,110,120")
     assert build.left_out == []
+
+
+def test_the_extension_knows_what_it_was_built_for(build):
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs a C++ compiler, {compiler} is not found")
+    command = [compiler, "-std=c++20", "-E", "-P", f"-I{build.SOURCES}", f"-I{sysconfig.get_path('include')}"]
+    for macros, expected in ((["-DSPAE_CUDA_ARCHITECTURES=80,90,120"], '"80,90,120"'), ([], '""')):
+        result = subprocess.run(
+            [*command, *macros, str(build.SOURCES / "module.cpp")], capture_output=True, text=True
+        )
+        if "Python.h" in result.stderr:
+            pytest.skip("needs Python's headers")
+        assert f"const char* architectures = {expected};" in result.stdout
 
 
 def test_cuda_that_does_not_link_is_left_out(build, nvcc, tmp_path, monkeypatch):
@@ -113,7 +130,7 @@ def test_cuda_that_does_not_link_is_left_out(build, nvcc, tmp_path, monkeypatch)
     compiler = Compiler(fails_with=("SPAE_WITH_CUDA",))
     toolkit = build.read_toolkit(nvcc(KNOWN["13.0"], act="true"))
     build.build(compiler.extension, toolkit, tmp_path / "build", compiler)
-    assert compiler.calls == [["SPAE_WITH_CUDA", "USE_CUDA"], []]
+    assert compiler.calls == [CUDA_MACROS, []]
     assert compiler.extension.libraries == []
     assert "c++ fails" in build.left_out[0]
 

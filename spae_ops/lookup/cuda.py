@@ -32,12 +32,35 @@ def unavailable(device: torch.device | None) -> str | None:
             "spae_ops was built without CUDA: its build needs a torch with CUDA and nvcc, and "
             "skips them if nvcc fails; `SPAE_REQUIRE_EXT=1 pip install --no-build-isolation -v .` says why"
         )
+    built = _built_for()
     if not torch.cuda.is_available():
-        return "needs a CUDA device"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < (8, 0):
-        return f"needs compute capability 8.0 or higher, got {capability[0]}.{capability[1]}"
+        return "needs a CUDA device" + (f" of {_spelled(built)}" if built else "")
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"needs compute capability 8.0 or higher, got {major}.{minor}"
+    if built and not _serves(built, (major, minor)):
+        return (
+            f"spae_ops was built for {_spelled(built)}, got {major}.{minor}; "
+            "`SPAE_REQUIRE_EXT=1 pip install --no-build-isolation -v .` builds it for all that nvcc knows"
+        )
     return None
+
+
+def _built_for() -> list[tuple[int, int]]:
+    """The compute capabilities of the extension's binaries, ascending; none where it does not say."""
+    listed = getattr(_extension.load(), "cuda_architectures", "")
+    return [divmod(int(number), 10) for number in listed.split(",") if number]
+
+
+def _serves(built: list[tuple[int, int]], capability: tuple[int, int]) -> bool:
+    """A binary runs on GPUs of its major version, from its minor one on. The newest one's PTX, which the
+    driver compiles, runs on all later GPUs."""
+    own = any(major == capability[0] and minor <= capability[1] for major, minor in built)
+    return own or capability > built[-1]
+
+
+def _spelled(built: list[tuple[int, int]]) -> str:
+    return f"compute capability {', '.join(f'{major}.{minor}' for major, minor in built)} or later"
 
 
 def prepare(codes: Tensor) -> Prepared:

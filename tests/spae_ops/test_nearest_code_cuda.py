@@ -13,6 +13,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.cpp_extension import include_paths
 
+import spae_ops
 from spae.testing import oracles, strategies
 from spae_ops import _extension
+from spae_ops.admission import verdicts
 from spae_ops.lookup import cuda, tensor_cores
 
 ROOT = Path(__file__).parents[2]
@@ -257,6 +260,34 @@ def test_why_it_is_unavailable():
     assert cuda.unavailable(torch.device("cpu")) == "runs on CUDA tensors, got cpu"
     if _extension.reason() is None and not _extension.load().with_cuda:
         assert cuda.unavailable(None).startswith("spae_ops was built without CUDA")
+
+
+@pytest.mark.parametrize(
+    ("listed", "capability", "reason"),
+    [
+        ("80,90", (7, 5), "needs compute capability 8.0 or higher, got 7.5"),
+        ("80,90", (8, 9), None),
+        ("80,90", (12, 0), None),  # by the newest one's PTX
+        ("80,90,100,120", (10, 3), None),
+        ("80,90,100,120", (11, 0), "built for compute capability 8.0, 9.0, 10.0, 12.0 or later, got 11.0"),
+        ("80,90,100,110,120", (12, 1), None),
+        ("80,90", None, "needs a CUDA device of compute capability 8.0, 9.0 or later"),
+        (None, (11, 0), None),  # built before it said so
+        (None, None, "needs a CUDA device"),
+        ("", (11, 0), None),
+    ],
+)
+def test_what_it_was_built_for_decides_where_it_runs(monkeypatch, listed, capability, reason):
+    known = {} if listed is None else {"cuda_architectures": listed}
+    monkeypatch.setattr(_extension, "reason", lambda: None)
+    monkeypatch.setattr(_extension, "load", lambda: SimpleNamespace(with_cuda=True, **known))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(verdicts, "summary", lambda kind, name: "")  # asks the device
+    said = {row.name: row.reason for row in spae_ops.implementations("nearest_code")}["cuda"]
+    assert said == "" if reason is None else reason in said
+    if listed is None and capability is None:
+        assert said == reason
 
 
 @pytest.fixture(scope="module")
