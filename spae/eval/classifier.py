@@ -12,24 +12,34 @@ from spae.eval.centroids import lite0_features
 from spae.optional import needs
 
 
-class DigitClassifier:
-    """A support vector machine fitted to the 4,500 original training digits.
+class PixelClassifier:
+    """A support vector machine over the pixels of labelled grey images.
 
-    Radial basis functions, C = 10 and gamma = 0.03, the best of a few by threefold cross-validation on them.
+    Radial basis functions, C = 10 and gamma = 0.03, the best of a few by threefold cross-validation on
+    training digits.
+
+    images: [N, 3, H, W] in [-1, 1]. labels: int64 [N].
     """
 
-    def __init__(self) -> None:
-        train = MNISTDigits("train")
-        machine = _svc("the digit classifier", C=10.0, gamma=0.03)
-        self._machine = machine.fit(_rows(train.images), train.labels.numpy())
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        machine = _svc("the classifier of pixels", C=10.0, gamma=0.03)
+        self._machine = machine.fit(_rows(images), labels.numpy())
 
     def predict(self, images: Tensor) -> Tensor:
-        """The digit that each image [N, 3, 32, 32] in [-1, 1] is read as, int64 [N]."""
+        """The class that each image [N, 3, H, W] in [-1, 1] is read as, int64 [N]."""
         return torch.from_numpy(self._machine.predict(_rows(images)))
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Share of images [N, 3, 32, 32] in [-1, 1] read as their label."""
+        """Share of images [N, 3, H, W] in [-1, 1] read as their label."""
         return (self.predict(images) == labels).double().mean().item()
+
+
+class DigitClassifier(PixelClassifier):
+    """A `PixelClassifier` of the 4,500 original training digits."""
+
+    def __init__(self) -> None:
+        train = MNISTDigits("train")
+        super().__init__(train.images, train.labels)
 
 
 class FeatureClassifier:

@@ -1,16 +1,17 @@
 import pytest
 import torch
 
-from spae.eval import drawing
+from spae.eval import drawable, drawing
 from spae.eval.run import Run, evaluate
+from spae.eval.statistics import proportion
 from spae.eval.sums import numeral
 from spae.eval.tasks import generate
-from spae.eval.tasks.generate import DigitPrompts, Generated, Query, evaluate_generation
+from spae.eval.tasks.generate import Generated, Prompts, Query, evaluate_generation
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
-PROMPTS = DigitPrompts(contexts=2, examples=10, sums=3, plain=2, temperature=0.7, seed=3)
+PROMPTS = Prompts(contexts=2, examples=10, sums=3, plain=2, temperature=0.7, seed=3)
 
 
 def run_generation(model, llm, out):
@@ -28,8 +29,8 @@ class Reader:
 def toy(monkeypatch, toy_data):
     from spae import data
 
-    monkeypatch.setattr(generate, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
-    monkeypatch.setattr(generate, "DigitClassifier", Reader)
+    monkeypatch.setattr(drawable, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
+    monkeypatch.setattr(drawable, "DigitClassifier", Reader)
 
 
 def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted):
@@ -42,7 +43,7 @@ def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted):
     assert resumed.calls == counted.calls - 4
     for name in ("generate.json", "generate.md", "generate.png"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
-    assert whole["captions"]["digits"] == 10
+    assert whole["captions"]["images"] == 10
     assert {kind: row["trials"] for kind, row in whole["captions"]["accuracy"].items()} == {
         "all": 10,
         "plain": 4,
@@ -59,12 +60,12 @@ def test_sums_mean_what_they_say_and_shuffling_moves_captions(spae, tiny, monkey
         return decode(llm, task, queries, *arguments, **options)
 
     monkeypatch.setattr(drawing, "decode", spy)
-    prompts = DigitPrompts(contexts=1, examples=20, sums=10, plain=10, stride=9)
-    generated = generate.generate_digits(spae, tiny, prompts)
+    prompts = Prompts(contexts=1, examples=20, sums=10, plain=10, stride=9)
+    generated = generate.generate_images(spae, tiny, prompts)
     for kind, caption, label, _ in generated.queries:
         assert sum(map(int, caption.split("+"))) == label
         assert kind == ("sums" if "+" in caption else "plain")
-    generate.generate_digits(spae, tiny, prompts, shuffle_captions=True)
+    generate.generate_images(spae, tiny, prompts, shuffle_captions=True)
     (task, queries), (dealt, others) = asked
     assert len(queries) == len(others) == 20
     assert [e.answer for e in task.examples] == [e.answer for e in dealt.examples]
@@ -83,12 +84,15 @@ def test_figures_by_hand():
         Generated(
             queries=[Query("plain", "4", 4), Query("sums", "1+2", 3)],
             tokens=PyramidTokens(torch.tensor([[7], [9]]), pyramid),
-            images=images,
+            images=[torch.zeros(2, 3, 8, 8), images],
             context=torch.zeros(2, dtype=torch.int64),
             context_ids=torch.tensor([[[7], [1], [2]]]),
             context_images=context_images,
-        )
+        ),
+        drawable.digits(),
     )
+    assert report["accuracy"]["all"]["layers"][0]["value"] == 0  # an empty image reads as a 0
+    assert report["accuracy"]["all"]["layers"][1] == proportion(1, 2)._asdict()
     assert {kind: row["value"] for kind, row in report["accuracy"].items()} == {
         "all": 0.5,
         "plain": 1,
@@ -124,11 +128,11 @@ class Adder:
 
 @pytest.mark.parametrize("captions", ["digits", "words"])
 def test_chained_sums_are_drawn_as_what_the_model_says(tmp_path, spae, tiny, captions):
-    prompts = DigitPrompts(
+    prompts = Prompts(
         contexts=1, examples=10, sums=6, plain=0, stride=9, captions=captions, chain=True, seed=2
     )
     adder = Adder(tiny)
-    generated = generate.generate_digits(spae, adder, prompts)
+    generated = generate.generate_images(spae, adder, prompts)
     sums, chained = generated.queries[:6], generated.queries[6:]
     assert [query.kind for query in generated.queries] == ["sums"] * 6 + ["chained"] * 6
     right = 0
@@ -156,7 +160,7 @@ def test_chained_sums_are_drawn_as_what_the_model_says(tmp_path, spae, tiny, cap
 
 
 def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
-    prompts = DigitPrompts(
+    prompts = Prompts(
         contexts=1,
         examples=10,
         sums=2,
@@ -169,13 +173,13 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
         best_of=3,
     )
     report = evaluate(generate, Run("generate", prompts, spae, tiny, tmp_path))
-    assert report["captions"]["digits"] == 4
+    assert report["captions"]["images"] == 4
     note = generate.table(report).splitlines()[-1]
     assert "2 layers written, stride 1, layout examples, PAR in 1 layers, the last 3 words shown, " in note
     assert "temperature 0.9, top-p 0.8, likeliest of 3;" in note
-    drawn = generate.generate_digits(spae, tiny, prompts)
+    drawn = generate.generate_images(spae, tiny, prompts)
     assert drawn.tokens.num_layers == 2
-    assert drawn.images.shape == (4, 3, 8, 8)
+    assert [images.shape for images in drawn.images] == [(4, 3, 8, 8)] * 2
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,8 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
         ({"examples": 15}, "examples: expected a multiple of 10, got 15"),
         ({"plain": 0, "sums": 0}, "plain: expected 1 or more where there are no sums, got 0"),
         ({"sums": 0, "chain": True}, "chain: expected False where there are no sums, got True"),
+        ({"data": "cats"}, "data: expected digits or garments, got 'cats'"),
+        ({"data": "garments"}, "sums: expected 0, and captions of digits, where garments are drawn"),
         ({"captions": "roman"}, "captions: expected digits or words, got 'roman'"),
         ({"best_of": 4}, "best_of: expected 1 or more, and 1 at temperature 0, got 4 at 0"),
         ({"best_of": 0}, "best_of: expected 1 or more, .*, got 0 at 0"),
@@ -193,4 +199,20 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
 )
 def test_bad_input_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        DigitPrompts(**options)
+        Prompts(**options)
+
+
+def test_garments_are_drawn_by_name(spae, tiny, monkeypatch):
+    images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    names = tuple(f"thing {label}" for label in range(10))
+    made = drawable.Drawable(images, torch.arange(20) % 10, names, images, Reader())
+    monkeypatch.setitem(drawable.DRAWABLE, "garments", lambda: made)
+    prompts = Prompts(data="garments", contexts=1, examples=10, sums=0, plain=3)
+    pool = generate.Pool(spae, tiny, prompts.data)
+    drawn = generate.generate_images(spae, tiny, prompts, pool=pool)
+    assert [(query.kind, query.caption, query.label) for query in drawn.queries] == [
+        ("plain", "thing 0", 0),
+        ("plain", "thing 1", 1),
+        ("plain", "thing 2", 2),
+    ]
+    assert set(evaluate_generation(drawn, pool.shown)["accuracy"]) == {"all", "plain"}

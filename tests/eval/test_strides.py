@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from spae.eval import drawing
+from spae.eval import drawable, drawing
 from spae.eval.run import Run, evaluate
-from spae.eval.tasks import generate, strides
-from spae.eval.tasks.generate import DigitPrompts
+from spae.eval.tasks import strides
+from spae.eval.tasks.generate import Prompts
 from spae.eval.tasks.strides import StrideStudy
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
-PROMPTS = DigitPrompts(contexts=1, examples=10, sums=2, plain=3, layers=2, seed=3)
+PROMPTS = Prompts(contexts=1, examples=10, sums=2, plain=3, layers=2, seed=3)
 STUDY = StrideStudy((1, 4, "whole"), ("par", "pnar"), ("examples", "segments"), PROMPTS)
 
 
@@ -21,9 +21,8 @@ def toy(monkeypatch, toy_data):
         def predict(self, images):
             return images[:, 0, 0, 0].round().long()
 
-    monkeypatch.setattr(generate, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
-    for module in (generate, strides):
-        monkeypatch.setattr(module, "DigitClassifier", Reader)
+    monkeypatch.setattr(drawable, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
+    monkeypatch.setattr(drawable, "DigitClassifier", Reader)
 
 
 def study(model, llm, out):
@@ -48,7 +47,7 @@ def test_every_stride_with_every_mode_and_layout_of_the_same_prompts(tmp_path, s
         for stride in (1, 4, 5)  # the words of two layers
     ]
     assert [row["stride"] for row in report["rows"]] == [1, 4, "whole"] * 4
-    assert {row["digits"] for row in report["rows"]} == {5}
+    assert {row["images"] for row in report["rows"]} == {5}
     text = strides.table(report)
     assert "| layout | mode | stride | plain | sums | different images | copies |" in text
     assert "10 examples a context, 3 plain, 2 sums, 2 layers written, seed 3; chance is 0.10" in text
@@ -75,7 +74,7 @@ def test_an_interrupted_study_goes_on(tmp_path, spae, tiny, interrupted):
         ({"strides": (2, 2)}, r"strides: expected .*, got \(2, 2\)"),
         ({"modes": ("ar",)}, r"modes: expected some of par, pnar, each once, got \('ar',\)"),
         ({"layouts": ()}, r"layouts: expected some of examples, segments, each once, got \(\)"),
-        ({"prompts": DigitPrompts(par_layers=1)}, "par_layers: expected None, got 1"),
+        ({"prompts": Prompts(par_layers=1)}, "par_layers: expected None, got 1"),
     ],
 )
 def test_bad_input_is_named(options, message):

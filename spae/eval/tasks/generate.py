@@ -1,4 +1,4 @@
-"""Digits drawn by a frozen language model from captions, and whether they are what was asked for."""
+"""Images drawn by a frozen language model from captions, and whether they are what was asked for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spae.data.mnist import WORDS, MNISTDigits
-from spae.eval.classifier import DigitClassifier
+from spae.data.mnist import WORDS
+from spae.eval.drawable import DRAWABLE, Data, Drawable
 from spae.eval.drawing import Drawing, add_drawing, described, drawing_options
 from spae.eval.run import Measured, Run
 from spae.eval.statistics import mean, proportion
@@ -27,21 +27,23 @@ from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens, Tokenizer
 from spae.tokenizers.batches import decode_all, encode_all
 
-ABOUT = "Digits drawn from captions by a frozen language model."
+ABOUT = "Digits or garments drawn from captions by a frozen language model."
 USES_LLM = True
 NUM_CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitPrompts(Drawing):
+class Prompts(Drawing):
     """What is asked.
 
-    contexts: how often other examples are drawn. examples: digits a context shows, as many of each class.
-    sums: queries a context answers, such as "1+7", of sums up to 9; plain: queries such as "3". captions: how
-    numbers are written: "digits", "words" ("three", "one plus seven"). chain: ask for each sum a second time,
-    by the number that the language model says it is; see `spae.eval.sums`.
+    data: "digits" or "garments". contexts: how often other examples are drawn. examples: images a context
+    shows, as many of each class. sums: queries a context answers, such as "1+7", of sums up to 9, where it
+    shows digits; plain: queries such as "3". captions: how numbers are written: "digits", "words" ("three",
+    "one plus seven"). chain: ask for each sum a second time, by the number that the language model says it
+    is; see `spae.eval.sums`.
     """
 
+    data: Data = "digits"
     contexts: int = 10
     examples: int = 20
     sums: int = 10
@@ -52,6 +54,10 @@ class DigitPrompts(Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data not in DRAWABLE:
+            raise ValueError(f"data: expected {' or '.join(DRAWABLE)}, got {self.data!r}")
+        if self.data != "digits" and (self.sums or self.captions != "digits"):
+            raise ValueError(f"sums: expected 0, and captions of digits, where {self.data} are drawn")
         for name, least in (("contexts", 1), ("sums", 0), ("plain", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
@@ -66,7 +72,7 @@ class DigitPrompts(Drawing):
 
 
 class Query(NamedTuple):
-    """kind: "plain", "sums" or "chained". caption: what is asked. label: the digit meant. terms: of a sum."""
+    """kind: "plain", "sums" or "chained". caption: what is asked. label: the class meant. terms: of a sum."""
 
     kind: str
     caption: str
@@ -76,52 +82,56 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True)
 class Generated:
-    """queries: what was asked. tokens, images: what came. context: which context of the contexts' ids
+    """queries: what was asked. tokens: what came. images: what the first 1, 2, .. layers of it decode to,
+    those of all layers last. context: which context of the contexts' ids
     [contexts, examples, n] and images [contexts, examples, C, H, W] each was drawn in."""
 
     queries: list[Query]
     tokens: PyramidTokens
-    images: Tensor
+    images: list[Tensor]
     context: Tensor
     context_ids: Tensor
     context_images: Tensor
 
 
 class Pool:
-    """What examples are drawn from: the training digits, their tokens, and these as the model's ids. Only
-    words that occur in them may be written."""
+    """What examples are drawn from: training images, their tokens, and these as the model's ids. Only words
+    that occur in them may be written."""
 
-    def __init__(self, model: Tokenizer, llm: FrozenLLM) -> None:
-        self.digits = MNISTDigits("train")
-        self.tokens = encode_all(model, self.digits.images)
+    def __init__(self, model: Tokenizer, llm: FrozenLLM, data: str = "digits") -> None:
+        self.shown: Drawable = DRAWABLE[data]()
+        self.tokens = encode_all(model, self.shown.images)
         self.lexicon = Lexicon.of(model, llm, seen_masks(self.tokens, len(model.codebook)))
         self.words = self.lexicon.llm_ids(self.tokens)
 
 
-def generate_digits(
+def generate_images(
     model: Tokenizer,
     llm: FrozenLLM,
-    prompts: DigitPrompts,
+    prompts: Prompts,
     *,
     pool: Pool | None = None,
     shuffle_captions: bool = False,
     log: Path | None = None,
 ) -> Generated:
-    """Draw digits by progressive decoding.
+    """Draw images by progressive decoding.
 
     pool: None makes it. shuffle_captions: deal the captions of the examples out at random, the control in
     which nothing links captions to images. log: keeps finished segments.
     """
-    pool = Pool(model, llm) if pool is None else pool
-    train = pool.digits
+    pool = Pool(model, llm, prompts.data) if pool is None else pool
+    train = pool.shown
+    names = list(train.names)
+    if prompts.data == "digits":
+        names = [numeral(digit, prompts.captions) for digit in range(NUM_CLASSES)]
     generator = random.Random(prompts.seed)
     ids, queries, contexts, counts = [], [], [], []
     for number in tqdm(range(prompts.contexts), desc="contexts", disable=None):
         chosen = _examples(train.labels, prompts.examples, generator)
-        named = [numeral(int(train.labels[i]), prompts.captions) for i in chosen]
+        named = [names[int(train.labels[i])] for i in chosen]
         if shuffle_captions:
             generator.shuffle(named)
-        asked = _queries(prompts, generator)
+        asked = _queries(prompts, names, generator)
         if prompts.chain:
             asked += _chained(llm, asked, prompts.captions, f"{prompts.seed} {number}")
         task = captioned_images_task([pool.words[i] for i in chosen], named)
@@ -136,40 +146,45 @@ def generate_digits(
     return Generated(
         queries=queries,
         tokens=drawn,
-        images=decode_all(model, drawn),
+        images=[decode_all(model, drawn.upto(n)) for n in range(1, drawn.num_layers + 1)],
         context=torch.arange(prompts.contexts).repeat_interleave(torch.tensor(counts)),
         context_ids=pool.tokens.upto(drawn.num_layers).ids[items],
         context_images=train.images[items],
     )
 
 
-def evaluate_generation(generated: Generated, classifier: DigitClassifier | None = None) -> dict[str, Any]:
-    """Which share of the digits a classifier reads as what was asked, by kind of query, and how near they are
-    to the examples that the model was shown. "all" is plain ones and sums; sums by chained prompts stand
-    apart, beside the share of them that the model said right. classifier: None makes it.
+def evaluate_generation(generated: Generated, shown: Drawable) -> dict[str, Any]:
+    """Which share of the images a classifier reads as what was asked, by kind of query, from all the layers
+    and ("layers") from the first 1, 2, .. of the same words, and how near they are to the examples that the
+    model was shown. "all" is plain ones and sums; sums by chained prompts stand apart, beside the share of
+    them that the model said right. shown: what the examples are from (`Pool`).
 
     Distances are root mean squares of pixels in [-1, 1] to the nearest of the context's examples; beside them
-    stands that of held-out digits, which are nobody's copies.
+    stands that of held-out images, which are nobody's copies.
     """
-    classifier = DigitClassifier() if classifier is None else classifier
-    read = classifier.predict(generated.images)
-    right = read == torch.tensor([query.label for query in generated.queries])
+    labels = torch.tensor([query.label for query in generated.queries])
+    layers = [shown.classifier.predict(images) == labels for images in generated.images]
+    right = layers[-1]
     of = {
         kind: torch.tensor([query.kind == kind for query in generated.queries])
         for kind in ("plain", "sums", "chained")
     }
     rows = {"all": of["plain"] | of["sums"], **of}
     said = [query for query in generated.queries if query.kind == "chained"]
-    held_out = MNISTDigits("test").images
-    real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[: len(read)]]
+    held_out = shown.held_out
+    real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[: len(right)]]
     real_context = generated.context[: len(real)]
     return {
-        "digits": len(read),
+        "images": len(right),
         "chance": 1 / NUM_CLASSES,
         "accuracy": {
             name: {
                 "trials": int(chosen.sum()),
                 **proportion(int(right[chosen].sum()), int(chosen.sum()))._asdict(),
+                "layers": [
+                    proportion(int(of_layer[chosen].sum()), int(chosen.sum()))._asdict()
+                    for of_layer in layers
+                ],
             }
             for name, chosen in rows.items()
             if chosen.any()
@@ -179,22 +194,27 @@ def evaluate_generation(generated: Generated, classifier: DigitClassifier | None
             (generated.context_ids[generated.context] == generated.tokens.ids[:, None]).all(2).any(1).sum()
         ),
         "distinct images": len({tuple(row) for row in generated.tokens.ids.tolist()}),
-        "nearest example": mean(_nearest(generated, generated.images, generated.context))._asdict(),
-        "nearest example of held-out digits": mean(_nearest(generated, real, real_context))._asdict(),
+        "nearest example": mean(_nearest(generated, generated.images[-1], generated.context))._asdict(),
+        "nearest example of held-out images": mean(_nearest(generated, real, real_context))._asdict(),
     }
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     add_prompts(parser)
-    add_drawing(parser, DigitPrompts())
+    add_drawing(parser, Prompts())
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """The options for what is asked."""
+    parser.add_argument(
+        "--data", choices=tuple(DRAWABLE), default="digits", help="digits (default), or garments"
+    )
     parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
-    parser.add_argument("--examples", type=int, default=20, help="digits a context shows (default: 20)")
+    parser.add_argument("--examples", type=int, default=20, help="images a context shows (default: 20)")
     parser.add_argument("--plain", type=int, default=10, help='queries such as "3" (default: 10)')
-    parser.add_argument("--sums", type=int, default=10, help='queries such as "1+7" (default: 10)')
+    parser.add_argument(
+        "--sums", type=int, help='queries such as "1+7" (default: 10 where digits are drawn, else 0)'
+    )
     parser.add_argument(
         "--captions", choices=get_args(Captions), default="digits", help="3 (default), or three"
     )
@@ -205,52 +225,70 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings(arguments: argparse.Namespace) -> DigitPrompts:
-    return DigitPrompts(**prompt_options(arguments), **drawing_options(arguments))
+def settings(arguments: argparse.Namespace) -> Prompts:
+    return Prompts(**prompt_options(arguments), **drawing_options(arguments))
 
 
 def prompt_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields that `add_prompts`'s options name."""
-    own = ("contexts", "examples", "plain", "sums", "captions", "chain", "seed")
-    return {name: getattr(arguments, name) for name in own}
+    own = ("data", "contexts", "examples", "plain", "sums", "captions", "chain", "seed")
+    options = {name: getattr(arguments, name) for name in own}
+    if options["sums"] is None:
+        options["sums"] = Prompts.sums if options["data"] == "digits" else 0
+    return options
 
 
 def measure(run: Run) -> Measured:
     """Generate with captions and with shuffled captions; the page shows the first two contexts. Finished
     segments are kept in `segments.jsonl`."""
-    prompts: DigitPrompts = run.settings
+    prompts: Prompts = run.settings
     log = run.folder / "segments.jsonl"
-    pool, classifier = Pool(run.model, run.asked), DigitClassifier()
+    pool = Pool(run.model, run.asked, prompts.data)
     generated, control = (
-        generate_digits(run.model, run.asked, prompts, pool=pool, shuffle_captions=shuffled, log=log)
+        generate_images(run.model, run.asked, prompts, pool=pool, shuffle_captions=shuffled, log=log)
         for shuffled in (False, True)
     )
     report = {
         "prompts": asdict(prompts),
-        "captions": evaluate_generation(generated, classifier),
-        "shuffled captions": evaluate_generation(control, classifier),
+        "captions": evaluate_generation(generated, pool.shown),
+        "shuffled captions": evaluate_generation(control, pool.shown),
     }
-    pictures = generated.images[generated.context < 2]
+    pictures = generated.images[-1][generated.context < 2]
     titles = [query.caption for query in generated.queries[: len(pictures)]]
     return Measured(report, lambda path: picture_grid(pictures, titles, path, columns=10))
 
 
 def table(report: dict[str, Any]) -> str:
     """Each figure with its 95% interval."""
+    prefixes = report["captions"]["accuracy"]["all"]["layers"][:-1]
     rows = [
-        [kind, asked, str(row["trials"]), shown(row), f"{report[kind]['chance']:.2f}"]
+        [
+            kind,
+            asked,
+            str(row["trials"]),
+            shown(row),
+            *(f"{of['value']:.2f}" for of in row["layers"][:-1]),
+            f"{report[kind]['chance']:.2f}",
+        ]
         for kind in ("captions", "shuffled captions")
         for asked, row in report[kind]["accuracy"].items()
     ]
     own = report["captions"]
-    near, real = own["nearest example"], own["nearest example of held-out digits"]
+    near, real = own["nearest example"], own["nearest example of held-out images"]
     note = (
         f"{report['llm']}, {report['prompts']['examples']} examples a context, "
         f"{described(report['prompts'])}{_extras(report)}; {own['distinct images']} different images among "
-        f"{own['digits']}, {own['copies']} of them copies of an example word by word. Root mean square "
-        f"distance to the nearest example: {shown(near)}; of held-out digits {shown(real)}."
+        f"{own['images']}, {own['copies']} of them copies of an example word by word. Root mean square "
+        f"distance to the nearest example: {shown(near)}; of held-out images {shown(real)}."
     )
-    return markdown(["captions", "asked", "digits", "right", "chance"], rows, note)
+    header = [
+        "captions",
+        "asked",
+        "images",
+        "right",
+        *(f"{n} of the layers" for n in range(1, len(prefixes) + 1)),
+    ]
+    return markdown([*header, "chance"], rows, note)
 
 
 def _nearest(generated: Generated, images: Tensor, context: Tensor) -> Tensor:
@@ -269,7 +307,7 @@ def _examples(labels: Tensor, count: int, generator: random.Random) -> list[int]
     return chosen
 
 
-def _queries(prompts: DigitPrompts, generator: random.Random) -> list[Query]:
+def _queries(prompts: Prompts, names: list[str], generator: random.Random) -> list[Query]:
     """The classes in turn, so that each is asked for equally often."""
     queries = []
     for number in range(prompts.sums):
@@ -278,7 +316,7 @@ def _queries(prompts: DigitPrompts, generator: random.Random) -> list[Query]:
         text = sum_text(first, total - first, prompts.captions)
         queries.append(Query("sums", text, total, (first, total - first)))
     plain = [number % NUM_CLASSES for number in range(prompts.plain)]
-    return queries + [Query("plain", numeral(digit, prompts.captions), digit) for digit in plain]
+    return queries + [Query("plain", names[label], label) for label in plain]
 
 
 def _chained(llm: FrozenLLM, queries: list[Query], captions: Captions, seed: str) -> list[Query]:

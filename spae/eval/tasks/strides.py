@@ -7,16 +7,15 @@ import argparse
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from spae.eval.classifier import DigitClassifier
 from spae.eval.drawing import add_choice, described, drawing_options
 from spae.eval.run import Measured, Run
 from spae.eval.table import markdown, shown
 from spae.eval.tasks.generate import (
-    DigitPrompts,
     Pool,
+    Prompts,
     add_prompts,
     evaluate_generation,
-    generate_digits,
+    generate_images,
     prompt_options,
 )
 from spae.figures import interval_lines
@@ -40,7 +39,7 @@ class StrideStudy:
     strides: tuple[Stride, ...] = (1, 2, 4, 16, WHOLE)
     modes: tuple[Mode, ...] = ("par", "pnar")
     layouts: tuple[Layout, ...] = ("examples", "segments")
-    prompts: DigitPrompts = field(default_factory=DigitPrompts)
+    prompts: Prompts = field(default_factory=Prompts)
 
     def __post_init__(self) -> None:
         for name, known in (("modes", get_args(Mode)), ("layouts", get_args(Layout))):
@@ -78,7 +77,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> StrideStudy:
-    prompts = DigitPrompts(**prompt_options(arguments), **drawing_options(arguments))
+    prompts = Prompts(**prompt_options(arguments), **drawing_options(arguments))
     return StrideStudy(tuple(arguments.strides), tuple(arguments.modes), tuple(arguments.layouts), prompts)
 
 
@@ -88,7 +87,7 @@ def measure(run: Run) -> Measured:
     Finished segments are kept in `segments.jsonl`.
     """
     study: StrideStudy = run.settings
-    pool, classifier = Pool(run.model, run.asked), DigitClassifier()
+    pool = Pool(run.model, run.asked, study.prompts.data)
     pyramid = run.model.pyramid
     layers = study.prompts.layers
     whole = pyramid.num_tokens if layers is None else pyramid.num_tokens_upto(layers)
@@ -99,8 +98,8 @@ def measure(run: Run) -> Measured:
                 tokens = whole if stride == WHOLE else int(stride)
                 prompts = replace(study.prompts, stride=tokens, mode=mode, layout=layout)
                 log = run.folder / "segments.jsonl"
-                generated = generate_digits(run.model, run.asked, prompts, pool=pool, log=log)
-                found = evaluate_generation(generated, classifier)
+                generated = generate_images(run.model, run.asked, prompts, pool=pool, log=log)
+                found = evaluate_generation(generated, pool.shown)
                 rows.append({"layout": layout, "mode": mode, "stride": stride, **found})
     report = {"prompts": asdict(study.prompts), "strides": list(study.strides), "rows": rows}
     return Measured(report, lambda path: _draw(report, path))
