@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from spae.configs import checked
 from spae.incontext import Example, Lexicon, Options, Task, decode
-from spae.incontext.decoding import Layout, Mode
+from spae.incontext.passes import Layout, Mode
 from spae.llm import GREEDY, FrozenLLM, Sampling
 from spae.tokenizers import PyramidTokens
 

@@ -1,7 +1,8 @@
 """In-context learning with a frozen language model: prompts, progressive decoding, tasks."""
 
-from spae.incontext.decoding import Options, decode, estimate, segments
+from spae.incontext.decoding import decode, estimate
 from spae.incontext.lexicon import Lexicon, seen_masks
+from spae.incontext.passes import Options, segments
 from spae.incontext.prompts import Example, Prompt, Task, Template, prompt
 
 __all__ = [

@@ -2,120 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from tqdm import tqdm
 
-from spae.codebook import WordIds
 from spae.incontext.lexicon import Lexicon
 from spae.incontext.log import SegmentLog
+from spae.incontext.passes import Mode, Options, plan, stream
 from spae.incontext.prompts import Example, Span, Task, Writer
-from spae.incontext.words import write_words
-from spae.llm import GREEDY, Cost, FrozenLLM, Prefix, Sampling
+from spae.incontext.reader import Reader
+from spae.incontext.spelling import decode_words
+from spae.llm import Cost, FrozenLLM, Prefix, Sampling
 from spae.tokenizers import PyramidTokens
-from spae_ops import Pyramid
 
-Mode = Literal["par", "pnar"]
-Layout = Literal["examples", "segments"]
-_MOST_SAMPLES = 256  # of a query; see `stream`
-
-
-@dataclass(frozen=True)
-class Options:
-    """How `decode` goes about it.
-
-    num_layers: how many layers to generate; None means all of the pyramid's.
-    par_layers: with mode "par", only the first p layers are PAR; the rest is PNAR, conditioned on those p
-        layers (the paper: 5 of 6). None means all.
-    window: show only the last so many of the preceding tokens (V2L: 16); None means all. Only in the
-        "examples" layout.
-    layout: "examples" writes one example after another, as eq. 11 does; "segments" writes all examples' first
-        segments, then all second ones, .., so that nothing is read twice. See `spae.incontext.prompts`.
-        PNAR after PAR layers leaves out the task's condition in the "examples" layout (the paper's
-        unconditional refinement); in "segments" it stays, as it tells which lines belong together.
-    sampling: how tokens are chosen.
-    best_of: draw so many images for each query and keep the one to whose tokens the language model gives the
-        highest probability (of each in its own pass, over the whole vocabulary). More than 1 needs a
-        temperature.
-    log: a JSONL file that keeps every finished segment, so that the same call goes on where it stopped.
-    progress: report on stderr, if that is a terminal.
-    """
-
-    num_layers: int | None = None
-    par_layers: int | None = None
-    window: int | None = None
-    layout: Layout = "examples"
-    sampling: Sampling = GREEDY
-    best_of: int = 1
-    log: str | os.PathLike[str] | None = None
-    progress: bool = False
-
-
-def segments(num_tokens: int, stride: int) -> list[range]:
-    """Cut a sequence into segments of `stride` tokens, the last one possibly shorter.
-
-    >>> segments(10, 4)
-    [range(0, 4), range(4, 8), range(8, 10)]
-    """
-    if not isinstance(num_tokens, int) or num_tokens < 0:
-        raise ValueError(f"num_tokens: expected 0 or more, got {num_tokens!r}")
-    if not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"stride: expected 1 or more, got {stride!r}")
-    return [range(start, min(start + stride, num_tokens)) for start in range(0, num_tokens, stride)]
-
-
-def plan(pyramid: Pyramid, mode: Mode, stride: int, options: Options) -> list[list[Span]]:
-    """The passes of `decode`, in groups: those of a group do not depend on each other.
-
-    PAR passes are groups of one, and run through the layers. PNAR segments end where their layer ends.
-    """
-    num_layers = pyramid.num_layers if options.num_layers is None else options.num_layers
-    if not isinstance(num_layers, int) or not 1 <= num_layers <= pyramid.num_layers:
-        raise ValueError(f"num_layers: expected 1 to {pyramid.num_layers} or None, got {num_layers!r}")
-    if mode not in ("par", "pnar"):
-        raise ValueError(f'mode: expected "par" or "pnar", got {mode!r}')
-    if options.layout not in ("examples", "segments"):
-        raise ValueError(f'layout: expected "examples" or "segments", got {options.layout!r}')
-    if options.par_layers is not None and (mode != "par" or not 1 <= options.par_layers <= num_layers):
-        raise ValueError(
-            f'par_layers: expected 1 to {num_layers} with mode "par", or None, got {options.par_layers} '
-            f"with mode {mode!r}"
-        )
-    if options.window is not None and (options.window < 0 or options.layout != "examples"):
-        raise ValueError(
-            f'window: expected 0 or more in the layout "examples", or None, got {options.window} in '
-            f"{options.layout!r}"
-        )
-    if not isinstance(options.best_of, int) or not 1 <= options.best_of <= _MOST_SAMPLES:
-        raise ValueError(f"best_of: expected 1 to {_MOST_SAMPLES}, got {options.best_of!r}")
-    if options.best_of > 1 and options.sampling.temperature == 0:
-        raise ValueError(f"best_of: expected 1 at temperature 0, got {options.best_of}")
-    par_layers = 0 if mode == "pnar" else options.par_layers or num_layers
-    par_tokens = pyramid.num_tokens_upto(par_layers)
-    par = segments(par_tokens, stride)
-    in_blocks = options.layout == "segments"
-
-    def context(stop: int) -> range:
-        return range(max(0, stop - options.window) if options.window is not None else 0, stop)
-
-    groups = [
-        [Span(part, blocks=tuple(par[:t])) if in_blocks else Span(part, context(part.start))]
-        for t, part in enumerate(par)
-    ]
-    independent = []
-    for layer in range(par_layers, num_layers):
-        start = pyramid.num_tokens_upto(layer)
-        for part in segments(pyramid.tokens_per_layer[layer], stride):
-            tokens = range(start + part.start, start + part.stop)
-            independent.append(
-                Span(tokens, blocks=tuple(par))
-                if in_blocks
-                else Span(tokens, context(par_tokens), conditioned=par_layers == 0)
-            )
-    return [*groups, independent] if independent else groups
+Written = tuple[Span, list[list[int]], list[float] | None]
+"""A pass: its span, the ids of each image, and their log-probability if it was asked for."""
 
 
 def decode(
@@ -157,31 +60,18 @@ def decode(
     if not queries:
         return lexicon.tokens([])
     if lexicon.longest(options.num_layers) > 1:
-        return _decode_words(llm, task, queries, lexicon, groups, options)
+        return decode_words(llm, task, queries, lexicon, groups, options)
     writer = Writer(llm, task)
     num_tokens = max(span.tokens.stop for group in groups for span in group)
     _check(writer, queries, [span for group in groups for span in group], num_tokens)
     drawn = Drawn.of(queries, num_tokens, options.best_of)
     run = (llm.identity, task, tuple(queries), lexicon.fingerprint, groups, options.sampling)
     log = SegmentLog(options.log, run if options.best_of == 1 else (*run, options.best_of))
-    reader = _Reader(llm)
-    with tqdm(
-        total=len(drawn.rows) * num_tokens, unit="token", disable=None if options.progress else True
-    ) as bar:
-        for group in groups:
-            missing = []
-            for span in group:
-                found = log.get(span.tokens)
-                if found is None:
-                    missing.append(span)
-                else:
-                    drawn.write(span, found, log.scores(span.tokens))
-                    bar.update(len(drawn.rows) * len(span.tokens))
-            for spans in _batches(missing, lexicon):
-                for span, ids, scores in _generate(reader, writer, drawn, spans, lexicon, options.sampling):
-                    drawn.write(span, ids, scores)
-                    log.put(span.tokens, ids, scores)
-                    bar.update(len(drawn.rows) * len(span.tokens))
+    total, hidden = len(drawn.rows) * num_tokens, None if options.progress else True
+    with tqdm(total=total, unit="token", disable=hidden) as bar:
+        for span, ids, scores in _passes(writer, drawn, groups, lexicon, options.sampling, log):
+            drawn.write(span, ids, scores)
+            bar.update(len(drawn.rows) * len(span.tokens))
     return lexicon.tokens(drawn.best())
 
 
@@ -255,11 +145,6 @@ def estimate(
     return total
 
 
-def stream(query: int, span: Span, sample: int = 0) -> int:
-    """The random stream of a query's segment, whatever else is generated."""
-    return sample << 56 | query << 32 | span.tokens.start
-
-
 def _check(writer: Writer, queries: Sequence[Example], spans: Sequence[Span], num_tokens: int) -> None:
     for i, query in enumerate(queries):
         if query.answer:
@@ -282,34 +167,39 @@ def _batches(spans: Sequence[Span], lexicon: Lexicon) -> list[list[Span]]:
     return list(batches.values())
 
 
-class _Reader:
-    """What the language model has read last, section by section; what a next prompt shares is not read
-    again."""
-
-    def __init__(self, llm: FrozenLLM) -> None:
-        self.llm = llm
-        self._chain: list[tuple[list[int], Prefix]] = []
-
-    def read(self, sections: Sequence[list[int]]) -> Prefix | None:
-        known = 0
-        while known < min(len(self._chain), len(sections)) and self._chain[known][0] == sections[known]:
-            known += 1
-        del self._chain[known:]
-        for section in sections[known:]:
-            base = self._chain[-1][1] if self._chain else None
-            self._chain.append((section, self.llm.prefix(section, base)))
-        return self._chain[-1][1] if self._chain else None
+def _passes(
+    writer: Writer,
+    drawn: Drawn,
+    groups: list[list[Span]],
+    lexicon: Lexicon,
+    sampling: Sampling,
+    log: SegmentLog,
+) -> Iterator[Written]:
+    """Every pass, as the log has it or else written now; what is drawn so far is read in each."""
+    reader = Reader(writer.llm)
+    for group in groups:
+        missing = []
+        for span in group:
+            found = log.get(span.tokens)
+            if found is None:
+                missing.append(span)
+            else:
+                yield span, found, log.scores(span.tokens)
+        for spans in _batches(missing, lexicon):
+            for span, ids, scores in _generate(reader, writer, drawn, spans, lexicon, sampling):
+                log.put(span.tokens, ids, scores)
+                yield span, ids, scores
 
 
 def _generate(
-    reader: _Reader,
+    reader: Reader,
     writer: Writer,
     drawn: Drawn,
     spans: Sequence[Span],
     lexicon: Lexicon,
     sampling: Sampling,
-) -> Iterator[tuple[Span, list[list[int]], list[float] | None]]:
-    """(span, the ids of each image, their log-probability) for passes that do not depend on each other."""
+) -> Iterator[Written]:
+    """Passes that do not depend on each other."""
     allowed = [lexicon.allowed(position) for position in spans[0].tokens]
     sections = {span: writer.shared(span) for span in spans}
 
@@ -356,46 +246,3 @@ def _common(prompts: Sequence[Sequence[list[int]]]) -> int:
             break
         count += 1
     return count
-
-
-def _decode_words(
-    llm: FrozenLLM,
-    task: Task,
-    queries: Sequence[Example],
-    lexicon: Lexicon,
-    groups: list[list[Span]],
-    options: Options,
-) -> PyramidTokens:
-    """`decode` where words have several ids: pass by pass, each id by itself."""
-    if options.best_of > 1:
-        raise ValueError(f"best_of: expected 1 where words have several ids, got {options.best_of}")
-    writer = Writer(llm, task)
-    spans = [span for group in groups for span in group]
-    num_tokens = max(span.tokens.stop for span in spans)
-    tries = [lexicon.trie(position) for position in range(num_tokens)]
-    end = llm.encode(task.template.after)[0]
-    answers: list[list[WordIds]] = [[(0,) * trie.longest for trie in tries] for _ in queries]
-    for span in spans:
-        tail = max(len(writer.query(query, span, answers[0])) for query in queries)
-        writer.check_fit(span, tail, sum(tries[position].longest for position in span.tokens) + 1)
-    run = (llm.identity, task, tuple(queries), lexicon.fingerprint, groups, options.sampling)
-    log, reader = SegmentLog(options.log, run), _Reader(llm)
-    for span in spans:
-        found = log.get(span.tokens)
-        if found is None:
-            found = write_words(
-                llm,
-                [writer.query(query, span, answer) for query, answer in zip(queries, answers, strict=True)],
-                [tries[position] for position in span.tokens],
-                end,
-                prefix=reader.read(writer.shared(span)),
-                sampling=options.sampling,
-                streams=[stream(query, span) for query in range(len(queries))],
-            )
-            log.put(span.tokens, found)
-        for answer, words in zip(answers, found, strict=True):
-            # A log gives lists where words are tuples.
-            answer[span.tokens.start : span.tokens.stop] = [
-                word if isinstance(word, int) else tuple(word) for word in words
-            ]
-    return lexicon.tokens(answers)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spae.incontext.decoding import Drawn, Mode, Options, plan
+from spae.incontext.decoding import Drawn
 from spae.incontext.lexicon import Lexicon
+from spae.incontext.passes import Mode, Options, plan
 from spae.incontext.prompts import Example, Task, Writer
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens

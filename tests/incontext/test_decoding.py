@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 
 from spae import Codebook, PyramidTokens
 from spae.incontext import Example, Lexicon, Options, Task, Template, decode, estimate, seen_masks, segments
-from spae.incontext.decoding import plan
+from spae.incontext.passes import plan
 from spae.incontext.reference import decode_reference
 from spae.llm import ContextOverflow, Sampling
 from spae.testing.tiny_llm import VOCABULARY, tiny_llm, tiny_words

@@ -3,7 +3,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from spae.incontext import Example, Task, Template, prompt
-from spae.incontext.decoding import Options, plan
+from spae.incontext.passes import Options, plan
 from spae.incontext.prompts import Writer
 from spae.llm import ContextOverflow
 from spae.testing.tiny_llm import tiny_llm

@@ -19,7 +19,7 @@ from spae.eval.tasks.generate import (
     prompt_options,
 )
 from spae.figures import interval_lines
-from spae.incontext.decoding import Layout, Mode
+from spae.incontext.passes import Layout, Mode
 
 ABOUT = "Digits drawn with every stride, by PAR and by PNAR."
 USES_LLM = True

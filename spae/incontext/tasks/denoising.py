@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spae.incontext.decoding import Options, decode
+from spae.incontext.decoding import decode
 from spae.incontext.lexicon import Lexicon
 from spae.incontext.log import SegmentLog
+from spae.incontext.passes import Options
 from spae.incontext.prompts import Example, Task, Template, prompt
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens
