@@ -192,31 +192,16 @@ def evaluate_semantics(
     in dB.
     """
     regions = Regions() if regions is None else regions
-    count, width = len(regions), text_features.shape[1]
-    expected = (len(images), width) if count == 1 and guidance.ndim == 2 else (len(images), count, width)
-    if guidance.shape != expected:
-        raise ValueError(f"guidance: expected shape {list(expected)}, got {list(guidance.shape)}")
-    if len(text_features) != len(model.codebook.words):
-        raise ValueError(
-            f"text_features: expected one row for each of {len(model.codebook.words)} words, "
-            f"got {list(text_features.shape)}"
-        )
+    _check_features(model, len(images), guidance, text_features, len(regions))
     tokens = encode_all(model, images, batch_size=batch_size)
     pyramid = model.pyramid
     of_layer = [regions.of_layer(pyramid, layer) for layer in range(pyramid.num_layers)]
     region = torch.cat(of_layer)
     share = [int(torch.bincount(rows).max()) for rows in of_layer]  # tokens that share a region
-    raw, relative, ranked, random = [], [], [], []
-    batches = zip(tokens.ids.cpu().split(batch_size), guidance.split(batch_size), strict=True)
-    for ids, features in batches:
-        scores = features.float().reshape(len(ids), count, width) @ text_features.float().T
-        places = torch.arange(len(ids))[:, None], region, ids
-        raw.append(scores[places])
-        scores = relative_scores(scores.flatten(0, 1)).unflatten(0, (len(ids), count))
-        relative.append(scores[places])
-        random.append(scores.mean(2))
-        ranked.append(scores.topk(min(max(share), scores.shape[2])).values)
-    raw, relative, random, ranked = (torch.cat(parts) for parts in (raw, relative, random, ranked))
+    ids, most = tokens.ids.cpu().split(batch_size), max(share)
+    batches = zip(ids, guidance.split(batch_size), strict=True)
+    parts = [_scores(ids, features, text_features, region, len(regions), most) for ids, features in batches]
+    raw, relative, random, ranked = map(torch.cat, zip(*parts, strict=True))
     layers = []
     for layer, size in enumerate(pyramid.tokens_per_layer):
         start = pyramid.num_tokens_upto(layer)
@@ -239,6 +224,33 @@ def evaluate_semantics(
         )
     alike = len(images) if groups is None else len(set(groups))
     return {"images": len(images), "groups": alike, "codebook": len(text_features), "layers": layers}
+
+
+def _check_features(
+    model: Tokenizer, images: int, guidance: Tensor, text_features: Tensor, regions: int
+) -> None:
+    width = text_features.shape[1]
+    expected = (images, width) if regions == 1 and guidance.ndim == 2 else (images, regions, width)
+    if guidance.shape != expected:
+        raise ValueError(f"guidance: expected shape {list(expected)}, got {list(guidance.shape)}")
+    if len(text_features) != len(model.codebook.words):
+        raise ValueError(
+            f"text_features: expected one row for each of {len(model.codebook.words)} words, "
+            f"got {list(text_features.shape)}"
+        )
+
+
+def _scores(
+    ids: Tensor, features: Tensor, text_features: Tensor, region: Tensor, regions: int, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """ids [B, n], features [B, E] or [B, R, E], text_features [K, E], the region of each token [n] -> the
+    words' raw and relative scores [B, n]; of each region the mean of all words' relative scores [B, R] and
+    the `most` best [B, R, most]."""
+    scores = features.float().reshape(len(ids), regions, -1) @ text_features.float().T
+    places = torch.arange(len(ids))[:, None], region, ids
+    raw = scores[places]
+    scores = relative_scores(scores.flatten(0, 1)).unflatten(0, (len(ids), regions))
+    return raw, scores[places], scores.mean(2), scores.topk(min(most, scores.shape[2])).values
 
 
 def evaluate_emoji(model: Tokenizer, scorer: Any = None, regions: Regions | None = None) -> dict[str, Any]:
