@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from spae.codebook import CodeTable
 from spae.configs import Count, Decay, Weight
-from spae.losses import reconstruction_loss
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.checkpoints import SavedCodebook
+from spae.tokenizers.codes import through_codes
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.learned import LearnedCodebook, Update
 from spae.tokenizers.parts import build_parts, latents_of
 from spae.tokenizers.registry import register
-from spae.tokenizers.tokens import PyramidTokens
-from spae_ops import layer_queries
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,7 @@ class VQGAN(Tokenizer):
         In training the codebook learns, with the term "codebook" if it does so by gradient.
         """
         self.check_images(images)
-        z = latents_of(self, images, inference=False)
-        ids, quantized, commitment = self.quantizer(z, self.codebook)
-        reconstruction = self.decoder(quantized)
-        losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
-        if (loss := self._learn(z.detach(), ids)) is not None:
-            losses["codebook"] = loss
-        return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
+        return through_codes(self, images)
 
     def latents(self, images: Tensor) -> Tensor:
         self.check_images(images)
@@ -103,13 +94,6 @@ class VQGAN(Tokenizer):
 
     def pixels(self, ids: Tensor) -> Tensor:
         return self.decoder(self.quantizer.decode(ids, self.codebook))
-
-    def _learn(self, z: Tensor, ids: Tensor) -> Tensor | None:
-        book, pyramid, rule = self.codebook, self.pyramid, self.quantizer.rule
-        queries = [
-            layer_queries(z, ids, book.index, pyramid, i, rule=rule) for i in range(pyramid.num_layers)
-        ]
-        return book.learn(torch.cat(queries, 1).flatten(0, 1), ids.flatten())
 
     @classmethod
     def load_codebook(cls, config: Any, saved: SavedCodebook) -> CodeTable:
