@@ -10,7 +10,7 @@ import torch
 from benchmarks.report import ratio
 from spae import SPAE, assets
 from spae.eval.reconstruction import layer_table
-from spae.eval.tasks import fewshot
+from spae.eval.tasks import fewshot, generate
 from spae.eval.tasks.digits import evaluate_digits
 from spae.eval.tasks.semantics import evaluate_semantics
 
@@ -153,3 +153,18 @@ def speed_table() -> str:
 
 def test_speed_table_is_that_of_the_results():
     assert f"<!-- begin: speed -->\n{speed_table()}\n<!-- end -->" in README
+
+
+def test_drawing_table_is_that_of_the_report():
+    folder = "results/generate-mnist"
+    report = json.loads((ROOT / folder / "generate.json").read_text())
+    shown = re.search(rf"<!-- begin: {folder} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert generate.table(report).startswith(shown[1] + "\n\n")
+    assert report["captions"]["accuracy"]["plain"]["trials"] == 100
+
+
+def test_bundled_models_of_a_context_window_are_what_the_readme_says():
+    for name in ("fashion", "cifar10"):
+        report = json.loads((ROOT / f"spae/bundled/{name}/report.json").read_text())
+        figures = [f"{layer['psnr']:.1f}" for layer in report["layers"]]
+        assert f"{', '.join(figures[:3])} and {figures[3]} dB" in " ".join(README.split())
