@@ -17,15 +17,15 @@ from spae.figures import picture_grid, pyramid_text, reconstruction_page, shown
 from spae.incontext import Lexicon, Options, decode, seen_masks
 from spae.incontext.tasks import classification_task, classify
 from spae.incontext.tasks.generation import captioned_images_task, image_query
-from spae.llm import FrozenLLM, Sampling, load
+from spae.llm import FrozenLLM, load
 from spae.llm.folders import require_transformers
 from spae.optional import needs
 from spae.tokenizers import Tokenizer
 from spae.tokenizers.batches import encode_all
 from spae_ops import implementations
 
-_SETTING, _SHOWN_LAYERS = FewShotSetting(2, 3), 3
-_EXAMPLES, _ASKED = 20, "1+7"
+_SETTING, _SHOWN_LAYERS = FewShotSetting(5, 1), 2
+_EXAMPLES, _ASKED, _DRAWN_LAYERS = 50, ("3", "1+7"), 2
 
 
 def check(num_images: int) -> None:
@@ -111,16 +111,19 @@ def _generate(model: Tokenizer, llm: FrozenLLM, out: Path) -> None:
     tokens = encode_all(model, train.images[chosen])
     lexicon = Lexicon.of(model, llm, seen_masks(tokens, len(model.codebook)))
     captions = [str(int(train.labels[i])) for i in chosen]
-    task, query = captioned_images_task(lexicon.llm_ids(tokens), captions), image_query(_ASKED)
-    # Greedy, a small model repeats one word.
-    options = Options(sampling=Sampling(temperature=1.0), layout="examples", progress=True)
-    drawn = decode(llm, task, [query], lexicon, options=options)
+    task = captioned_images_task(lexicon.llm_ids(tokens), captions)
+    # A small model keeps to what it was asked where each word sees the name alone, not all words before it.
+    options = Options(par_layers=1, num_layers=_DRAWN_LAYERS, progress=True)
+    queries = [image_query(asked) for asked in _ASKED]
+    drawn = decode(llm, task, queries, lexicon, stride=1, options=options)
     count = drawn.ids.shape[1]
+    asked = " and ".join(f'"an image of {caption}:"' for caption in _ASKED)
     print(
-        f'\nWriting: {_EXAMPLES} digits as "an image of {captions[0]}: ..", {count} words each, then '
-        f'"an image of {_ASKED}:".\n  {llm.name} writes {count} words, 4 at a time:'
+        f'\nWriting: {_EXAMPLES} digits as "an image of {captions[0]}: ..", {count} words each, then {asked}.'
+        f"\n  {llm.name} writes the first word, the name, and the others from it; for {_ASKED[0]}:"
     )
     print(pyramid_text(model.words(drawn)[0], model.pyramid))
     pictures = torch.cat([train.images[chosen[:5]], model.decode(drawn).detach()])
-    picture_grid(pictures, [*captions[:5], f"{_ASKED} (written)"], out, columns=6, width=1.2)
-    print(f"  As a picture, beside five of the examples: {out}")
+    titles = [*captions[:5], *(f"{caption} (written)" for caption in _ASKED)]
+    picture_grid(pictures, titles, out, columns=7, width=1.2)
+    print(f"  As pictures, beside five of the examples: {out}")
