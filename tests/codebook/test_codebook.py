@@ -315,7 +315,7 @@ def test_loading_what_is_no_codebook(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"codebook\.json: expected a codebook, got no such file"):
         Codebook.load(tmp_path)
     with pytest.raises(
-        ValueError, match=r"one of smollm2, gemma3-65k, cl100k, a folder or a GGUF file, got 'smol'"
+        ValueError, match=r"one of smollm2, gemma3-65k, llama2, cl100k, a folder or a GGUF file, got 'smol'"
     ):
         Codebook.load("smol")
     with pytest.raises(ValueError, match=r"encode: expected None but for .cl100k."):

@@ -20,6 +20,7 @@ from spae.incontext.tasks.text import (
     answer_text,
     caption_text,
     captioning_task,
+    check_stop,
     question_about,
     vqa_task,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "caption_text",
     "captioned_images_task",
     "captioning_task",
+    "check_stop",
     "classification_task",
     "classify",
     "corrupt",
