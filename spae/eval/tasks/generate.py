@@ -56,8 +56,8 @@ class Prompts(Drawing):
         super().__post_init__()
         if self.data not in DRAWABLE:
             raise ValueError(f"data: expected {' or '.join(DRAWABLE)}, got {self.data!r}")
-        if self.data != "digits" and (self.sums or self.captions != "digits"):
-            raise ValueError(f"sums: expected 0, and captions of digits, where {self.data} are drawn")
+        if self.data != "digits" and self.sums:
+            raise ValueError(f"sums: expected 0 where {self.data} are drawn, got {self.sums}")
         for name, least in (("contexts", 1), ("sums", 0), ("plain", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
