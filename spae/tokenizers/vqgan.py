@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from spae.codebook import CodeTable
 from spae.configs import Count, Decay, Weight
-from spae.tokenizers.base import SPAEOutput, Tokenizer
-from spae.tokenizers.checkpoints import SavedCodebook
-from spae.tokenizers.codes import through_codes
+from spae.tokenizers.codes import LearnedTokenizer
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.learned import LearnedCodebook, Update
-from spae.tokenizers.parts import build_parts, latents_of
 from spae.tokenizers.registry import register
 
 
@@ -58,44 +52,13 @@ class VQGANConfig(SPAEConfig):
 
 
 @register
-class VQGAN(Tokenizer):
+class VQGAN(LearnedTokenizer):
     """An image as the codes of a learned codebook, and back: the baseline without language.
 
     It has everything of a VQGAN but what its training brings (an `Objective` with a discriminator and a
-    perceptual distance). Its "words" are the codes' names: "<17>". The codebook is part of the state dict.
+    perceptual distance). Its "words" are the codes' names: "<17>".
 
     config: architecture. codebook: None makes the config's.
     """
 
     config_class: ClassVar[type[SPAEConfig]] = VQGANConfig
-    codebook: LearnedCodebook
-
-    def __init__(self, config: VQGANConfig, codebook: LearnedCodebook | None = None) -> None:
-        self._check_config(config)
-        codebook = config.fresh_codebook() if codebook is None else codebook
-        super().__init__(config, codebook)
-        parts = build_parts(config, codebook)
-        self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts
-
-    def forward(self, images: Tensor) -> SPAEOutput:
-        """Images through codes and back, with the unweighted losses "reconstruction" and "commitment".
-
-        In training the codebook learns, with the term "codebook" if it does so by gradient.
-        """
-        self.check_images(images)
-        return through_codes(self, images)
-
-    def latents(self, images: Tensor) -> Tensor:
-        self.check_images(images)
-        return latents_of(self, images, inference=True)
-
-    def quantize(self, latents: Tensor, num_layers: int | None = None) -> Tensor:
-        return self.quantizer.encode(latents, self.codebook, num_layers)
-
-    def pixels(self, ids: Tensor) -> Tensor:
-        return self.decoder(self.quantizer.decode(ids, self.codebook))
-
-    @classmethod
-    def load_codebook(cls, config: Any, saved: SavedCodebook) -> CodeTable:
-        """An untrained one: the trained vectors are in the weights."""
-        return config.fresh_codebook()
