@@ -167,4 +167,6 @@ def test_bundled_models_of_a_context_window_are_what_the_readme_says():
     for name in ("fashion", "cifar10"):
         report = json.loads((ROOT / f"spae/bundled/{name}/report.json").read_text())
         figures = [f"{layer['psnr']:.1f}" for layer in report["layers"]]
-        assert f"{', '.join(figures[:3])} and {figures[3]} dB" in " ".join(README.split())
+        text = " ".join(README.split())
+        assert f"{', '.join(figures[:3])} and {figures[3]} dB" in text
+        assert f"right for {report['named']:.1%} of" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
 
     Args:
         spec: a string "KIND:PLACE", the name of a packaged set, or the path of a folder or of shards; or a
-            mapping with exactly one KIND: PLACE. The kinds are
+            mapping with exactly one KIND: PLACE, also as a string of JSON. The kinds are
             "name": a packaged set (`spae.data.SETS`), whose splits and options are its own;
             "folder": a folder of image files, with class folders, captions (`ImageFolder`), or both; in it,
             folders for the splits, e.g. ImageNet's;
@@ -151,6 +152,11 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
 
 def parse(spec: Spec) -> tuple[str, str, dict[str, Any]]:
     """A specification's kind, place and options. Raises ValueError for another one."""
+    if isinstance(spec, str) and spec.lstrip().startswith("{"):
+        try:
+            spec = json.loads(spec)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"data: expected a mapping in JSON, got {spec!r:.80} ({error})") from error
     if isinstance(spec, str | Path):
         kind, colon, place = str(spec).partition(":")
         if colon and kind in SOURCES:

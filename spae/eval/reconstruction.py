@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,12 @@ def evaluate_reconstruction(
     }
 
 
+def share_named(model: Tokenizer, tokens: PyramidTokens, names: Sequence[str]) -> float:
+    """The share of N images whose first word, without its leading space, is their name."""
+    first = [image[0][0].strip() for image in model.words(tokens.upto(1))]
+    return sum(map(str.__eq__, first, names)) / len(first)
+
+
 @torch.no_grad()
 def _distances(
     lpips: Callable[[Tensor, Tensor], Tensor], images: Tensor, decoded: Tensor, batch_size: int
@@ -98,6 +104,8 @@ def layer_table(report: dict[str, Any]) -> str:
         ]
         rows.append([*cells, f"{row['accuracy']:.1%}"] if with_accuracy else cells)
     note = f"{report['images']} images; {report['distinct_words']} of {report['codebook']} words in use"
+    if "named" in report:
+        note += f"; the first word is the image's name for {report['named']:.1%}"
     if "lpips_net" in report:
         note += f"; LPIPS 0.1 over {report['lpips_net']}"
     if with_accuracy:

@@ -391,3 +391,10 @@ def test_captions_by_other_names(folder):
         ValueError, match=r"data\.captions: expected a mapping of captions to captions, got 'a'"
     ):
         open_data({**spec, "captions": "a"}, "train")
+
+
+def test_a_mapping_may_come_as_json(folder):
+    spec = {"folder": str(folder), "captions": {"a": "apple"}}
+    assert open_data(json.dumps(spec), "train", image_size=8).captions == ["apple", "b", "b"]
+    with pytest.raises(ValueError, match=r"data: expected a mapping in JSON, got '{\"folder\"' \(.*\)"):
+        open_data('{"folder"', "train")

@@ -7,6 +7,7 @@ import torch
 from spae import SPAE, Codebook, SPAEConfig
 from spae.assets import AssetNotCached
 from spae.cli import main
+from spae.data import open_data
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
 from spae.eval.tasks import reconstruction
 from spae.tokenizers.batches import decode_all, encode_all
@@ -90,3 +91,20 @@ def test_the_command_measures_any_folder(tmp_path, monkeypatch, capsys):
     assert asked == ["vgg", "alex"]
     assert main([*command, "--images", "0"]) != 0
     assert "reconstruction.images: expected a whole number from 1" in capsys.readouterr().err
+
+
+def test_the_share_whose_first_word_is_the_name(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    model = toy()
+    for number in range(4):
+        for split in ("train", "test"):
+            (tmp_path / split).mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (80 * number, 90, 200)).save(tmp_path / split / f"{number}.png")
+    images = torch.stack([item.image for item in open_data(tmp_path, "test", image_size=8)])
+    first = [image[0][0] for image in model.words(model.encode(images).upto(1))]
+    for number, word in enumerate(first):
+        (tmp_path / "test" / f"{number}.txt").write_text(word.strip() if number else "no word of it")
+    monkeypatch.setattr("spae.commands.eval.load_tokenizer", lambda name: model)
+    assert main(["eval", "reconstruction", "--data", str(tmp_path), "--lpips", "none"]) == 0
+    assert "the first word is the image's name for 75.0%" in capsys.readouterr().out

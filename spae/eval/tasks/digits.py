@@ -7,7 +7,7 @@ from typing import Any
 
 from spae.data.mnist import HELD_OUT_PER_CLASS, MNISTDigits
 from spae.eval.classifier import DigitClassifier
-from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table, share_named
 from spae.eval.run import Measured, Run
 from spae.figures import reconstruction_page
 from spae.tokenizers import Tokenizer
@@ -41,8 +41,7 @@ def evaluate_digits(model: Tokenizer, held_out: MNISTDigits | None = None) -> di
     held_out = MNISTDigits("test") if held_out is None else held_out
     tokens = encode_all(model, held_out.images)
     report = evaluate_reconstruction(model, held_out.images, tokens=tokens)
-    first = [image[0][0].strip() for image in model.words(tokens.upto(1))]
-    report["named"] = sum(map(str.__eq__, first, held_out.captions)) / len(first)
+    report["named"] = share_named(model, tokens, held_out.captions)
     classifier = DigitClassifier()
     report["accuracy_originals"] = classifier.accuracy(held_out.images, held_out.labels)
     for row in report["layers"]:

@@ -11,7 +11,7 @@ from spae.assets import AssetError, AssetNotCached
 from spae.configs import Config, Count
 from spae.data import open_data
 from spae.eval.images import stack
-from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table, share_named
 from spae.eval.run import Measured, Run
 from spae.figures import reconstruction_page
 from spae.models.lpips import LPIPSNetwork
@@ -40,7 +40,9 @@ class Images(Config):
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="a set by name, a folder, or KIND:PLACE")
+    parser.add_argument(
+        "--data", required=True, help="a set by name, a folder, KIND:PLACE, or a mapping in JSON (open_data)"
+    )
     parser.add_argument("--split", default="test", help="(default: test)")
     parser.add_argument("--images", type=int, help="how many, evenly spread (default: all)")
     parser.add_argument(
@@ -60,11 +62,15 @@ def measure(run: Run) -> Measured:
     dataset = open_data(chosen.data, chosen.split, image_size=run.model.config.image_size)
     total = len(dataset)
     count = min(chosen.images or total, total)
-    images = stack(dataset, [i * total // count for i in range(count)])
+    items = [i * total // count for i in range(count)]
+    images = stack(dataset, items)
     tokens = encode_all(run.model, images)
     lpips = None if chosen.lpips == "none" else _network(chosen.lpips)
     report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": chosen.lpips} if lpips else {})
     report |= evaluate_reconstruction(run.model, images, tokens=tokens, lpips=lpips)
+    names = [dataset.captions[item] for item in items]
+    if run.model.pyramid.tokens_per_layer[0] == 1 and all(names):
+        report["named"] = share_named(run.model, tokens, names)
     pictures = images[:: max(1, count // _PICTURES)][:_PICTURES]
     shown = encode_all(run.model, pictures)
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
