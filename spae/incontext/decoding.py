@@ -59,11 +59,11 @@ def decode(
     groups = plan(lexicon.pyramid, mode, stride, options)
     if not queries:
         return lexicon.tokens([])
-    if lexicon.longest(options.num_layers) > 1:
-        return decode_words(llm, task, queries, lexicon, groups, options)
     writer = Writer(llm, task)
     num_tokens = max(span.tokens.stop for group in groups for span in group)
-    _check(writer, queries, [span for group in groups for span in group], num_tokens)
+    _check(writer, queries, [span for group in groups for span in group], lexicon.lengths(num_tokens))
+    if lexicon.longest(options.num_layers) > 1:
+        return decode_words(writer, queries, lexicon, groups, options)
     drawn = Drawn.of(queries, num_tokens, options.best_of)
     run = (llm.identity, task, tuple(queries), lexicon.fingerprint, groups, options.sampling)
     log = SegmentLog(options.log, run if options.best_of == 1 else (*run, options.best_of))
@@ -128,9 +128,12 @@ def estimate(
 ) -> Cost:
     """What `decode` with the same arguments asks of a server: one request per query and segment, each prompt
     in full; with `best_of`, that many, and as many again for the probabilities. Nothing is generated. Words
-    that are refused and asked for again come on top."""
+    that are refused and asked for again come on top.
+
+    Raises ValueError for words of several ids: how many are asked for depends on what is written."""
     options = options or Options()
     groups = plan(lexicon.pyramid, mode, stride, options)
+    lexicon.check_single(range(max(span.tokens.stop for group in groups for span in group)))
     writer = Writer(llm, task)
     total = Cost()
     for span in (span for group in groups for span in group):
@@ -145,14 +148,15 @@ def estimate(
     return total
 
 
-def _check(writer: Writer, queries: Sequence[Example], spans: Sequence[Span], num_tokens: int) -> None:
+def _check(writer: Writer, queries: Sequence[Example], spans: Sequence[Span], lengths: Sequence[int]) -> None:
+    """lengths: how many ids the word at each position has at most."""
     for i, query in enumerate(queries):
         if query.answer:
             raise ValueError(f"queries[{i}]: expected no answer, got {query.answer!r:.80}")
-    placeholder = [0] * num_tokens
+    placeholder = [(0,) * length for length in lengths]
     for span in spans:
         tail = max(len(writer.query(query, span, placeholder)) for query in queries)
-        writer.check_fit(span, tail, len(span.tokens))
+        writer.check_fit(span, tail, sum(lengths[position] for position in span.tokens))
         examples = [token for section in writer.shared(span) for token in section]
         for query in queries:
             # Without the tokens to come: those are made to fit when they are generated.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -119,6 +119,19 @@ class Lexicon:
     def longest(self, num_layers: int | None = None) -> int:
         """How many ids a word of the first layers (None: all) may have."""
         return max(trie.longest for trie in self._tries[:num_layers])
+
+    def lengths(self, num_tokens: int) -> list[int]:
+        """How many ids the word at each of the first positions may have."""
+        return [self.trie(position).longest for position in range(num_tokens)]
+
+    def check_single(self, positions: Iterable[int]) -> None:
+        """Raises ValueError if a word at one of some positions may have several ids."""
+        for position in positions:
+            if (longest := self.trie(position).longest) > 1:
+                raise ValueError(
+                    f"lexicon: expected words of one id each, "
+                    f"got words of up to {longest} at position {position}"
+                )
 
     def word(self, llm_id: WordIds) -> str:
         """The codebook's word for an id of the language model, or for several."""

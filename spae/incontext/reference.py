@@ -22,10 +22,13 @@ def decode_reference(
     stride: int = 4,
     options: Options | None = None,
 ) -> PyramidTokens:
-    """What `decode` gives, without reuse, batches, log or progress: what it is tested and timed against."""
+    """What `decode` gives, without reuse, batches, log or progress: what it is tested and timed against.
+
+    Raises ValueError for words of several ids."""
     options = options or Options()
     groups = plan(lexicon.pyramid, mode, stride, options)
     num_tokens = max(span.tokens.stop for group in groups for span in group)
+    lexicon.check_single(range(num_tokens))
     drawn = Drawn.of(queries, num_tokens, options.best_of)
     writer = Writer(llm, task)
     for span in (span for group in groups for span in group):

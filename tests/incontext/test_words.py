@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from spae import Codebook, PyramidTokens
-from spae.incontext import Example, Lexicon, Options, Task, Template, decode, prompt
+from spae.incontext import Example, Lexicon, Options, Task, Template, decode, estimate, prompt
+from spae.incontext.reference import decode_reference
+from spae.incontext.tasks import denoising_task, restore_windows
 from spae.incontext.words import Trie, ids_of, write_words
-from spae.llm import Sampling
+from spae.llm import ContextOverflow, Sampling
 from spae_ops import Pyramid
 
 pytest.importorskip("transformers", reason="the tiny language model is one of transformers")
@@ -138,6 +140,80 @@ def test_decoding_gives_words_of_each_layer(llm, mode, layout, tmp_path):
     assert (
         decode(llm, task, queries[1:], lex, mode=mode, stride=2, options=Options(layout=layout)) == tokens[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("query", "template", "message"),
+    [
+        (Example(" 7", (60,)), TEMPLATE, r"queries\[0\]: expected no answer, got \(60,\)"),
+        (Example(((400,), " 7")), TEMPLATE, r"expected ids 0 to \d+, got 400"),
+        (
+            Example(" 7"),
+            Template(before="Input:", between=" Output:", after=""),
+            "task: expected a text after",
+        ),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused_as_words_of_one_id_are(llm, query, template, message):
+    lex = lexicon(llm)
+    task = Task(template, task_of(lex).examples)
+    with pytest.raises(ValueError, match=message):
+        decode(llm, task, [query], lex)
+
+
+def test_a_prompt_that_just_fits_is_decoded():
+    """Every word may be the longest: nothing is written behind it."""
+    wide = tiny_llm()
+    lex = lexicon(wide)
+    task, query = task_of(lex), Example(" 7")
+    need = len(prompt(wide, task, query, 0).ids) + 5 * 3
+    exact, tight = tiny_llm(context=need), tiny_llm(context=need - 1)
+    options = Options(layout="examples")
+    assert len(decode(exact, task, [query], lexicon(exact), stride=5, options=options)) == 1
+    with pytest.raises(ContextOverflow, match=r"tokens 0 to 4 \(15\)"):
+        decode(tight, task, [query], lexicon(tight), stride=5, options=options)
+
+
+def test_progress_counts_words(llm, monkeypatch):
+    from spae.incontext import spelling
+
+    bars = []
+
+    class Bar(spelling.tqdm):
+        def __init__(self, **options):
+            super().__init__(**{**options, "disable": False})
+            bars.append((self, options))
+
+    monkeypatch.setattr(spelling, "tqdm", Bar)
+    lex = lexicon(llm)
+    for progress in (False, True):
+        decode(llm, task_of(lex), [Example(" 7"), Example(" 8")], lex, options=Options(progress=progress))
+    assert [options["disable"] for _, options in bars] == [True, None]
+    assert [(bar.n, bar.total) for bar, _ in bars] == [(10, 10)] * 2
+
+
+def test_what_takes_words_of_one_id_alone_says_so(llm):
+    lex = lexicon(llm)
+    task, query = task_of(lex), [Example(" 7")]
+    message = "lexicon: expected words of one id each, got words of up to 3 at position 0"
+    with pytest.raises(ValueError, match=message):
+        estimate(llm, task, query, lex)
+    with pytest.raises(ValueError, match=message):
+        decode_reference(llm, task, query, lex)
+    masks = [torch.tensor([i in rows for i in range(len(WORDS))]) for rows in ((1, 2), (0, 3))]
+    mixed = lexicon(llm, masks=masks)
+    original = PyramidTokens(torch.tensor([[1, 0, 3, 0, 3]]), PYRAMID)
+    task, one = denoising_task(original, original, mixed, condition_layers=2)
+    hidden = torch.tensor([True, False, False, False, True])
+    with pytest.raises(ValueError, match="of up to 3 at position 0"):
+        restore_windows(llm, task, one, mixed, hidden)
+    hidden[0] = False  # the others' words have one id
+    restored = restore_windows(llm, task, one, mixed, hidden)
+    assert restored[:4] == one.condition[:4]
+    assert restored[4] in (60, 70)
+    for wrong, got in ((hidden[:4], r"torch.bool \[4\]"), (hidden.long(), r"torch.int64 \[5\]")):
+        with pytest.raises(ValueError, match=rf"hidden: expected torch.bool \[5\] or longer, got {got}"):
+            restore_windows(llm, task, one, mixed, wrong)
 
 
 def test_words_of_one_id_are_decoded_as_they_were(llm):

@@ -158,7 +158,8 @@ def restore_windows(
     log: a JSONL file that keeps what is predicted, so that the same call goes on where it stopped.
 
     Returns the words of the query where they are not hidden, and the predicted ones. Every word is one that
-    the lexicon allows in its layer. Raises ValueError for conditions of another length, and
+    the lexicon allows in its layer. Raises ValueError for conditions of another length, for
+    `hidden` of another kind or fewer positions and for hidden words of several ids, and
     `spae.llm.ContextOverflow`.
     """
     windows = windows or Windows()
@@ -193,7 +194,12 @@ def _restore_hidden(
     log: str | os.PathLike[str] | None,
 ) -> tuple[int, ...]:
     words = list(cast("tuple[int, ...]", query.condition))
+    if hidden.dtype != torch.bool or hidden.ndim != 1 or len(hidden) < len(words):
+        raise ValueError(
+            f"hidden: expected torch.bool [{len(words)}] or longer, got {hidden.dtype} {list(hidden.shape)}"
+        )
     asked = hidden[: len(words)]
+    lexicon.check_single(asked.nonzero()[:, 0].tolist())
     kept = SegmentLog(log, (llm.identity, task, query, lexicon.fingerprint, asked.tolist(), windows))
     for tokens in _runs(asked, windows.predicted):
         shown = slice(max(0, tokens.start - windows.before), tokens.start)
