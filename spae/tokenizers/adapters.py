@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spae.tokenizers.base import Tokenizer
+from spae.tokenizers.v2l import V2LTokenizer
 
 
 class AutoencoderConfig(dict[str, Any]):
@@ -60,8 +61,9 @@ class Autoencoder(nn.Module):
         `latent_norm` "matched" and "unit" have about and "none" may not. "shift_factor" is None: means
         stay.
 
-    tokenizer: of any class; held as it is, and the only part. num_layers: how many layers latents are
-    quantized to; None: all.
+    tokenizer: of any class whose latents are looked up in the codebook itself, so not V2L, whose are looked
+    up in projected words and carry a feature of the whole image; held as it is, and the only part.
+    num_layers: how many layers latents are quantized to; None: all.
 
     >>> import torch, spae
     >>> codebook = spae.Codebook.from_arrays([" a", " b", " c"], torch.eye(3))
@@ -76,6 +78,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         if not isinstance(tokenizer, Tokenizer):
             raise TypeError(f"tokenizer: expected a spae.Tokenizer, got {type(tokenizer).__name__}")
+        if isinstance(tokenizer, V2LTokenizer):
+            raise TypeError("tokenizer: expected one of the codebook's own latents, got V2LTokenizer")
         if num_layers is not None:
             tokenizer.pyramid.upto(num_layers)  # raises for one that is not there
         self.tokenizer, self.num_layers = tokenizer, num_layers

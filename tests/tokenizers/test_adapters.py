@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spae import SPAE, VQGAN, Codebook, SPAEConfig, VQGANConfig
+from spae import SPAE, VQGAN, Codebook, SPAEConfig, V2LConfig, V2LTokenizer, VQGANConfig
 from spae.tokenizers.adapters import Autoencoder
 
 SMALL = {"image_size": (16, 16), "channels": 8, "multipliers": (1, 2, 2), "num_res_blocks": 1}
@@ -55,6 +55,10 @@ def test_it_decodes_from_the_first_layers(images):
         Autoencoder(tokenizer, num_layers=4)
     with pytest.raises(TypeError, match=r"tokenizer: expected a spae\.Tokenizer, got str"):
         Autoencoder("mnist")
+    config = V2LConfig((32, 32), (8,), channels=8, multipliers=(1, 2, 2), num_res_blocks=1, local_dim=4)
+    other = V2LTokenizer(config, words(), {"local": range(50)})
+    with pytest.raises(TypeError, match="tokenizer: expected one of the codebook's own latents, got V2L"):
+        Autoencoder(other)
 
 
 def test_scaled_latents_of_matched_statistics_have_unit_variance(images):
