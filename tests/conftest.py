@@ -4,9 +4,10 @@ import io
 import signal
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -53,6 +54,29 @@ def write_deb(path: Path, files: Mapping[str, bytes], compression: str = "xz") -
             out.write(f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode())
             out.write(content + b"\n" * (len(content) % 2))
     return path
+
+
+@pytest.fixture(scope="session")
+def trained() -> Callable[..., tuple[list[float], Any]]:
+    """Some steps of Adam for a tokenizer: (model, images of a seed, commitment's weight, steps) -> the
+    reconstruction loss of each, and what the last step gave."""
+    return train
+
+
+def train(model: Any, images: Callable[..., Any], beta: float, steps: int) -> tuple[list[float], Any]:
+    from torch.optim import Adam
+
+    optimizer = Adam(model.parameters(), 2e-3)
+    history, output = [], None
+    for step in range(steps):
+        output = model.train()(images(seed=step % 4))
+        losses = output.losses
+        history.append(losses["reconstruction"].item())
+        total = losses["reconstruction"] + beta * losses["commitment"] + losses.get("codebook", 0.0)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    return history, output
 
 
 # Where a shell has started the run in the background, interrupts are ignored; the tests of interrupts need them.

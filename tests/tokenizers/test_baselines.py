@@ -81,16 +81,8 @@ def test_words_and_back(model):
             model.tokens([[["dog"] * 16]])
 
 
-def test_a_few_steps_reduce_the_loss(model):
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    history = []
-    for step in range(40):
-        losses = model.train()(images(seed=step % 4)).losses
-        history.append(losses["reconstruction"].item())
-        total = losses["reconstruction"] + 0.25 * losses["commitment"] + losses.get("codebook", 0.0)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+def test_a_few_steps_reduce_the_loss(model, trained):
+    history, _ = trained(model, images, beta=0.25, steps=40)
     assert sum(history[-4:]) < 0.7 * sum(history[:4]), history
 
 

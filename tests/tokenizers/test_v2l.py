@@ -159,21 +159,13 @@ def test_saved_and_loaded(variant, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["hybrid", "matched", "text", "llm", "local only"])
-def test_a_few_steps_reduce_the_loss(name):
+def test_a_few_steps_reduce_the_loss(name, trained):
     own = model(**VARIANTS[name])
     frozen = own.codebook.vectors.clone()
-    optimizer = torch.optim.Adam(own.parameters(), 2e-3)
-    history = []
-    for step in range(30):
-        losses = own.train()(images(seed=step % 4)).losses
-        history.append(losses["reconstruction"].item())
-        total = losses["reconstruction"] + 0.3 * losses["commitment"] + losses.get("codebook", 0.0)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+    history, output = trained(own, images, beta=0.3, steps=30)
     assert sum(history[-4:]) < 0.8 * sum(history[:4]), history
     assert own.codebook.vectors.equal(frozen)
-    assert ("codebook" in losses) == (name not in ("text", "llm"))
+    assert ("codebook" in output.losses) == (name not in ("text", "llm"))
     # Lookups follow the projector: what is found is the nearest of the words as they are now.
     own.eval()
     tokens = own.encode(images())
