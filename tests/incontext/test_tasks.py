@@ -126,6 +126,9 @@ def test_an_answer_counts_only_whole():
     assert classify(llm, task, names, words(2)).exact == 0
     other = classification_task([(words(1), 1), (words(2), 0)], ["dog", "kennel"])
     assert classify(llm, other, names, words(1)).exact is None
+    for wrong in ("end", ("",), (".", 5)):
+        with pytest.raises(ValueError, match="stop: expected texts of at least a character, got"):
+            classify(llm, task, names, words(1), stop=wrong)
 
 
 class Prior(Copier):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spae.codebook import WordIds
 from spae.incontext.prompts import Content, Example, Task, Template, prompt
+from spae.incontext.tasks.text import check_stop
 from spae.llm import FrozenLLM, Prefix
 
 FORMS = {
@@ -91,8 +92,11 @@ def classify(
         stop: texts whose first token ends what is generated; none: the end of an example's line.
         max_tokens: generate up to so many; None: as many as the longest name has, and its end.
 
-    Raises `spae.llm.ContextOverflow` if the prompt and what is generated do not fit.
+    Raises ValueError for a `stop` that is no texts of at least a character, and `spae.llm.ContextOverflow` if
+    the prompt and what is generated do not fit.
     """
+    if stop:
+        check_stop(stop)
     answers = [llm.encode(f" {name}") for name in names]
     end = llm.encode(task.template.after)[:1]
     ends = [llm.encode(text)[0] for text in stop] or end
