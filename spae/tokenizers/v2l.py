@@ -39,7 +39,9 @@ class V2LConfig(SPAEConfig):
         here they stand at no position), 1 and 2 make 5. One layer alone: no global words.
     local_vectors: what local words are looked up by. "projected": the codebook's vectors through a projector
         that trains; "text": as they are; "llm": the vectors of the language model's own table.
-    local_dim: width of the projected vectors; the paper does not say.
+    local_dim: width of the projected vectors; the paper does not say. Few, as ViT-VQGAN's codes (Yu et al.
+        2022): among many dimensions no word is nearer to a latent than their mean is, and training settles on
+        a handful of words.
     llm_table: the table for "llm", one that `Codebook.load` knows.
     latent_norm: "none" is the paper's; "matched" as in `SPAEConfig`, for a projector at the statistics that
         it begins with.
@@ -53,7 +55,7 @@ class V2LConfig(SPAEConfig):
     grids: tuple[Count | tuple[Count, ...], ...] = (1, 2, 4, 16)
     latent_norm: Literal["matched", "none", "unit"] = "none"
     local_vectors: Literal["projected", "text", "llm"] = "projected"
-    local_dim: Count = 256
+    local_dim: Count = 8
     llm_table: str = "smollm2"
     image_encoder: str = "ridge"
     global_attention: bool = True

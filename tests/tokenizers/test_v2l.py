@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,6 +223,26 @@ def test_the_projector_begins_with_words_of_unit_variance():
     words = ProjectedWords(4, None)
     rows = torch.randn(3, 4)
     assert words(rows) is rows
+
+
+def test_words_of_the_presets_width_are_near_to_latents():
+    """Whatever the table: of words that are further from a latent than their mean, training uses a handful."""
+    widths = {V2LConfig().local_dim}
+    for name in ("v2l32", "v2l128"):
+        preset = json.loads((Path(spae.__file__).parent / "presets" / f"{name}.json").read_text())
+        widths.add(V2LConfig.from_dict(preset["model"]).local_dim)
+    vectors = torch.randn(1024, 64, generator=torch.Generator().manual_seed(4))
+    z = torch.randn(4, 64, 8, 8, generator=torch.Generator().manual_seed(5))
+    rows = torch.arange(1024)
+
+    def distance(width):
+        words = ProjectedWords(64, width)
+        words.start(vectors)
+        found = words.lookup(z[:, :width], rows, lambda rows: vectors[rows])
+        return nn.functional.mse_loss(words(vectors[found]).movedim(-1, 1), z[:, :width]).item()
+
+    assert distance(64) > 0.9  # of the latents' variance, 1
+    assert max(map(distance, widths)) < 0.5
 
 
 def test_the_decoder_sees_the_global_words():
