@@ -12,7 +12,7 @@ from spae_ops import _checks
 from spae_ops._derivatives import once, refuse_forward_mode
 from spae_ops._dispatch import CROSS_ENTROPY
 from spae_ops._implementation import Impl, prepared_by
-from spae_ops._register import READS_VALUES, differentiable, fake, op
+from spae_ops._register import READS_VALUES, differentiable, fake, op, without_derivative
 from spae_ops.code_index import CodeIndex, Table, as_table
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -166,11 +166,8 @@ def _(gradient, scale, x):
     return torch.empty_like(gradient)
 
 
-def _no_second(ctx, grad):
-    raise RuntimeError(
-        "distance_cross_entropy: expected at most one derivative in x, got a second: it has none"
-    )
-
-
 differentiable("distance_cross_entropy", _backward, _setup_context)
-differentiable("distance_cross_entropy_backward", _no_second)
+without_derivative(
+    "distance_cross_entropy_backward",
+    "distance_cross_entropy: expected at most one derivative in x, got a second: it has none",
+)

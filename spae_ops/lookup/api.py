@@ -10,7 +10,7 @@ from torch import Tensor
 from spae_ops import _checks
 from spae_ops._dispatch import SEARCH
 from spae_ops._implementation import Impl, prepared_by
-from spae_ops._register import READS_VALUES, fake, op
+from spae_ops._register import READS_VALUES, fake, op, without_derivative
 from spae_ops.code_index import CodeIndex, Table, as_table
 
 
@@ -110,3 +110,7 @@ def _topk_codes(x, codes, prepared, layout, origin, mask, k, impl):
 @fake("topk_codes")
 def _(x, codes, prepared, layout, origin, mask, k, impl):
     return x.new_empty(x.shape[0], k, dtype=torch.int64), x.new_empty(x.shape[0], k, dtype=torch.float32)
+
+
+for _name in ("nearest_code", "topk_codes"):
+    without_derivative(_name, f"{_name}: expected no gradient of its results: they have none")

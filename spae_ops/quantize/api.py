@@ -12,7 +12,7 @@ from spae_ops import _checks
 from spae_ops._derivatives import refuse_forward_mode
 from spae_ops._dispatch import PYRAMID, SEARCH
 from spae_ops._implementation import Impl, prepared_by
-from spae_ops._register import READS_VALUES, differentiable, fake, op
+from spae_ops._register import READS_VALUES, differentiable, fake, op, without_derivative
 from spae_ops.code_index import CodeIndex, Table, as_table
 from spae_ops.pyramid import Pyramid
 from spae_ops.quantize.reference import channels_last
@@ -322,10 +322,6 @@ def _backward_to_latents(ctx, grad):
     return torch.ops.spae_ops.layer_queries_backward(grad, *ctx.arguments).to(ctx.dtype)
 
 
-def _no_derivative(ctx, grad):
-    raise RuntimeError("layer_queries: expected at most one derivative in z, got a second: it has none")
-
-
 differentiable(
     "layer_queries", lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 7), _setup_layer_queries
 )
@@ -334,4 +330,8 @@ differentiable(
     lambda ctx, grad: (_backward_to_latents(ctx, grad), *[None] * 3),
     _setup_dilation_subsample,
 )
-differentiable("layer_queries_backward", _no_derivative)
+without_derivative(
+    "layer_queries_backward", "layer_queries: expected at most one derivative in z, got a second: it has none"
+)
+for _name in ("pyramid_quantize", "pyramid_dequantize"):
+    without_derivative(_name, f"{_name}: expected no gradient of its results: they have none")
