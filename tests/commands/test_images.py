@@ -1,5 +1,7 @@
 """`spae encode`, `decode` and `tokenize`: many images, bad ones among them, at flat memory."""
 
+import argparse
+import gc
 import io
 import json
 import os
@@ -13,8 +15,9 @@ from PIL import Image
 from spae import SPAE
 from spae.cli import main
 from spae.commands import _images
-from spae.commands._images import image_paths
+from spae.commands._images import Images, add_images, image_paths
 from spae.commands.decode import outputs
+from spae.token_files import TokenWriter
 
 
 def rows(path):
@@ -78,6 +81,31 @@ def test_folders_patterns_and_standard_input(toy, picture, monkeypatch, capsys):
     for given in ("empty", "*.gif"):
         assert main(["encode", given, "--model", toy]) == 1
         assert f", got none in {given}" in capsys.readouterr().err
+
+
+def test_nothing_is_held_of_what_was_encoded(toy, picture):
+    """No object that the collector follows is left of a batch, neither a tensor nor a list."""
+    for number in range(24):
+        picture(Path(f"in/{number:02}.png"), number)
+    parser = argparse.ArgumentParser()
+    add_images(parser)
+    images = Images(parser.parse_args(["in", "--model", toy, "--batch-size", "2"]))
+    counts = []
+    gc.freeze()  # what others hold is not counted
+    try:
+        with (
+            open("t.jsonl", "w", encoding="utf-8") as stream,
+            TokenWriter(stream, images.model, lines=True) as out,
+        ):
+            for paths, tokens in images.encoded():
+                out.write(paths, tokens)
+                del paths, tokens
+                gc.collect()
+                counts.append(len(gc.get_objects()))
+    finally:
+        gc.unfreeze()
+    assert len(counts) == 12
+    assert counts[-1] <= counts[3]  # after the first ones have filled what is kept once
 
 
 def test_bad_files_are_named_and_skipped(toy, picture, capsys):
@@ -152,8 +180,8 @@ def test_a_run_that_cannot_go_on_changes_nothing(toy, picture, capsys):
     assert Path("diary.jsonl").read_text().endswith("half a line")
 
 
-def test_no_more_than_a_batch_is_held_and_nothing_of_the_graph(toy, picture, monkeypatch):
-    """Encoding and decoding run over batches, without gradients, and let go of each before the next."""
+def test_batches_are_no_larger_and_keep_nothing_of_the_graph(toy, picture, monkeypatch):
+    """Encoding and decoding run over batches, without gradients."""
     for number in range(7):
         picture(Path(f"in/{number}.png"), number)
     seen = []

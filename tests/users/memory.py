@@ -3,8 +3,8 @@
     python tests/users/memory.py --model emoji64 --counts 500 1000 5000
 
 Not a test: it takes minutes. It prints a table (Markdown) of the peak resident memory of each command, and
-fails if the most images took over a quarter more than the fewest: the peaks of longer runs are a little
-higher (12% was seen for ten times the images), and holding what is read would take 5 MB an image.
+fails if the most images took over a tenth more than the fewest. What is held beyond a batch is an image's path
+(`test_nothing_is_held_of_what_was_encoded`); the rest of a difference is memory that the allocator keeps free.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-BATCHES = 500  # files are made of so many pictures, under other names
+DISTINCT = 500  # pictures; further files are links to them
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Pictures of 64x64 pixels: coloured cells, no two alike among the first 500."""
+    """Pictures of 64x64 pixels: coloured cells, no two of the first 500 alike."""
     rng = np.random.default_rng(0)
     made = []
     for number in range(count):
-        if number < BATCHES:
+        if number < DISTINCT:
             cells = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
             picture = Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC)
             picture.save(folder / f"{number:05}.png")
             made.append(folder / f"{number:05}.png")
         else:
-            os.link(made[number % BATCHES], folder / f"{number:05}.png")
+            os.link(made[number % DISTINCT], folder / f"{number:05}.png")
 
 
 def peak(*command: str) -> tuple[float, float]:
@@ -75,8 +75,8 @@ def main() -> None:
             sys.exit(f"images: expected {count} decoded, got {drawn}")
         print(f"| {count:,} | {encode:.0f} | {decode:.0f} | {encoding:.0f}, {decoding:.0f} |", flush=True)
         peaks.append((encode, decode))
-    if any(last > 1.25 * first for first, last in zip(peaks[0], peaks[-1], strict=True)):
-        sys.exit("memory: expected as much for the most images as for the fewest, give or take a quarter")
+    if any(last > 1.1 * first for first, last in zip(peaks[0], peaks[-1], strict=True)):
+        sys.exit("memory: expected as much for the most images as for the fewest, give or take a tenth")
 
 
 if __name__ == "__main__":
