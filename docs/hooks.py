@@ -16,6 +16,10 @@ PICTURES = {
     "pictures/emoji64.png": "spae/bundled/emoji64/page.png",
     "pictures/emoji64-log.png": "spae/bundled/emoji64/log.png",
     "pictures/mnist-log.png": "spae/bundled/mnist/log.png",
+    "pictures/fashion-log.png": "spae/bundled/fashion/log.png",
+    "pictures/cifar10-log.png": "spae/bundled/cifar10/log.png",
+    "pictures/drawn-digits.png": "results/generate-mnist/generate.png",
+    "pictures/drawn-garments.png": "results/generate-fashion/generate.png",
     "pictures/caption.png": "results/caption-emoji/caption.png",
 }
 

@@ -41,7 +41,7 @@ def check(num_images: int) -> None:
 
 def run(model: Tokenizer, model_name: str, num_images: int, out: Path) -> None:
     """Encode held-out digits, print their words, measure all 500, and draw a page; then have SmolLM2 read one
-    digit's words and write those of another."""
+    digit's words and write those of two others."""
     started = time.perf_counter()
     lookup = next(i.name for i in implementations("nearest_code") if i.available)
     print(f"{model_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {model.codebook}")
@@ -64,7 +64,7 @@ def run(model: Tokenizer, model_name: str, num_images: int, out: Path) -> None:
 
 
 def _in_context(model: Tokenizer, held_out: MNISTDigits, out: Path) -> None:
-    """One few-shot classification and one generated digit, if there is a language model to run."""
+    """One few-shot classification and two generated digits, if there is a language model to run."""
     started = time.perf_counter()
     try:
         require_transformers()

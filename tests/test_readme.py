@@ -30,11 +30,6 @@ def test_python_blocks_run():
     assert scope["again"].covered.sum() == 85
 
 
-@pytest.mark.parametrize("target", ["install", "demo", "test", "lint", "bench"])
-def test_make_targets_exist(target):
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-
-
 @pytest.fixture(scope="module")
 def fresh():
     """The bundled model, measured again."""

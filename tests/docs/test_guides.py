@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from spae.cli import main
 from spae.commands import commands
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +31,41 @@ def test_python_runs(page, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("page", ["../README.md", *PAGES], ids=str)
+def test_commands_and_their_options_exist(page, capsys):
+    """Each as it is written at a line's start or in code; of several in a row also the later ones."""
+    text = read(page).replace("\\\n", " ")
+    lines = re.findall(r"^(?:>>> )?(?:spae|accelerate launch -m spae) .*", text, re.MULTILINE)
+    spans = [
+        " ".join(span.split())
+        for span in re.findall(r"`([^`]+)`", re.sub("```.*?```", "", text, flags=re.DOTALL))
+    ]
+    lines += [span for span in spans if span.startswith("spae ")]
+    for command in re.findall(r"spae ([a-z][^#]*?)(?= *#|, spae |$)", "\n".join(lines), re.MULTILINE):
+        verb, *rest = command.split()
+        if verb == "COMMAND":
+            continue
+        assert verb in commands(), command
+        kind = rest[:1] if verb in ("eval", "bench") and rest and rest[0].isalpha() else []
+        with pytest.raises(SystemExit) as left:
+            main([verb, *kind, "--help"])
+        assert left.value.code == 0, command
+        known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+        assert {word for word in rest if word.startswith("--")} <= known, command
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in ("../README.md", *PAGES):
+        text = read(page)
+        assert set(re.findall(r"^make ([a-z]+)|`make ([a-z]+)", text, re.MULTILINE)) <= {
+            pair for name in targets for pair in ((name, ""), ("", name))
+        }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_commands_and_files_exist(page):
+def test_files_exist(page):
     text = read(page)
-    assert set(re.findall(r"^spae (\w+)", text, re.MULTILINE) + re.findall(r"`spae (\w+)", text)) <= set(
-        commands()
-    )
     for path in re.findall(r"`((?:tests|spae|spae_ops|csrc|examples|benchmarks|results)/[\w/.-]+)`", text):
         assert (ROOT / path).exists(), path
 
