@@ -10,17 +10,16 @@ than the op's is possible only where two distances differ by less than some 1e-1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from spae_ops.pyramid import Pyramid, chains
+from spae_ops.quantize import reference
 from spae_ops.quantize.api import unflat
-from spae_ops.quantize.rules import sources
+from spae_ops.quantize.rules import layout
 
 COLUMNS = 8192  # a block of distances is [N, 8192] float64
 
@@ -55,31 +54,19 @@ def _nearest_code(x, codes, prepared, index_layout, origin, mask, impl):
 
 
 def _pyramid_quantize(z, codes, prepared, index_layout, origin, shape, grids, rule, mask, impl):
-    pyramid = unflat(shape, grids)
-    values = z.flatten(2).transpose(1, 2).double()
-    ids = []
-    for layer, count in enumerate(pyramid.tokens_per_layer):
-        at = list(chains(pyramid).places[layer])
-        start = pyramid.num_tokens_upto(layer)
-        here = [[token for token in chain if token < start] for chain in _tokens(pyramid, at)]
-        query = values[:, _index(at, z)]
-        if any(here):
-            many = torch.tensor([[len(chain) + 1.0] for chain in here], dtype=torch.float64, device=z.device)
-            scaled = query * many if rule == "saq" else query
-            query = scaled - _sums(torch.cat(ids, 1), codes, here)
-        allowed = mask[layer] if mask is not None and mask.ndim == 2 else mask
-        ids.append(_nearest(query.float().flatten(0, 1), codes, allowed).reshape(-1, count))
-    tokens = torch.cat(ids, 1)
-    return tokens, _features(tokens, codes, pyramid, rule, "nearest")
+    def lookup(query, layers):
+        allowed = mask[layers[0]] if mask is not None and mask.ndim == 2 else mask
+        return _nearest(query.flatten(0, 1), codes, allowed).unflatten(0, (-1, query.shape[1]))
+
+    return reference.quantize(z, codes, unflat(shape, grids), rule, lookup)
 
 
 def _pyramid_dequantize(ids, codes, shape, grids, rule, fill, impl):
-    return _features(ids, codes, unflat(shape, grids), rule, fill)
+    return reference.dequantize(ids, codes, unflat(shape, grids), rule, fill)
 
 
 def _pyramid_covered(shape, grids, device):
-    depth = chains(unflat(shape, grids)).depth
-    return torch.tensor([count > 0 for count in depth], device=device).reshape(shape)
+    return layout(unflat(shape, grids), device).covered.reshape(shape).clone()
 
 
 def _nearest(x: Tensor, codes: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,52 +92,6 @@ def _nearest(x: Tensor, codes: Tensor, mask: Tensor | None) -> Tensor:
             best, ids = torch.where(better, least, best), torch.where(better, first, ids)
     assert ids is not None
     return ids[:, 0]
-
-
-def _features(ids: Tensor, codes: Tensor, pyramid: Pyramid, rule: str, fill: str) -> Tensor:
-    """int64 [B, n] -> float32 [B, D, *shape], as `spae_ops.quantize.rules.features`."""
-    places = list(range(prod(pyramid.shape)))
-    if fill == "nearest":
-        places = sources(pyramid)
-    here = _tokens(pyramid, places)
-    total = _sums(ids, codes, here)
-    if rule == "saq":
-        many = [[max(len(chain), 1.0)] for chain in here]
-        total = total / torch.tensor(many, dtype=torch.float64, device=ids.device)
-    total = total.float().transpose(1, 2).contiguous()
-    return total.reshape(-1, codes.shape[1], *pyramid.shape)
-
-
-def _sums(ids: Tensor, codes: Tensor, here: Sequence[Sequence[int]]) -> Tensor:
-    """The codes of tokens added in order, float64 [B, m, D]; here: the tokens of each of m places."""
-    total = torch.zeros((), dtype=torch.float64, device=ids.device)
-    for number in range(max(1, *map(len, here))):
-        tokens = [chain[number] if number < len(chain) else 0 for chain in here]
-        there = torch.tensor([[number < len(chain)] for chain in here], device=ids.device)
-        chosen = codes[ids[:, _index(tokens, ids)]].double()
-        total = total + torch.where(there, chosen, 0.0)
-    return total
-
-
-def _tokens(pyramid: Pyramid, places: Sequence[int]) -> list[list[int]]:
-    """The tokens at each place, in order."""
-    at: list[list[int]] = [[] for _ in range(prod(pyramid.shape))]
-    for tokens in chains(pyramid).rounds:
-        for token in tokens:
-            at[_place(pyramid, token)].append(token)
-    return [at[place] for place in places]
-
-
-def _place(pyramid: Pyramid, token: int) -> int:
-    for places in chains(pyramid).places:
-        if token < len(places):
-            return places[token]
-        token -= len(places)
-    raise IndexError(token)
-
-
-def _index(values: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=like.device)
 
 
 __all__ = ["standard_operators"]

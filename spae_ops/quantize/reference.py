@@ -68,7 +68,8 @@ def channels_last(z: Tensor) -> Tensor:
 
 def code_sums(ids: Tensor, codes: Tensor, pyramid: Pyramid) -> Tensor:
     """Sum of the chosen codes at each position, float64 [B, P, D], added in order of layers."""
-    size = len(ids), prod(pyramid.shape), codes.shape[1]
+    # Not len(ids), which would fix the number of rows of what is traced.
+    size = ids.shape[0], prod(pyramid.shape), codes.shape[1]
     total = torch.zeros(size, dtype=torch.float64, device=ids.device)
     for layer, chosen in enumerate(ids.split(pyramid.tokens_per_layer, dim=1)):
         total[:, _places(pyramid, layer, ids.device)[0]] += codes[chosen].double()
