@@ -15,12 +15,9 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import strategies as st
 
 from spae import assets
 from spae.assets import packages
-from spae.assets.archives import contents
 
 MEMBERS = {
     "toy/data/a.bin": b"first half, " * 1000,
@@ -373,36 +370,6 @@ def test_an_open_requirement_is_refused(requirement):
         packages.Package.parse(requirement)
 
 
-def test_every_kind_of_archive_is_read(tmp_path, write):
-    files = {"a/x.txt": b"x" * 1000, "a/y.bin": b"y", "z.txt": b""}
-    written = [
-        write.wheel(tmp_path / "a.whl", files),
-        write.tarball(tmp_path / "a.tgz", files),
-        write.tarball(tmp_path / "a.tar", files),
-        write.deb(tmp_path / "a.deb", files),
-        write.deb(tmp_path / "b.deb", files, "gz"),
-    ]
-    for archive in written:
-        assert dict(contents(archive, lambda name: name.endswith(".txt"))) == {
-            "a/x.txt": b"x" * 1000,
-            "z.txt": b"",
-        }
-
-
-@pytest.mark.parametrize("name", ["a.whl", "a.tgz", "a.tar", "a.deb", "a.rar"])
-def test_a_damaged_archive_is_named(tmp_path, name):
-    (tmp_path / name).write_bytes(b"!<arch>\nno archive at all")
-    with pytest.raises(assets.AssetError, match=f"{name} is damaged"):
-        list(contents(tmp_path / name, lambda name: True))
-
-
-def test_a_cut_deb_is_damaged(tmp_path, write):
-    whole = write.deb(tmp_path / "a.deb", {"x": bytes(range(256)) * 100}).read_bytes()
-    (tmp_path / "a.deb").write_bytes(whole[:-100])
-    with pytest.raises(assets.AssetError, match="damaged"):
-        list(contents(tmp_path / "a.deb", lambda name: True))
-
-
 def test_progress_is_shown_on_a_terminal(tmp_path, capsys):
     (tmp_path / "part").write_bytes(bytes(2_500_000))
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.2)"])
@@ -439,80 +406,3 @@ def test_two_processes_that_fetch_at_once_both_get_it(wheels):
     assert [out.strip() for out, _ in outputs] == [str(len(WHOLE))] * 2
     assert sum("fetching toy" in messages for _, messages in outputs) == 1
     assert not leftovers()
-
-
-def test_a_derived_entry_is_built_once(wheels):
-    built = []
-
-    def build(folder: Path) -> None:
-        built.append(folder)
-        (folder / "table.bin").write_bytes(b"table")
-
-    first = assets.cached("kind/table-v1", build)
-    assert (first / "table.bin").read_bytes() == b"table"
-    assert assets.cached("kind/table-v1", build) == first
-    assert len(built) == 1
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "removed", "no manifest", "manifest is not JSON"])
-def test_a_damaged_derived_entry_is_built_again(wheels, damage):
-    def build(folder: Path) -> None:
-        (folder / "table.bin").write_bytes(b"table")
-
-    folder = assets.cached("table-v1", build)
-    table, manifest = folder / "table.bin", folder / "manifest.json"
-    match damage:
-        case "cut":
-            table.write_bytes(b"tab")
-        case "changed":
-            table.write_bytes(b"tabel")
-        case "removed":
-            table.unlink()
-        case "no manifest":
-            manifest.unlink()
-        case "manifest is not JSON":
-            manifest.write_text("{")
-    assert (assets.cached("table-v1", build) / "table.bin").read_bytes() == b"table"
-
-
-def test_a_build_that_fails_leaves_nothing(wheels):
-    def build(folder: Path) -> None:
-        (folder / "table.bin").write_bytes(b"half a ta")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        assets.cached("table-v1", build)
-    assert not (assets.cache_root() / "derived" / "table-v1").exists()
-    assert not leftovers()
-
-
-def test_an_unusable_cache_folder_names_the_variable(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(OSError, match="SPAE_CACHE"):
-        assets.cached("table-v1", lambda folder: None)
-
-
-@given(
-    st.sampled_from(["a.whl", "a.zip", "a.tgz", "a.tar", "a.deb"]),
-    st.integers(0, 10**6),
-    st.binary(min_size=1, max_size=8),
-    st.booleans(),
-)
-def test_a_spoilt_archive_is_read_or_named(tmp_path_factory, write, name, place, change, cut):
-    folder = tmp_path_factory.mktemp("spoilt")
-    files = {"x.txt": b"x" * 100, "y.bin": bytes(range(256))}
-    writer = {"deb": write.deb, "tgz": write.tarball, "tar": write.tarball}.get(name[2:], write.wheel)
-    path = writer(folder / name, files)
-    content = bytearray(path.read_bytes())
-    place %= len(content)
-    content[place : place + len(change)] = b"" if cut else change[: len(content) - place]
-    path.write_bytes(content)
-    try:
-        for _, found in contents(path, lambda name: True):
-            assert len(found) <= 1 << 20
-    except assets.AssetError as error:
-        named = name in str(error)
-    else:
-        named = True
-    assert named

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-CPU, PTX, BOUNDS = ("cpu_bounds", "cpu"), ("ptx",), ("gpu_bounds", "cuda")
+CPU, PTX, BOUNDS = ("cpu_bounds", "cpu", "cpu_operator"), ("ptx",), ("gpu_bounds", "cuda")
 FILES = {
     "cpu_bounds": "tests/spae_ops/test_nearest_code_cpu_bounds.py",
     "cpu": "tests/spae_ops/test_nearest_code_cpu.py",
+    "cpu_operator": "tests/spae_ops/test_nearest_code_cpu_operator.py",
     "gpu_bounds": "tests/spae_ops/test_nearest_code_gpu_bounds.py",
     "cuda": "tests/spae_ops/test_nearest_code_cuda.py",
     "triton": "tests/spae_ops/test_nearest_code_triton.py",

@@ -26,5 +26,5 @@ export ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build/lib" OMP_NUM_THREADS=2
 (cd "$build" && PYTHONPATH=lib "../../$python" -c "
 import spae_ops._extension
 assert 'sanitize' in spae_ops._extension.load().__file__")
-"$(dirname "$python")/pytest" -q tests/spae_ops/test_nearest_code_cpu.py \
+"$(dirname "$python")/pytest" -q tests/spae_ops/test_nearest_code_cpu.py tests/spae_ops/test_nearest_code_cpu_operator.py \
     tests/spae_ops/test_distance_cross_entropy_cpu.py tests/spae_ops/test_pyramid_quantize_cpu.py
