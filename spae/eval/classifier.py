@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spae.data.mnist import MNISTDigits
@@ -12,26 +13,45 @@ from spae.eval.centroids import lite0_features
 from spae.optional import needs
 
 
-class PixelClassifier:
-    """A support vector machine over the pixels of labelled grey images.
+class Classifier:
+    """A support vector machine (radial basis functions) over a vector of each image; a subclass says which.
 
-    Radial basis functions, C = 10 and gamma = 0.03, the best of a few by threefold cross-validation on
-    training digits.
+    images: float32 [N, 3, H, W] in [-1, 1]. labels: int64 [N].
 
-    images: [N, 3, H, W] in [-1, 1]. labels: int64 [N].
+    Raises ImportError without scikit-learn.
     """
 
+    what: ClassVar[str]
+    options: ClassVar[dict[str, Any]]
+
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        machine = _svc("the classifier of pixels", C=10.0, gamma=0.03)
-        self._machine = machine.fit(_rows(images), labels.numpy())
+        try:
+            from sklearn.svm import SVC
+        except ImportError as error:
+            raise ImportError(needs(f"the classifier of {self.what}", "scikit-learn")) from error
+        self._machine = SVC(**self.options).fit(self.rows(images), labels.numpy())
+
+    def rows(self, images: Tensor) -> NDArray[Any]:
+        """The vector of each image, float32 [N, E]."""
+        raise NotImplementedError
 
     def predict(self, images: Tensor) -> Tensor:
         """The class that each image [N, 3, H, W] in [-1, 1] is read as, int64 [N]."""
-        return torch.from_numpy(self._machine.predict(_rows(images)))
+        return torch.from_numpy(self._machine.predict(self.rows(images)))
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Share of images [N, 3, H, W] in [-1, 1] read as their label."""
+        """Share of images [N, 3, H, W] in [-1, 1] read as their label, int64 [N]."""
         return (self.predict(images) == labels).double().mean().item()
+
+
+class PixelClassifier(Classifier):
+    """Over the pixels of grey images: C = 10 and gamma = 0.03, the best of a few by threefold
+    cross-validation on training digits."""
+
+    what, options = "pixels", {"C": 10.0, "gamma": 0.03}
+
+    def rows(self, images: Tensor) -> NDArray[Any]:
+        return ((images[:, 0] + 1) / 2).flatten(1).numpy()
 
 
 class DigitClassifier(PixelClassifier):
@@ -42,34 +62,10 @@ class DigitClassifier(PixelClassifier):
         super().__init__(train.images, train.labels)
 
 
-class FeatureClassifier:
-    """A support vector machine (radial basis functions, C = 10) over Lite0's features of labelled images,
-    which a network trained on ImageNet makes of any picture.
+class FeatureClassifier(Classifier):
+    """Over Lite0's features, which a network trained on ImageNet makes of any picture: C = 10."""
 
-    images: [N, 3, H, W] in [-1, 1]. labels: int64 [N].
-    """
+    what, options = "features", {"C": 10.0}
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        machine = _svc("the classifier of features", C=10.0)
-        self._machine = machine.fit(_features(images), labels.numpy())
-
-    def predict(self, images: Tensor) -> Tensor:
-        """The class that each image [N, 3, H, W] in [-1, 1] is read as, int64 [N]."""
-        return torch.from_numpy(self._machine.predict(_features(images)))
-
-
-def _svc(what: str, **options: Any) -> Any:
-    try:
-        from sklearn.svm import SVC
-    except ImportError as error:
-        raise ImportError(needs(what, "scikit-learn")) from error
-    return SVC(**options)
-
-
-def _features(images: Tensor):
-    rows = lite0_features(dict(enumerate(images)))
-    return torch.stack(list(rows.values())).numpy()
-
-
-def _rows(images: Tensor):
-    return ((images[:, 0] + 1) / 2).flatten(1).numpy()
+    def rows(self, images: Tensor) -> NDArray[Any]:
+        return torch.stack(list(lite0_features(dict(enumerate(images))).values())).numpy()

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spae.data.mnist import WORDS, MNISTDigits
-from spae.eval.classifier import DigitClassifier, PixelClassifier
+from spae import data
+from spae.data.mnist import WORDS
+from spae.eval.classifier import PixelClassifier
 from spae.eval.images import stack
 
 Data = Literal["digits", "garments"]
@@ -21,8 +22,12 @@ _HELD_OUT = 500
 
 @dataclass(frozen=True)
 class Drawable:
-    """images: float32 [N, 3, 32, 32], what examples are drawn from. labels: int64 [N]. names: of the classes.
-    held_out: images [M, 3, 32, 32] of nobody's context. classifier: says the class of each image."""
+    """images: float32 [N, 3, size, size] in [-1, 1], what examples are drawn from. labels: int64 [N]. names:
+    of the classes. held_out: images float32 [M, 3, size, size] of nobody's context. classifier: says the
+    class of each image.
+
+    The sets here raise ValueError for a size other than their own, 32, and ImportError without scikit-learn.
+    """
 
     images: Tensor
     labels: Tensor
@@ -31,22 +36,23 @@ class Drawable:
     classifier: PixelClassifier
 
 
-def digits() -> Drawable:
-    train = MNISTDigits("train")
-    held_out = MNISTDigits("test").images
-    return Drawable(train.images, train.labels, tuple(WORDS), held_out, DigitClassifier())
+def digits(size: int) -> Drawable:
+    """Of MNIST: examples and the classifier have all 4,500 training digits."""
+    train, test = (data.load("mnist", split, size=size) for split in ("train", "test"))
+    classifier = PixelClassifier(train.images, train.labels)
+    return Drawable(train.images, train.labels, WORDS, test.images, classifier)
 
 
-def garments() -> Drawable:
+def garments(size: int) -> Drawable:
     """Of Fashion-MNIST; the classifier learns from the first training images, the examples among them."""
-    from spae.data.fashion import CLASSES, Fashion
+    from spae.data.fashion import CLASSES
 
-    train, test = Fashion("train"), Fashion("test")
-    learnt = stack(train, range(_LEARNT))
+    train, test = (data.load("fashion", split, size=size) for split in ("train", "test"))
+    learnt = stack(train, range(min(_LEARNT, len(train))))
     labels = torch.as_tensor(train.labels[:_LEARNT])
+    held_out = stack(test, range(min(_HELD_OUT, len(test))))
     classifier = PixelClassifier(learnt, labels)
-    held_out = stack(test, range(_HELD_OUT))
     return Drawable(learnt[:_EXAMPLES], labels[:_EXAMPLES], CLASSES, held_out, classifier)
 
 
-DRAWABLE: dict[str, Callable[[], Drawable]] = {"digits": digits, "garments": garments}
+DRAWABLE: dict[str, Callable[[int], Drawable]] = {"digits": digits, "garments": garments}

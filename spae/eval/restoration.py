@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spae import data
-from spae.eval.classifier import DigitClassifier, FeatureClassifier
+from spae.eval.classifier import Classifier, DigitClassifier, FeatureClassifier
 from spae.eval.drawing import Drawing, add_drawing, described
 from spae.eval.images import stack
 from spae.eval.labelled import check_data
@@ -56,10 +56,9 @@ class Restoration(Drawing):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_data(self.data, DATA)
-        for name, least in (("images", 2), ("layers", 1), ("condition_layers", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        for name, least in (("images", 2), ("condition_layers", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
 
 def add_restoration(parser: argparse.ArgumentParser, defaults: Restoration) -> None:
@@ -122,7 +121,7 @@ class Lab:
         self.lexicon = Lexicon.of(model, run.asked, self._masks)
 
     @cached_property
-    def classifier(self) -> DigitClassifier | FeatureClassifier | None:
+    def classifier(self) -> Classifier | None:
         """Reads the class of an image; None where the data has no classes, or others in the two splits."""
         if self.chosen.data == "digits":
             return DigitClassifier()

@@ -54,6 +54,16 @@ class NearestMean:
         return torch.cdist(images.flatten(1), self.means).argmin(1)
 
 
+class FirstPixel:
+    """Reads a class off an image's first pixel."""
+
+    def __init__(self, images, labels):
+        assert len(images) == len(labels)
+
+    def predict(self, images):
+        return images[:, 0, 0, 0].round().long()
+
+
 SETS = {
     ("mnist", "train"): (10, 30, 1),
     ("mnist", "test"): (10, 9, 2),
@@ -79,6 +89,12 @@ def toy_data(monkeypatch):
     monkeypatch.setattr("spae.eval.similarity.CaptionScorer", Letters)
     monkeypatch.setattr("spae.eval.restoration.DigitClassifier", lambda: NearestMean(Pictures(10, 30, 1)))
     monkeypatch.setattr("spae.eval.tasks.fewshot.lite0_features", lite0_features)
+
+
+@pytest.fixture
+def toy_drawable(monkeypatch, toy_data):
+    """What is drawn is read off its first pixel."""
+    monkeypatch.setattr("spae.eval.drawable.PixelClassifier", FirstPixel)
 
 
 def tokenizer(llm, seed):
@@ -135,3 +151,26 @@ def tiny():
 @pytest.fixture(scope="session")
 def interrupted():
     return Interrupted
+
+
+@pytest.fixture
+def goes_on(tmp_path, tiny):
+    """Checks that a run, stopped after some calls, goes on to the same files without asking anything twice.
+
+    run: of a language model and a folder, to its report. name: of its files. Returns the report.
+    """
+
+    def check(run, name, calls_left):
+        counted = Interrupted(tiny)
+        whole = run(counted, tmp_path / "whole")
+        with pytest.raises(Stopped):
+            run(Interrupted(tiny, calls_left), tmp_path / "parts")
+        resumed = Interrupted(tiny)
+        assert run(resumed, tmp_path / "parts") == whole
+        assert resumed.calls == counted.calls - calls_left
+        for suffix in ("json", "md", "png"):
+            files = [tmp_path / part / f"{name}.{suffix}" for part in ("whole", "parts")]
+            assert files[0].read_bytes() == files[1].read_bytes()
+        return whole
+
+    return check

@@ -1,6 +1,9 @@
+from functools import partial
+
 import pytest
 import torch
 
+from spae.data.fashion import CLASSES
 from spae.eval import drawable, drawing
 from spae.eval.run import Run, evaluate
 from spae.eval.statistics import proportion
@@ -11,6 +14,7 @@ from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
+pytestmark = pytest.mark.usefixtures("toy_drawable")
 PROMPTS = Prompts(contexts=2, examples=10, sums=3, plain=2, temperature=0.7, seed=3)
 
 
@@ -18,31 +22,8 @@ def run_generation(model, llm, out):
     return evaluate(generate, Run("generate", PROMPTS, model, llm, out))
 
 
-class Reader:
-    """Reads a digit off an image's first pixel."""
-
-    def predict(self, images):
-        return images[:, 0, 0, 0].round().long()
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch, toy_data):
-    from spae import data
-
-    monkeypatch.setattr(drawable, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
-    monkeypatch.setattr(drawable, "DigitClassifier", Reader)
-
-
-def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted):
-    counted = interrupted(tiny)
-    whole = run_generation(spae, counted, tmp_path / "whole")
-    with pytest.raises(interrupted.Stopped):
-        run_generation(spae, interrupted(tiny, calls_left=4), tmp_path / "parts")
-    resumed = interrupted(tiny)
-    assert run_generation(spae, resumed, tmp_path / "parts") == whole
-    assert resumed.calls == counted.calls - 4
-    for name in ("generate.json", "generate.md", "generate.png"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+def test_an_interrupted_run_goes_on(spae, goes_on):
+    whole = goes_on(partial(run_generation, spae), "generate", calls_left=4)
     assert whole["captions"]["images"] == 10
     assert {kind: row["trials"] for kind, row in whole["captions"]["accuracy"].items()} == {
         "all": 10,
@@ -89,7 +70,7 @@ def test_figures_by_hand():
             context_ids=torch.tensor([[[7], [1], [2]]]),
             context_images=context_images,
         ),
-        drawable.digits(),
+        drawable.digits(8),
     )
     assert report["accuracy"]["all"]["layers"][0]["value"] == 0  # an empty image reads as a 0
     assert report["accuracy"]["all"]["layers"][1] == proportion(1, 2)._asdict()
@@ -190,6 +171,10 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
         ({"sums": 0, "chain": True}, "chain: expected False where there are no sums, got True"),
         ({"data": "cats"}, "data: expected digits or garments, got 'cats'"),
         ({"data": "garments"}, "sums: expected 0 where garments are drawn, got 10"),
+        (
+            {"data": "garments", "sums": 0, "captions": "words"},
+            "captions: expected digits, .*, where garments are drawn, .*, got 'words'",
+        ),
         ({"captions": "roman"}, "captions: expected digits or words, got 'roman'"),
         ({"best_of": 4}, "best_of: expected 1 or more, and 1 at temperature 0, got 4 at 0"),
         ({"best_of": 0}, "best_of: expected 1 or more, .*, got 0 at 0"),
@@ -202,17 +187,15 @@ def test_bad_input_is_named(options, message):
         Prompts(**options)
 
 
-def test_garments_are_drawn_by_name(spae, tiny, monkeypatch):
-    images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    names = tuple(f"thing {label}" for label in range(10))
-    made = drawable.Drawable(images, torch.arange(20) % 10, names, images, Reader())
-    monkeypatch.setitem(drawable.DRAWABLE, "garments", lambda: made)
+def test_garments_are_drawn_by_name(spae, tiny):
     prompts = Prompts(data="garments", contexts=1, examples=10, sums=0, plain=3)
     pool = generate.Pool(spae, tiny, prompts.data)
     drawn = generate.generate_images(spae, tiny, prompts, pool=pool)
     assert [(query.kind, query.caption, query.label) for query in drawn.queries] == [
-        ("plain", "thing 0", 0),
-        ("plain", "thing 1", 1),
-        ("plain", "thing 2", 2),
+        ("plain", CLASSES[0], 0),
+        ("plain", CLASSES[1], 1),
+        ("plain", CLASSES[2], 2),
     ]
+    assert len(pool.shown.images) == len(pool.shown.labels) == 300
+    assert len(pool.shown.held_out) == 60
     assert set(evaluate_generation(drawn, pool.shown)["accuracy"]) == {"all", "plain"}

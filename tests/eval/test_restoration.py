@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -27,17 +28,8 @@ def restore(name, model, llm, out, settings):
 
 
 @pytest.mark.parametrize(("name", "settings", "calls_left"), RUNS, ids=NAMES)
-def test_an_interrupted_run_goes_on(tmp_path, spae, tiny, interrupted, name, settings, calls_left):
-    counted = interrupted(tiny)
-    whole = restore(name, spae, counted, tmp_path / "whole", settings)
-    with pytest.raises(interrupted.Stopped):
-        restore(name, spae, interrupted(tiny, calls_left=calls_left), tmp_path / "parts", settings)
-    resumed = interrupted(tiny)
-    assert restore(name, spae, resumed, tmp_path / "parts", settings) == whole
-    assert resumed.calls == counted.calls - calls_left
-    for suffix in ("json", "md", "png"):
-        file = f"{name}.{suffix}"
-        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+def test_an_interrupted_run_goes_on(tmp_path, spae, goes_on, name, settings, calls_left):
+    whole = goes_on(partial(restore, name, spae, settings=settings), name, calls_left)
     # Nothing in it but numbers that JSON knows.
     json.loads((tmp_path / "whole" / f"{name}.json").read_text(), parse_constant=pytest.fail)
     assert find(name).table(whole) + "\n" == (tmp_path / "whole" / f"{name}.md").read_text()
@@ -133,6 +125,18 @@ def test_outpainting_keeps_the_upper_half(tmp_path, spae, tiny, monkeypatch):
     [
         (Denoising, {"data": "cats"}, r"data: expected one of digits, garments, emoji, .*, got 'cats'"),
         (Denoising, {"scheme": "rows"}, r"scheme: expected windows or layers, got 'rows'"),
+        (
+            Denoising,
+            {"temperature": 0.5},
+            "temperature: expected the default, 0.0, .* scheme layers has it, got 0.5 with windows",
+        ),
+        (Denoising, {"condition_layers": 1}, "condition_layers: .* got 1 with windows"),
+        (Denoising, {"par_layers": 1}, "par_layers: .* got 1 with windows"),
+        (
+            Denoising,
+            {"scheme": "layers", "window": 3},
+            "window: .* only the scheme windows has it, got 3 with layers",
+        ),
         (Denoising, {"window": -1}, "window: expected 0 or more, got -1"),
         (Denoising, {"tasks": ("inpainting", "magic")}, "tasks: expected some of .*, got 'magic'"),
         (Denoising, {"images": 1}, "images: expected at least 2"),

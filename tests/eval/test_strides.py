@@ -1,8 +1,9 @@
 import json
+from functools import partial
 
 import pytest
 
-from spae.eval import drawable, drawing
+from spae.eval import drawing
 from spae.eval.run import Run, evaluate
 from spae.eval.tasks import strides
 from spae.eval.tasks.generate import Prompts
@@ -10,19 +11,8 @@ from spae.eval.tasks.strides import StrideStudy
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
 PROMPTS = Prompts(contexts=1, examples=10, sums=2, plain=3, layers=2, seed=3)
+pytestmark = pytest.mark.usefixtures("toy_drawable")
 STUDY = StrideStudy((1, 4, "whole"), ("par", "pnar"), ("examples", "segments"), PROMPTS)
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch, toy_data):
-    from spae import data
-
-    class Reader:
-        def predict(self, images):
-            return images[:, 0, 0, 0].round().long()
-
-    monkeypatch.setattr(drawable, "MNISTDigits", lambda split: data.load("mnist", split, size=8))
-    monkeypatch.setattr(drawable, "DigitClassifier", Reader)
 
 
 def study(model, llm, out):
@@ -54,16 +44,8 @@ def test_every_stride_with_every_mode_and_layout_of_the_same_prompts(tmp_path, s
     assert json.loads((tmp_path / "strides.json").read_text())["strides"] == [1, 4, "whole"]
 
 
-def test_an_interrupted_study_goes_on(tmp_path, spae, tiny, interrupted):
-    counted = interrupted(tiny)
-    whole = study(spae, counted, tmp_path / "whole")
-    with pytest.raises(interrupted.Stopped):
-        study(spae, interrupted(tiny, calls_left=7), tmp_path / "parts")
-    resumed = interrupted(tiny)
-    assert study(spae, resumed, tmp_path / "parts") == whole
-    assert resumed.calls == counted.calls - 7
-    for name in ("strides.json", "strides.md", "strides.png"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+def test_an_interrupted_study_goes_on(spae, goes_on):
+    goes_on(partial(study, spae), "strides", calls_left=7)
 
 
 @pytest.mark.parametrize(

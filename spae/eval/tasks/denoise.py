@@ -4,14 +4,14 @@ and less (SPAE section 3.2; V2L)."""
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from spae.eval.drawing import described
+from spae.eval.drawing import Drawing, described
 from spae.eval.restoration import (
     Lab,
     Restoration,
@@ -37,14 +37,16 @@ from spae.tokenizers.batches import encode_all
 ABOUT = "Degraded images restored after ten copies, corrupted less and less."
 USES_LLM = True
 SCHEMES = ("windows", "layers")
+_DECODING = {field.name for field in fields(Drawing)} - {"stride", "layers"}
+_ONLY_WITH = {"window": "windows", "condition_layers": "layers", **dict.fromkeys(_DECODING, "layers")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Denoising(Restoration):
     """tasks: names of `DEGRADATIONS`. scheme: "windows", as V2L predicts a few words at a time (`stride`)
     from the `window` before them, of the hidden positions only where the task hides some; or "layers", all
-    words by progressive decoding, conditioned on the degraded image's first `condition_layers`. Only the
-    latter has a layout, mode and `par_layers`."""
+    words by progressive decoding, conditioned on the degraded image's first `condition_layers`. The window is
+    the former's alone; the latter's are `condition_layers` and all of `Drawing` but `stride` and `layers`."""
 
     tasks: tuple[str, ...] = tuple(DEGRADATIONS)
     scheme: str = "windows"
@@ -59,6 +61,13 @@ class Denoising(Restoration):
             raise ValueError(f"scheme: expected {' or '.join(SCHEMES)}, got {self.scheme!r}")
         if self.window < 0:
             raise ValueError(f"window: expected 0 or more, got {self.window}")
+        for field in fields(self):
+            value, scheme = getattr(self, field.name), _ONLY_WITH.get(field.name, self.scheme)
+            if scheme != self.scheme and value != field.default:
+                raise ValueError(
+                    f"{field.name}: expected the default, {field.default}, for only the scheme {scheme} has "
+                    f"it, got {value} with {self.scheme}"
+                )
 
 
 def add(parser: argparse.ArgumentParser) -> None:

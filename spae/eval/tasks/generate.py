@@ -65,6 +65,11 @@ class Prompts(Drawing):
             raise ValueError("plain: expected 1 or more where there are no sums, got 0")
         if self.captions not in get_args(Captions):
             raise ValueError(f"captions: expected digits or words, got {self.captions!r}")
+        if self.data != "digits" and self.captions != "digits":
+            raise ValueError(
+                f"captions: expected digits, the default, where {self.data} are drawn, which are called by "
+                f"their own names, got {self.captions!r}"
+            )
         if self.chain and not self.sums:
             raise ValueError("chain: expected False where there are no sums, got True")
         if self.examples < NUM_CLASSES or self.examples % NUM_CLASSES:
@@ -99,7 +104,7 @@ class Pool:
     that occur in them may be written."""
 
     def __init__(self, model: Tokenizer, llm: FrozenLLM, data: str = "digits") -> None:
-        self.shown: Drawable = DRAWABLE[data]()
+        self.shown: Drawable = DRAWABLE[data](model.config.image_size[0])
         self.tokens = encode_all(model, self.shown.images)
         self.lexicon = Lexicon.of(model, llm, seen_masks(self.tokens, len(model.codebook)))
         self.words = self.lexicon.llm_ids(self.tokens)
