@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spae.configs import checked
 from spae.data.images import read_image
 
 
@@ -62,6 +63,20 @@ def read_public(path: Path, form: str, names: Mapping[str, str] | None = None) -
     if not episodes:
         raise ValueError(f"episodes: expected at least one, got none in {path}")
     return episodes
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """The names of classes by WordNet id, from a file with a JSON object of texts.
+
+    Raises FileNotFoundError, and ValueError naming the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"names: expected a file, got {str(path)!r}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"names: expected JSON, got {path}: {error}") from error
+    return checked(f"names in {path}", found, dict[str, str])
 
 
 class PublicImages(Dataset[tuple[Tensor]]):
@@ -117,7 +132,7 @@ def _frozen(number: str, row: dict[str, Any], names: Mapping[str, str]) -> Publi
     choices = tuple(dict.fromkeys(shot.answer for shot in named))
     answer = answer[len(start) :].strip() if start and answer.startswith(start) else answer
     if start and answer in choices:
-        return PublicEpisode(name, tuple(named), image, answer, choices=choices)
+        return _checked(PublicEpisode(name, tuple(named), image, answer, choices=choices))
     asked = question.removeprefix("Q:").removesuffix("A:").strip()
     return PublicEpisode(name, tuple(shots), image, answer, question=asked)
 

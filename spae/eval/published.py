@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from spae.eval.centroids import Features, Words, lite0_features, pixels
 from spae.eval.episodes import Episode, FewShotSetting, Shot
 from spae.eval.fewshot import V2L, Reading, WordImages, evaluate_fewshot, export_fewshot
 from spae.eval.images import encode_items, pictures_of, words_of
-from spae.eval.public import FORMATS, PublicEpisode, PublicImages, read_public
+from spae.eval.public import FORMATS, PublicEpisode, PublicImages, read_names, read_public
 from spae.eval.run import Run, check_layers, recall
 from spae.eval.similarity import says, similarity
 from spae.eval.statistics import proportion
@@ -26,8 +25,8 @@ from spae.incontext.tasks.text import END_OF_LINE, answer_text, question_about, 
 class Published:
     """Episodes from a file.
 
-    path, form, names: see `spae.eval.public.read_public`; names is the path of a JSON object, or None.
-    images: the folder that the file's paths begin in; None is the file's own.
+    path, form, names: see `spae.eval.public.read_public`; names is the path of a JSON object of texts, for
+    "v2l" alone, or None. images: the folder that the file's paths begin in; None is the file's own.
     """
 
     path: str
@@ -44,6 +43,8 @@ class Published:
         if self.form not in FORMATS:
             raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {self.form!r}")
         check_layers(self.layers)
+        if self.names is not None and self.form != "v2l":
+            raise ValueError(f"names: expected None but for v2l, got {self.names!r} for {self.form}")
         if not Path(self.path).is_file():
             raise FileNotFoundError(f"episodes: expected a number or a file, got {self.path!r}")
 
@@ -52,7 +53,7 @@ def published_rows(run: Run, part: Published) -> list[dict[str, Any]]:
     """Rows of a report: one for each number of words, and each setting among the episodes; those whose answer
     may be any text are a setting of their own."""
     path = Path(part.path)
-    names = None if part.names is None else json.loads(Path(part.names).read_text(encoding="utf-8"))
+    names = None if part.names is None else read_names(Path(part.names))
     episodes = read_public(path, part.form, names)
     images = PublicImages(episodes, path.parent if part.images is None else Path(part.images), run.size)
     pictures = pictures_of(images, range(len(images)))

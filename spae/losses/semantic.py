@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from spae.configs import checked
+from spae.configs import Count, checked
 from spae.losses.targets import TargetRules, draw_targets, same_pools
 from spae_ops import CodeIndex, Pyramid, distance_cross_entropy, layer_queries
 
@@ -92,14 +92,19 @@ def semantic_pools(
     """The words whose relative score reaches each layer's threshold, eq. 4. The best word always does.
 
     scores: finite floating-point [B, K], raw (see `relative_scores`). thresholds: a rho in [0, 1] per layer.
-    least, most: for each layer bounds of its pools' sizes, whatever the threshold says; the best words make
-    them. None: no bound, as in the paper.
+    least, most: for each layer bounds of its pools' sizes, at least 1, whatever the threshold says; the best
+    words make them. None: no bound, as in the paper.
+
+    Raises ValueError for scores, thresholds and bounds of another form.
 
     >>> pools = semantic_pools(torch.tensor([[0.0, 1.0, 0.96, 0.9]]), (0.98, 0.95))
     >>> pools.ranked, pools.sizes
     (tensor([[1, 2]]), tensor([[1, 2]]))
     """
     _check_thresholds(thresholds)
+    for name, bounds in (("least", least), ("most", most)):
+        if bounds is not None and len(checked(name, bounds, Sequence[Count | None])) != len(thresholds):
+            raise ValueError(f"{name}: expected one for each of {len(thresholds)} layers, got {bounds}")
     relative = relative_scores(scores)
     # Layer by layer: no [B, L', K] tensor.
     sizes = torch.stack([(relative >= rho).sum(1) for rho in thresholds], dim=1)

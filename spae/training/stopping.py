@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 class EarlyStopping:
     """Keeps the weights of the best evaluation, and says when none was better for a while.
 
-    figure: which of an evaluation's figures counts; more is better. patience: after how many evaluations
-    without a better one it is `done`.
+    figure: which of an evaluation's figures counts; more is better, and nan is never the best. patience:
+    after how many evaluations without a better one it is `done`.
     """
 
     def __init__(self, figure: str, patience: int) -> None:
@@ -33,7 +34,7 @@ class EarlyStopping:
                 f"train.early_stopping_figure: expected one of {sorted(figures)}, got {self.figure!r}"
             )
         value = float(figures[self.figure])
-        if self.best is None or value > self.best:
+        if not math.isnan(value) and (self.best is None or value > self.best):
             self.best, self.step, self.waited = value, step, 0
             self.weights = {
                 name: part.detach().to("cpu", copy=True) if isinstance(part, Tensor) else copy.deepcopy(part)
@@ -43,7 +44,7 @@ class EarlyStopping:
             self.waited += 1
 
     def restore(self, model: nn.Module) -> None:
-        """Give a model the best weights; does nothing before the first evaluation."""
+        """Give a model the best weights; does nothing where no evaluation gave a number yet."""
         if self.weights:
             model.load_state_dict(self.weights)
 

@@ -206,7 +206,7 @@ ONE_LINE = [
     ("eval digits --model no-such", r"name: expected a folder with config.json, .*, got 'no-such'"),
     ("eval fewshot --data no-such", r"data: expected one of .*, got 'no-such'"),
     ("eval fewshot --episodes 0", r"episodes: expected at least 1, got 0"),
-    ("eval fewshot --shots 4", r"settings: expected at least one, got none"),
+    ("eval fewshot --shots 4", r"shots: expected some of 1, 3, 5, got 4"),
     ("eval fewshot --ways 1", r"ways: expected at least 2, got 1"),
     ("eval fewshot --layers 0", r"layers: expected at least 1, got 0"),
     ("eval vqa --shots 0", r"inner_shots: expected at least 1, got 0"),

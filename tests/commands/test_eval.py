@@ -87,13 +87,17 @@ def test_where_a_text_ends_is_chosen(what):
 
 @pytest.mark.parametrize("what", ["generate", "denoise", "outpaint"])
 def test_modes_of_decoding_are_reached(what):
-    chosen = settings(what, "--mode", "par", "--par-layers", "2", "--stride", "1", "--layout", "segments")
+    # The other scheme has no modes.
+    scheme = ("--scheme", "layers") if what == "denoise" else ()
+    chosen = settings(
+        what, *scheme, "--mode", "par", "--par-layers", "2", "--stride", "1", "--layout", "segments"
+    )
     assert (chosen.mode, chosen.par_layers, chosen.stride, chosen.layout) == ("par", 2, 1, "segments")
-    assert settings(what, "--mode", "pnar", "--shown-words", "3").shown_words == 3
-    assert settings(what).layout == "examples"
-    assert settings(what).stride == (2 if what == "denoise" else 1)
+    assert settings(what, *scheme, "--mode", "pnar", "--shown-words", "3").shown_words == 3
+    assert settings(what, *scheme).layout == "examples"
+    assert settings(what, *scheme).stride == (2 if what == "denoise" else 1)
     drawn = ["--layers", "2", "--temperature", "0.7", "--top-p", "0.9", "--top-k", "5", "--best-of", "3"]
-    chosen = settings(what, *drawn)
+    chosen = settings(what, *scheme, *drawn)
     assert (chosen.layers, chosen.temperature, chosen.top_p, chosen.top_k, chosen.best_of) == (
         2,
         0.7,
@@ -102,11 +106,11 @@ def test_modes_of_decoding_are_reached(what):
         3,
     )
     with pytest.raises(ValueError, match="shown_words: expected 0 or more in the layout examples"):
-        settings(what, "--shown-words", "3", "--layout", "segments")
+        settings(what, *scheme, "--shown-words", "3", "--layout", "segments")
     with pytest.raises(ValueError, match="best_of: expected 1 or more, and 1 at temperature 0"):
-        settings(what, "--best-of", "3")
+        settings(what, *scheme, "--best-of", "3")
     with pytest.raises(ValueError, match="par_layers: expected 1 or more with mode"):
-        settings(what, "--mode", "pnar", "--par-layers", "2")
+        settings(what, *scheme, "--mode", "pnar", "--par-layers", "2")
 
 
 def test_what_digits_are_asked_for():
@@ -161,7 +165,7 @@ def test_every_task_asks_any_language_model(loaded, monkeypatch, tmp_path, what,
         (["--llm-model", "m"], "llm: expected a base URL beside a server's options, got 'smollm2'"),
         (["--llm", "http://127.0.0.1:1/v1", "--llm-key", "NO_SUCH"], "llm-key: expected a variable of the"),
         (["--data", "birds"], "data: expected one of digits, garments"),
-        (["--shots", "9"], "settings: expected at least one, got none"),
+        (["--shots", "9"], "shots: expected some of 1, 3, 5, got 9"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_loaded(loaded, capsys, options, message):

@@ -6,7 +6,7 @@ import pytest
 
 from spae.cli import main
 from spae.eval.episodes import FewShotSetting
-from spae.eval.public import PublicImages, PublicShot, read_public
+from spae.eval.public import PublicImages, PublicShot, read_names, read_public
 from spae.eval.published import Published
 from spae.eval.run import Run, evaluate, find
 from spae.eval.tasks import fewshot
@@ -111,6 +111,11 @@ def test_vl_icl_episodes(vl_icl):
         ("frozen", "[{}]", r"format 'frozen', got .*file, episode 0: expected image_1 and caption_1"),
         ("frozen", '[{"image_1": "a", "caption_1": "b"}]', r"episode 0: no 'question_image'"),
         ("frozen", '[{"image_1": 3, "caption_1": "b"}]', r"episode 0: expected a text, got 3"),
+        (
+            "frozen",
+            json.dumps([frozen_row(1, DAX[:1], NAMING, "golden dax.")]),
+            r"episode 0: expected examples of 2 classes or more, got 1",
+        ),
         ("v2l", "n1/a,n2/b,n3/c", r"episode 0: expected an answer among n1, n2, got 'n3'"),
         ("v2l", "n1/a,n1/b,n1/c", r"episode 0: expected examples of 2 classes or more, got 1"),
         ("v2l", "n1/a,b,n1/c", r"episode 0: expected WNID/FILE, got 'b'"),
@@ -170,6 +175,42 @@ def test_the_other_formats_run_from_the_command(v2l, vl_icl, spae, tiny, tmp_pat
     assert "episodes: expected a number, got 'many'" in capsys.readouterr().err
     assert main([*common, "no.json", "--format", "v2l"]) == 1
     assert "episodes: expected a number or a file, got 'no.json'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--episodes 3 --names {0}/names.json", "names: expected the default, None, for only a file"),
+        ("--episodes 3 --images {0}", "images: expected the default, None, for only a file"),
+        (
+            "--episodes {0}/e.csv --format v2l --split dev",
+            "split: expected the default, report, for the file",
+        ),
+        ("--episodes {0}/e.csv --format v2l --ways 2", "ways: expected the default, [2, 5], for the file"),
+        ("--episodes {0}/e.csv --format frozen --names {0}/n.json", "names: expected None but for v2l, got"),
+        ("--shots 1 2", "shots: expected some of 1, 3, 5, got 2"),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(tmp_path, capsys, options, message):
+    (tmp_path / "e.csv").write_text("n1/a,n2/b,n1/c")
+    assert main(["eval", "fewshot", *options.format(tmp_path).split()]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_names_are_texts_by_folder(tmp_path):
+    file = tmp_path / "names.json"
+    with pytest.raises(FileNotFoundError, match=r"names: expected a file, got '.*names.json'"):
+        read_names(file)
+    for text, message in (
+        ("{", r"names: expected JSON, got .*names.json"),
+        ('["ox"]', r"names in .*, got \['ox'\]"),
+        ('{"n1": 3}', r"names in .*, got \{'n1': 3\}"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_names(file)
+    file.write_text('{"n1": "ox"}')
+    assert read_names(file) == {"n1": "ox"}
 
 
 def test_prompts_are_exported_as_they_are_asked(spae, tiny, tmp_path, monkeypatch):

@@ -133,3 +133,7 @@ def test_the_command_scores_any_folder(tmp_path, monkeypatch, capsys):
     assert report["run"]["regions"] == [1, 2]
     assert main(["eval", "semantics", "--regions", "1", "2"]) != 0
     assert "semantics.regions: expected (1,) for 'caption'" in capsys.readouterr().err
+    assert main(["eval", "semantics", "--split", "train"]) != 0
+    assert "semantics.split: expected the default, test, for emoji" in capsys.readouterr().err
+    assert main(["eval", "semantics", "--images", "5"]) != 0
+    assert "semantics.images: expected the default, None, for emoji" in capsys.readouterr().err

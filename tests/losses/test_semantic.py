@@ -211,6 +211,8 @@ IMAGES, GUIDANCE = inputs()
         (r"scores: expected finite numbers", lambda: semantic_pools(torch.tensor([[0.0, torch.nan]]), RHO)),
         (r"thresholds: expected at least one, all from 0 to 1, got \(1.2,\)", lambda: semantic_pools(torch.rand(2, 3), (1.2,))),
         (r"thresholds: expected at least one", lambda: semantic_pools(torch.rand(2, 3), ())),
+        (r"most: expected one for each of 2 layers, got \(3,\)", lambda: semantic_pools(torch.rand(2, 3), (0.9, 0.8), most=(3,))),
+        (r"least: expected .* a whole number from 1 .*, got \(0, 1\)", lambda: semantic_pools(torch.rand(2, 3), (0.9, 0.8), least=(0, 1))),
         (r"uniform: expected floating-point \[2, n\] in \[0, 1\), got torch.float32 \[3, 3\]", lambda: semantic_pools(torch.rand(2, 3), RHO).sample(torch.rand(3, 3), 0)),
         (r"targets: expected 1 to 4 layers, got 0", lambda: semantic_loss(Z, IDS, table(), PYRAMID, [])),
         (r"targets\[1\]: expected shape \[3, 4\], got \[3, 16\]", lambda: semantic_loss(Z, IDS, table(), PYRAMID, [TARGETS[0], TARGETS[2]])),

@@ -98,6 +98,19 @@ def test_without_it_runs_go_to_their_end(tmp_path):
     assert (run.step, run.stopping) == (16, None)
 
 
+def test_nan_is_never_the_best():
+    model, stopping = Line(), EarlyStopping("score", 3)
+    for step, value in enumerate([float("nan"), 0.2, float("nan"), 0.3]):
+        nn.init.constant_(model.weight, step)
+        stopping.see({"score": value}, step, model)
+    assert (stopping.best, stopping.step, stopping.waited) == (0.3, 3, 0)
+    nn.init.constant_(model.weight, 9)
+    stopping.see({"score": float("nan")}, 4, model)
+    assert stopping.waited == 1
+    stopping.restore(model)
+    assert model.weight.tolist() == [3.0] * 3
+
+
 def test_a_figure_that_is_not_measured_is_named(tmp_path):
     with pytest.raises(
         ValueError, match=r"train.early_stopping_figure: expected one of \['other', 'score'\], got 'psnr'"

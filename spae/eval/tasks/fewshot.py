@@ -22,6 +22,7 @@ from spae.incontext.tasks.classification import FORMS
 
 ABOUT = "Few-shot classification of images' words by a frozen language model."
 USES_LLM = True
+_SHOTS = sorted({setting.inner_shots for setting in paper_settings(2)})
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", default=[], help="names, where the data has only numbers")
     parser.add_argument("--ways", type=int, nargs="+", default=[2, 5], help="classes (default: 2 5)")
     parser.add_argument(
-        "--shots", type=int, nargs="+", default=[1, 3, 5], help="inner shots of the settings (default: 1 3 5)"
+        "--shots", type=int, nargs="+", default=_SHOTS, help="inner shots of the settings (default: 1 3 5)"
     )
+    parser.set_defaults(default_of=parser.get_default)
     add_reading(parser, "per setting (default: 200); or a file of published ones, with --format")
     parser.add_argument("--format", choices=tuple(FORMATS), help="of the file --episodes")
     parser.add_argument("--images", help="of the file --episodes: where its paths begin (default: beside it)")
@@ -123,6 +125,7 @@ def _count(episodes: str | int) -> int:
 
 
 def settings(arguments: argparse.Namespace) -> tuple[FewShot | Published, ...]:
+    _check_source(arguments)
     if arguments.format is not None:
         options = chosen(argparse.Namespace(**{**vars(arguments), "episodes": 1}), form=arguments.form)
         options = {name: options[name] for name in ("layers", "seed", "reading", "lite0", "export")}
@@ -136,6 +139,20 @@ def settings(arguments: argparse.Namespace) -> tuple[FewShot | Published, ...]:
     )
     options = chosen(arguments, form=arguments.form)
     return (FewShot(arguments.data, settings=played, classes=tuple(arguments.classes), **options),)
+
+
+def _check_source(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for options that nothing would read: of our own episodes beside a file of published
+    ones, or of such a file without one."""
+    if unknown := sorted(set(arguments.shots) - set(_SHOTS)):
+        raise ValueError(f"shots: expected some of {', '.join(map(str, _SHOTS))}, got {unknown[0]}")
+    given, why = ("images", "names"), "only a file of episodes, with --format, has it"
+    if arguments.format is not None:
+        given, why = ("data", "classes", "ways", "shots", "split"), "the file says what is shown"
+    for name in given:
+        value, default = getattr(arguments, name), arguments.default_of(name)
+        if value != default:
+            raise ValueError(f"{name}: expected the default, {default}, for {why}, got {value}")
 
 
 def measure(run: Run) -> Measured:

@@ -46,6 +46,13 @@ class Semantics(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data == "emoji":
+            for name, value, whole in (("split", self.split, "test"), ("images", self.images, None)):
+                if value != whole:
+                    raise ValueError(
+                        f"semantics.{name}: expected the default, {whole}, for emoji, of which all four "
+                        f"splits are scored whole, got {value}"
+                    )
         Regions(self.regions)
         if self.scorer == "caption" and len(self.regions) > 1:
             raise ValueError(
