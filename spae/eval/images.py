@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spae.codebook import WordIds
+from spae.data import Images
 from spae.incontext import Lexicon
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens, Tokenizer
@@ -19,6 +20,13 @@ from spae.tokenizers.batches import encode_all
 def stack(dataset: Dataset[Any], items: Sequence[int]) -> Tensor:
     """The images of some items, float32 [N, C, H, W]."""
     return torch.stack([dataset[item][0] for item in items])
+
+
+def spread(dataset: Dataset[Any], count: int | None) -> Images:
+    """So many items of a data set, evenly spread, or all; None: all."""
+    total = len(dataset)  # pyright: ignore[reportArgumentType]
+    count = min(count or total, total)
+    return Images(dataset, [i * total // count for i in range(count)])
 
 
 def pictures_of(dataset: Dataset[Any], items: Iterable[int]) -> dict[int, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from spae.data.open import parse
+from spae.data.open import Images, parse
 from spae.figures import reconstruction_page
 from spae.losses import SemanticLoss, relative_scores
 from spae.metrics import psnr
@@ -106,7 +106,7 @@ class _Progress:
 
     def guide(self, entries: dict[str, Any], model: Tokenizer, semantic: SemanticLoss) -> None:
         """Score words, too, by what guides the training (`semantic_guidance`)."""
-        guided: GuidedImages = guide(entries, model, cast(Any, _Chosen(self.dataset, self.chosen)))
+        guided: GuidedImages = guide(entries, model, Images(self.dataset, self.chosen))
         self.semantic, self.features = semantic, torch.stack([feature for _, feature in guided])
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
@@ -135,21 +135,6 @@ class _Progress:
             images = self.images[:: max(1, len(self.images) // PAGE_IMAGES)][:PAGE_IMAGES].to(model.device)
             page = self.folder / f"step-{step:08d}.png"
             reconstruction_page(model, images, model.encode(images), page)
-
-
-class _Chosen:
-    """Some items of a data set, with their captions if it has any."""
-
-    def __init__(self, dataset: Any, items: list[int]) -> None:
-        self.dataset, self.items = dataset, items
-        captions = getattr(dataset, "captions", None)
-        self.captions = None if captions is None else [captions[item] for item in items]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[self.items[index]]
 
 
 def _image(sample: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from spae.assets import AssetError, AssetNotCached
 from spae.configs import Config, Count
 from spae.data import open_data
-from spae.eval.images import stack
+from spae.eval.images import spread, stack
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table, share_named
 from spae.eval.run import Measured, Run
 from spae.figures import reconstruction_page
@@ -59,19 +59,16 @@ def settings(arguments: argparse.Namespace) -> Images:
 
 def measure(run: Run) -> Measured:
     chosen: Images = run.settings
-    dataset = open_data(chosen.data, chosen.split, image_size=run.model.config.image_size)
-    total = len(dataset)
-    count = min(chosen.images or total, total)
-    items = [i * total // count for i in range(count)]
-    images = stack(dataset, items)
+    opened = open_data(chosen.data, chosen.split, image_size=run.model.config.image_size)
+    dataset = spread(opened, chosen.images)
+    images = stack(dataset, range(len(dataset)))
     tokens = encode_all(run.model, images)
     lpips = None if chosen.lpips == "none" else _network(chosen.lpips)
     report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": chosen.lpips} if lpips else {})
     report |= evaluate_reconstruction(run.model, images, tokens=tokens, lpips=lpips)
-    names = [dataset.captions[item] for item in items]
-    if run.model.pyramid.tokens_per_layer[0] == 1 and all(names):
-        report["named"] = share_named(run.model, tokens, names)
-    pictures = images[:: max(1, count // _PICTURES)][:_PICTURES]
+    if run.model.pyramid.tokens_per_layer[0] == 1 and all(dataset.captions):
+        report["named"] = share_named(run.model, tokens, dataset.captions)
+    pictures = images[:: max(1, len(images) // _PICTURES)][:_PICTURES]
     shown = encode_all(run.model, pictures)
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
 

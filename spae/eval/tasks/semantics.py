@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spae.configs import Config, Count
+from spae.eval.images import spread, stack
 from spae.eval.run import Measured, Run
 from spae.eval.table import markdown
 from spae.losses.regions import Regions
@@ -103,36 +104,21 @@ def _measure_data(model: Tokenizer, chosen: Semantics, scorer: Any) -> Measured:
     from spae.figures import semantics_page
 
     opened = open_data(chosen.data, chosen.split, image_size=model.config.image_size)
-    count = min(chosen.images or len(opened), len(opened))
-    dataset = _Part(opened, [i * len(opened) // count for i in range(count)])
-    images = torch.stack([image for image, *_ in dataset])
+    dataset = spread(opened, chosen.images)
+    images = stack(dataset, range(len(dataset)))
     regions = Regions(chosen.regions)
     features, words = _features(scorer, dataset, regions, model)
     # Images of one name are a group; where there are no names, each is one of its own.
     groups = dataset.captions if all(dataset.captions) else None
     result = evaluate_semantics(model, images, features, words, groups=groups, regions=regions)
     report = {"run": asdict(chosen), "scorer": scorer.name, "splits": {chosen.split: result}}
-    shown = [i * count // min(_PICTURES, count) for i in range(min(_PICTURES, count))]
-    captions = [dataset.captions[i] for i in shown]
+    page = spread(dataset, _PICTURES)
+    shown = images[list(page.rows)]
 
     def draw(path: Path) -> None:
-        semantics_page(model, images[shown], encode_all(model, images[shown]), captions, path)
+        semantics_page(model, shown, encode_all(model, shown), page.captions, path)
 
     return Measured(report, draw)
-
-
-class _Part:
-    """Items of a data set of `open_data`, with their captions."""
-
-    def __init__(self, dataset: Any, items: list[int]) -> None:
-        self.dataset, self.items = dataset, items
-        self.captions = [dataset.captions[item] for item in items]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[self.items[index]]
 
 
 def _features(scorer: Any, dataset: Any, regions: Regions, model: Tokenizer) -> tuple[Tensor, Tensor]:
