@@ -143,7 +143,9 @@ def readable(stem: str) -> str:
     return " ".join(words.lower().split())
 
 
-def _prepare(asset: str, size: int, pictures: Callable[[Path, int], Iterator[tuple[str, str, NDArray]]]):
+def _prepare(
+    asset: str, size: int, pictures: Callable[[Path, int], Iterator[tuple[str, str, NDArray]]]
+) -> Prepared:
     """A source whose table lists (name, origin) of its pictures."""
 
     def build(folder: Path, into: Path) -> dict[str, Any]:

@@ -101,10 +101,10 @@ def evaluate_fewshot(
     "exact" counts an answer only if every generated token is the label's (its text, where the model writes
     freely); "ranked" takes the likeliest of the episode's names. "shuffled ..." are the same with the images
     dealt out at random among the examples: what is left there was not learnt from them. "similarity" is that
-    of what was freely written to the label, by MiniLM. Without a language model: "word overlap" chooses the
-    class whose examples share most words with the query; "centroid on words" the one whose examples' mean
-    histogram of words is nearest, and "centroid on .." the same with each of `images.features`. "exact over
-    .." is the difference of two shares of the same episodes.
+    of what was freely written to the label, by MiniLM (of two episodes or more, as differences). Without a
+    language model: "word overlap" chooses the class whose examples share most words with the query; "centroid
+    on words" the one whose examples' mean histogram of words is nearest, and "centroid on .." the same with
+    each of `images.features`. "exact over .." is the difference of two shares of the same episodes.
 
     journal: keeps each episode's record under `key`, which must name all that the answers depend on but the
     reading and the seed, so that an interrupted run goes on where it stopped.
@@ -130,7 +130,7 @@ def evaluate_fewshot(
     if len(episodes) > 1:
         for other in ("shuffled exact", "word overlap"):
             figures[f"exact over {other}"] = difference(right["exact"], right[other])
-    if reading.max_tokens is not None:
+    if reading.max_tokens is not None and len(episodes) > 1:
         names = [images.names[episode.classes[episode.query.way]] for episode in episodes]
         for kind in ("", "shuffled "):
             figures[f"{kind}similarity"] = similarity([r[f"{kind}generated"] for r in records], names)

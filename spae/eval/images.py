@@ -23,9 +23,14 @@ def stack(dataset: Dataset[Any], items: Sequence[int]) -> Tensor:
 
 
 def spread(dataset: Dataset[Any], count: int | None) -> Images:
-    """So many items of a data set, evenly spread, or all; None: all."""
+    """So many items of a data set, evenly spread, or all; None: all.
+
+    Raises ValueError where that is less than 2, for intervals need several.
+    """
     total = len(dataset)  # pyright: ignore[reportArgumentType]
-    count = min(count or total, total)
+    count = total if count is None else min(count, total)
+    if count < 2:
+        raise ValueError(f"images: expected at least 2, for figures with intervals, got {count} of {total}")
     return Images(dataset, [i * total // count for i in range(count)])
 
 

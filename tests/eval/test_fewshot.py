@@ -130,6 +130,13 @@ def test_answers_are_written_freely(tmp_path, spae, tiny, monkeypatch):
     assert report["exact"]["value"] == sum(right) / 4
     assert report["shuffled exact"]["value"] == 0
     assert report["similarity"]["value"] > report["shuffled similarity"]["value"]
+    alone = evaluate_fewshot(None, images, FewShotSetting(2), episodes[:1], reading=reading)
+    assert set(report) - set(alone) == {
+        "similarity",
+        "shuffled similarity",
+        "exact over shuffled exact",
+        "exact over word overlap",
+    }
     with pytest.raises(ValueError, match="episodes: expected at least 2, got 1"):
         FewShot("easy-vqa", (1,), (FewShotSetting(2),), 1, reading=reading)
     with pytest.raises(ValueError, match="max_tokens: expected at least 1, got 0"):

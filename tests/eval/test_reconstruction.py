@@ -89,6 +89,8 @@ def test_the_command_measures_any_folder(tmp_path, monkeypatch, capsys):
     assert "LPIPS is not measured: not here" in captured.err
     assert main([*command, "--lpips", "none"]) == 0
     assert asked == ["vgg", "alex"]
+    assert main([*command, "--images", "1"]) != 0
+    assert "images: expected at least 2, for figures with intervals, got 1 of 7" in capsys.readouterr().err
     assert main([*command, "--images", "0"]) != 0
     assert "reconstruction.images: expected a whole number from 1" in capsys.readouterr().err
 

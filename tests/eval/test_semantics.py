@@ -133,6 +133,8 @@ def test_the_command_scores_any_folder(tmp_path, monkeypatch, capsys):
     assert report["run"]["regions"] == [1, 2]
     assert main(["eval", "semantics", "--regions", "1", "2"]) != 0
     assert "semantics.regions: expected (1,) for 'caption'" in capsys.readouterr().err
+    assert main([*command, "--images", "1"]) != 0
+    assert "images: expected at least 2, for figures with intervals, got 1 of 9" in capsys.readouterr().err
     assert main(["eval", "semantics", "--split", "train"]) != 0
     assert "semantics.split: expected the default, test, for emoji" in capsys.readouterr().err
     assert main(["eval", "semantics", "--images", "5"]) != 0

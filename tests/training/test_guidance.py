@@ -1,6 +1,5 @@
 """Guidance by configuration: what each entry makes of the loss and the data, with toy scorers."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from spae.codebook import kinds
 from spae.data import Views
 from spae.losses import Regions
 from spae.training.guidance import GuidedImages, allowed_words, check_guidance, semantic_guidance
+from spae_ops import Pyramid
 
 WORDS = [" cat", " dog", " red", " blue", " run", " wood", " idea", " glass"]
 
@@ -170,7 +170,15 @@ def test_a_codebook_without_such_words_is_named():
         allowed_words([" cat"], "colours", 1)
 
 
-def test_a_model_of_video_has_one_region():
-    video = SimpleNamespace(codebook=model().codebook, config=SimpleNamespace(rule="saq"))
-    loss, _ = semantic_guidance({"scorer": "conse", "thresholds": [0.9]}, video, data())  # type: ignore[arg-type]
-    assert len(loss.rules.regions) == 1
+def test_a_pyramid_of_video_is_guided_as_a_whole():
+    pyramid = Pyramid((2, 4, 4), ((1, 1, 1), (2, 4, 4)))
+    entries = {"scorer": "conse", "thresholds": [1.0, 1.0]}
+    loss, guided = semantic_guidance(entries, model(), data())
+    guidance = guided.features
+    best = (guidance @ Colours.text_features(WORDS).T).argmax(1, keepdim=True)
+    first, second = loss.targets(guidance, pyramid, 5)
+    assert torch.equal(first, best)
+    assert torch.equal(second, best.expand(5, 32))
+    loss, guided = semantic_guidance(entries | {"regions": {"grids": [1, 2]}}, model(), data())
+    with pytest.raises(ValueError, match=r"regions.grids: expected \(1,\) for a grid of \(1, 1, 1\)"):
+        loss.targets(guided.features, pyramid, 5)
