@@ -145,10 +145,9 @@ def plot_log(jsonl: str | Path, png: str | Path) -> None:
             axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.8)
         if panel is terms and all(r[name] > 0 for r in records for name in terms if name in r):
             axes.set_yscale("log")
-        elif panel is not terms:
-            axes.margins(y=0.25)  # room for the legend beside the curves
-        axes.legend()
         axes.set_xlabel("step")
+        # Below the panel, where no curve can pass.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False, fontsize=9)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(png, dpi=150)
