@@ -136,7 +136,9 @@ def _take_gradient(ctx, scale: Tensor) -> Tensor:
     """
     gradient, ctx.gradient = ctx.gradient, None
     # Empty where the forward could not know, for inside of vmap a tensor does not say that it requires grad.
-    if gradient is None or len(gradient) != len(scale):
+    if (
+        gradient is None or gradient.shape[:-1] != scale.shape[:-1]
+    ):  # len() would fix the size in a compiled graph
         # Not touched by the first: x or a learned codebook may have been changed in place since the forward.
         x, codes, target, *prepared = ctx.saved_tensors
         layout, origin, temperature, impl = ctx.rest
