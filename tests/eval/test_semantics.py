@@ -48,11 +48,17 @@ def test_scores_and_intervals_by_hand():
         expected = 1.96 * values.std(ddof=1) / 7**0.5
         assert plain["layers"][layer]["interval"] == pytest.approx(expected, abs=1e-5)
     assert report["layers"][0]["best"] == pytest.approx(1)
+    assert "95% intervals over concepts" in table({"scorer": "toy", "splits": {"test": report}})
+    # One concept says nothing of how concepts differ; how its images differ is known.
+    assert evaluate_semantics(spae, images, guidance, text, groups=["a"] * 7) == plain
+    assert "95% intervals over images" in table({"scorer": "toy", "splits": {"test": plain}})
 
 
 def test_errors_name_the_argument():
     spae = model()
     images, guidance, text = inputs()
+    with pytest.raises(ValueError, match=r"images: expected at least 2, for figures with intervals, got 1"):
+        evaluate_semantics(spae, images[:1], guidance[:1], text)
     with pytest.raises(ValueError, match=r"guidance: expected shape \[7, 5\], got \[6, 5\]"):
         evaluate_semantics(spae, images, guidance[:6], text)
     with pytest.raises(ValueError, match=r"text_features: expected one row for each of 40 words"):

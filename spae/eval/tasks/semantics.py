@@ -157,7 +157,9 @@ def table(report: dict[str, Any]) -> str:
         for split, result in report["splits"].items()
         for row in result["layers"]
     ]
-    return markdown(header, rows, f"scores by {report['scorer']}; 95% intervals over concepts")
+    alone = all(result["groups"] == result["images"] for result in report["splits"].values())
+    over = "images" if alone else "concepts"
+    return markdown(header, rows, f"scores by {report['scorer']}; 95% intervals over {over}")
 
 
 @torch.no_grad()
@@ -176,7 +178,8 @@ def evaluate_semantics(
     images: [N, C, H, W] in [-1, 1]. guidance: the scorer's feature of each image [N, E], or of each of its
     regions [N, R, E], by which the cells are then scored that lie in them. text_features: those of the
     codebook's words [K, E]. groups: what makes images alike, one per image; the interval is then taken over
-    groups' means, as if each were one image. The model should be in evaluation mode.
+    groups' means, as if each were one image. Where all are of one group, that says nothing: the interval is
+    over images. The model should be in evaluation mode.
 
     For each layer: "score"; "interval", half the width of its 95% confidence interval over images (or
     groups), normal approximation; "random", what words drawn from the whole codebook get; "best", what the
@@ -186,6 +189,8 @@ def evaluate_semantics(
     """
     regions = Regions() if regions is None else regions
     _check_features(model, len(images), guidance, text_features, len(regions))
+    if groups is None or len(set(groups)) == 1:
+        groups = range(len(images))
     tokens = encode_all(model, images, batch_size=batch_size)
     pyramid = model.pyramid
     of_layer = [regions.of_layer(pyramid, layer) for layer in range(pyramid.num_layers)]
@@ -215,13 +220,19 @@ def evaluate_semantics(
                 "psnr": psnr(images, decoded).mean().item(),
             }
         )
-    alike = len(images) if groups is None else len(set(groups))
-    return {"images": len(images), "groups": alike, "codebook": len(text_features), "layers": layers}
+    return {
+        "images": len(images),
+        "groups": len(set(groups)),
+        "codebook": len(text_features),
+        "layers": layers,
+    }
 
 
 def _check_features(
     model: Tokenizer, images: int, guidance: Tensor, text_features: Tensor, regions: int
 ) -> None:
+    if images < 2:
+        raise ValueError(f"images: expected at least 2, for figures with intervals, got {images}")
     width = text_features.shape[1]
     expected = (images, width) if regions == 1 and guidance.ndim == 2 else (images, regions, width)
     if guidance.shape != expected:
@@ -287,12 +298,8 @@ def draw_emoji(model: Tokenizer, path: Path, *, per_split: int = 3) -> None:
     semantics_page(model, stacked, encode_all(model, stacked), captions, path)
 
 
-def _interval(values: Tensor, groups: Sequence[Any] | None) -> float:
-    if groups is not None:
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        index = torch.tensor([numbers[group] for group in groups])
-        totals = torch.zeros(len(numbers)).index_add_(0, index, values)
-        values = totals / torch.bincount(index)
-    if len(values) < 2:
-        return float("nan")
-    return NORMAL_95 * values.std().item() / len(values) ** 0.5
+def _interval(values: Tensor, groups: Sequence[Any]) -> float:
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    index = torch.tensor([numbers[group] for group in groups])
+    means = torch.zeros(len(numbers)).index_add_(0, index, values) / torch.bincount(index)
+    return NORMAL_95 * means.std().item() / len(means) ** 0.5
