@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,13 +41,142 @@ def ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
     >>> ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     tensor([1.])
     """
+    _check_pair(images, reconstruction)
+    return _similarity(images.double(), reconstruction.double())[0].float()
+
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""The published exponents of the five scales, finest first."""
+
+
+def ms_ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
+    """Multi-scale structural similarity of each image (Wang et al. 2003), float32 [B]; arguments as `ssim`.
+
+    The published five scales take sides of 176 pixels or more, for the 11 x 11 window is to lie in the
+    coarsest; of smaller images the scales are those that hold it (`ms_ssim_scales`), with the first of the
+    exponents made to sum to 1, so figures of different image sizes do not compare. A scale's contrast that is
+    negative counts as 0.
+
+    >>> ms_ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+    tensor([1.])
+    """
+    _check_pair(images, reconstruction)
+    x, y = images.double(), reconstruction.double()
+    scales = ms_ssim_scales(images.shape[-2:])
+    weights = [weight / sum(MS_SSIM_WEIGHTS[:scales]) for weight in MS_SSIM_WEIGHTS[:scales]]
+    result = torch.ones(len(x), dtype=x.dtype, device=x.device)
+    for scale, weight in enumerate(weights):
+        whole, contrast = _similarity(x, y)
+        last = scale + 1 == scales
+        result = result * (whole if last else contrast).clamp_min(0) ** weight
+        if not last:
+            x, y = (F.avg_pool2d(pixels, 2) for pixels in (x, y))
+    return result.float()
+
+
+def ms_ssim_scales(shape: Sequence[int]) -> int:
+    """How many scales `ms_ssim` has for images of a height and width.
+
+    >>> ms_ssim_scales((32, 32)), ms_ssim_scales((256, 256))
+    (2, 5)
+    """
+    side, scales = min(shape), 1
+    while side // 2 >= _WINDOW and scales < len(MS_SSIM_WEIGHTS):
+        side, scales = side // 2, scales + 1
+    return scales
+
+
+def frechet_distance(features: Tensor, others: Tensor) -> float:
+    """The squared Fréchet distance of the Gaussians that fit two sets of features [N, E] and [M, E] (Dowson &
+    Landau 1982; of Inception's features it is the FID of Heusel et al. 2017).
+
+    It is biased: the fewer the rows, the larger. Compare only figures of as many images.
+    """
+    _check_sets(features, others)
+    x, y = features.double(), others.double()
+    means = (x.mean(0) - y.mean(0)).square().sum()
+    a, b = (_factor(rows) for rows in (x, y))
+    # With covariances a'a and b'b, the eigenvalues of their product are the squared singular values of a b'.
+    return float(means + a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum())
+
+
+def kernel_distance(features: Tensor, others: Tensor) -> tuple[float, float]:
+    """The squared maximum mean discrepancy, unbiased, of two sets of features [N, E], and its standard error.
+
+    The kernel is (x.y / E + 1)^3; of Inception's features the distance is the KID of Binkowski et al. 2018.
+    The standard error is the jackknife's over pairs of rows: each is left out of both sets in turn.
+    """
+    _check_sets(features, others, alike=True)
+    x, y = features.double(), others.double()
+    count = len(x)
+
+    def kernel(p: Tensor, q: Tensor) -> Tensor:
+        return (p @ q.T / x.shape[1] + 1) ** 3
+
+    inner = (kernel(x, x) + kernel(y, y)).fill_diagonal_(0)
+    cross = kernel(x, y)
+    of_row = cross.sum(0) + cross.sum(1) - cross.diagonal()
+    value = inner.sum() / (count * (count - 1)) - 2 * cross.sum() / count**2
+    without = (inner.sum() - 2 * inner.sum(1)) / ((count - 1) * (count - 2))
+    without = without - 2 * (cross.sum() - of_row) / (count - 1) ** 2
+    variance = (without - without.mean()).square().sum() * (count - 1) / count
+    return float(value), float(variance.sqrt())
+
+
+def class_score(log_probabilities: Tensor) -> float:
+    """exp of the mean divergence of each image's classes from those of all: how sure a classifier is of each
+    image, and how different the images are; 1 to the number of classes, more is better. Of Inception it is
+    the Inception score (Salimans et al. 2016), of one split.
+
+    log_probabilities: [N, classes], each row's exp sums to 1.
+
+    >>> class_score(torch.eye(4).log())
+    4.0
+    """
+    if log_probabilities.ndim != 2 or not len(log_probabilities):
+        raise ValueError(
+            f"log_probabilities: expected shape [N, classes], got {list(log_probabilities.shape)}"
+        )
+    p = log_probabilities.double().exp()
+    # The mean over images of the divergence is the entropy of the mean less the mean entropy.
+    return float(torch.exp(_entropy(p.mean(0)) - _entropy(p).mean()))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -torch.xlogy(p, p).sum(-1)
+
+
+def _factor(rows: Tensor) -> Tensor:
+    """A matrix whose product with itself, a'a, is the covariance of rows [N, E]; min(N, E) rows."""
+    centred = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
+    return torch.linalg.qr(centred, mode="r").R if len(rows) > rows.shape[1] else centred
+
+
+def _check_sets(features: Tensor, others: Tensor, *, alike: bool = False) -> None:
+    least = 3 if alike else 2
+    if features.ndim != 2 or len(features) < least:
+        raise ValueError(f"features: expected shape [N, E] with N >= {least}, got {list(features.shape)}")
+    rows = str(len(features)) if alike else "M"
+    fits = others.ndim == 2 and others.shape[1] == features.shape[1]
+    if not fits or (len(others) != len(features) if alike else len(others) < 2):
+        raise ValueError(f"others: expected shape [{rows}, {features.shape[1]}], got {list(others.shape)}")
+
+
+def _check_pair(images: Tensor, reconstruction: Tensor) -> None:
     if images.shape != reconstruction.shape or images.ndim != 4:
         raise ValueError(
             f"reconstruction: expected shape {list(images.shape)}, that of images [B, C, H, W], got "
             f"{list(reconstruction.shape)}"
         )
-    x, y = images.double().flatten(0, 1)[:, None], reconstruction.double().flatten(0, 1)[:, None]
-    weights = [_gaussian(min(11, side), x) for side in x.shape[-2:]]
+
+
+_WINDOW = 11
+
+
+def _similarity(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM of each image, and its factor of contrast and structure alone; float64 [B, C, H, W] -> [B]."""
+    x, y = (pixels.flatten(0, 1)[:, None] for pixels in (images, others))
+    weights = [_gaussian(min(_WINDOW, side), x) for side in x.shape[-2:]]
     kernel = torch.outer(*weights)[None, None]
 
     def local(values: Tensor) -> Tensor:
@@ -56,9 +186,13 @@ def ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
     mean_x, mean_y = local(x), local(y)
     var_x, var_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
     covariance = local(x * y) - mean_x * mean_y
-    index = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    index = index / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return index.flatten(1).mean(1).reshape(images.shape[:2]).mean(1).float()
+    contrast = (2 * covariance + c2) / (var_x + var_y + c2)
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    whole, contrast = (
+        index.flatten(1).mean(1).reshape(images.shape[:2]).mean(1)
+        for index in (luminance * contrast, contrast)
+    )
+    return whole, contrast
 
 
 def _gaussian(count: int, like: Tensor) -> Tensor:
