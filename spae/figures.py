@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -135,6 +136,32 @@ def picture_grid(
         _picture(place, image, caption)
     for place in axes[len(images) :]:
         place.axis("off")
+    _save(figure, path)
+
+
+class Curve(NamedTuple):
+    """Figures at some places, with half the widths of their 95% intervals (0: none is drawn)."""
+
+    x: Sequence[float]
+    values: Sequence[float]
+    errors: Sequence[float]
+
+
+def curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, x: str) -> None:
+    """Draw panels side by side, by their titles, each with a line for every name, over a logarithmic x; one
+    legend below them all. Writes a PNG."""
+    figure = _figure(3.6 * len(panels), 3.9)
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, lines) in zip(places, panels.items(), strict=True):
+        for name, line in lines.items():
+            errors = line.errors if any(line.errors) else None
+            axes.errorbar(line.x, line.values, errors, marker="o", markersize=4, capsize=2, label=name)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set(title=title, xlabel=x)
+        axes.grid(color="0.9")
+    handles, names = places[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8)
     _save(figure, path)
 
 

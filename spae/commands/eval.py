@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spae.commands import add_model, load_tokenizer, own_command
+from spae.commands import load_tokenizer, own_command
 
 if TYPE_CHECKING:
     from spae.llm import FrozenLLM
 
-ABOUT = "Measure a tokenizer."
+ABOUT = "Measure tokenizers."
 # Of a server, by option and by field of `spae.llm.http.Server`.
 _OF_SERVERS = {"llm_model": "model", "llm_tokenizer": "tokenizer", "context_window": "context_window"}
 
@@ -26,7 +26,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     for name in tasks():
         task = find(name)
         kind = kinds.add_parser(name, help=task.ABOUT, description=task.ABOUT)
-        add_model(kind)
+        kind.add_argument(
+            "--model",
+            nargs="+",
+            default=["mnist"],
+            help="any tokenizers: bundled ones' names, folders or hub repositories (default: mnist); several "
+            "come onto one page",
+        )
         out = Path("out") / name if task.USES_LLM else None
         kind.add_argument(
             "--out",
@@ -41,15 +47,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from spae.eval.run import Run, evaluate, find
+    from spae.eval.run import Run, evaluate, evaluate_models, find, table_of
 
     task = find(arguments.what)
     # What is wrong with the settings is said before anything is loaded.
     settings = task.settings(arguments)
     llm = _load_llm(arguments) if task.USES_LLM else None
-    model = load_tokenizer(arguments.model)
-    report = evaluate(task, Run(arguments.what, settings, model, llm, arguments.out, own_command()))
-    print(json.dumps(report, indent=2) if arguments.json else task.table(report))
+
+    def run_of(name: str) -> Run:
+        return Run(arguments.what, settings, load_tokenizer(name), llm, arguments.out, own_command())
+
+    names = arguments.model
+    report = evaluate(task, run_of(*names)) if len(names) == 1 else evaluate_models(task, names, run_of)
+    print(json.dumps(report, indent=2) if arguments.json else table_of(task, report))
 
 
 def _add_llm(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,13 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from spae import modules
+from spae.eval.table import joined
 from spae.llm import FrozenLLM
 from spae.llm.journal import Journal
 from spae.tokenizers import Tokenizer
@@ -79,7 +80,7 @@ class Task(Protocol):
     """A module of `spae.eval.tasks`: what it measures, of which options, and how that is shown.
 
     ABOUT: one sentence for --help. USES_LLM: whether it asks a language model; `Run.llm` and `Run.out` are
-    then given.
+    then given. A task may also have `draw_models(reports, path)`: a page of several models' reports, by name.
     """
 
     ABOUT: str
@@ -130,12 +131,51 @@ def evaluate(task: Task, run: Run) -> dict[str, Any]:
     measured = task.measure(run)
     report |= measured.report
     if run.out is not None:
-        text = task.table(report) + (f"\n\n    {run.command}" if run.command else "")
-        (run.folder / f"{run.name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (run.folder / f"{run.name}.md").write_text(text + "\n", encoding="utf-8")
-        if measured.draw is not None:
-            measured.draw(run.folder / f"{run.name}.png")
+        _write(task, report, run.folder, run.name, measured.draw)
     return report
+
+
+def evaluate_models(task: Task, models: Sequence[str], run_of: Callable[[str], Run]) -> dict[str, Any]:
+    """The same evaluation of several tokenizers, one after the other, on one page.
+
+    models: as the user names them. run_of: a name to its run; all have one name, `out` and command. Each has
+    its own files in the folder `out`/MODEL; those in `out` are about all. Returns the command and "models":
+    each one's report, by the last part of its name.
+
+    Raises ValueError if two have the same last part.
+    """
+    parts = [Path(name).name for name in models]
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"model: expected names with different last parts, got {', '.join(models)}")
+    reports: dict[str, Any] = {}
+    run: Run | None = None
+    for name, part in zip(models, parts, strict=True):
+        run = run_of(name)
+        own = replace(run, out=None if run.out is None else run.out / part)
+        reports[part] = evaluate(task, own)
+    assert run is not None, "models: expected at least one, got none"
+    report = {"command": run.command, "models": reports}
+    if run.out is not None:
+        together = getattr(task, "draw_models", None)
+        _write(task, report, run.folder, run.name, together and partial(together, reports))
+    return report
+
+
+def table_of(task: Task, report: dict[str, Any]) -> str:
+    """A report of `evaluate`, or of `evaluate_models`, as a Markdown table."""
+    if "models" not in report:
+        return task.table(report)
+    return joined({name: task.table(one) for name, one in report["models"].items()}, "model")
+
+
+def _write(
+    task: Task, report: dict[str, Any], folder: Path, name: str, draw: Callable[[Path], None] | None
+) -> None:
+    text = table_of(task, report) + (f"\n\n    {report['command']}" if report["command"] else "")
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    if draw is not None:
+        draw(folder / f"{name}.png")
 
 
 def check_layers(layers: Sequence[int]) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from spae.cli import main
 from spae.eval import tasks
-from spae.eval.run import Run, evaluate, find, recall
+from spae.eval.run import Run, evaluate, find, recall, table_of
+from spae.eval.table import joined, markdown
 from spae.llm.journal import Journal
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
@@ -67,6 +68,40 @@ def test_a_report_ends_with_its_command(brightness, tmp_path, spae):
     assert (tmp_path / "brightness.md").read_text().endswith("\n\n    spae eval brightness\n")
 
 
+def test_several_models_are_on_one_page(brightness, tmp_path, spae, other_spae, monkeypatch, capsys):
+    from spae.commands import eval as command
+
+    models = {"a/one": spae, "two": other_spae}
+    monkeypatch.setattr(command, "load_tokenizer", models.get)
+    out = tmp_path / "out"
+    assert main(["eval", "brightness", "--model", "a/one", "two", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith("| model | brightness |")
+    alone = {}
+    for name, folder in (("a/one", "one"), ("two", "two")):
+        assert main(["eval", "brightness", "--model", name, "--json"]) == 0
+        alone[folder] = json.loads(capsys.readouterr().out)
+    report = json.loads((out / "brightness.json").read_text())
+    assert list(report["models"]) == ["one", "two"]
+    for name, one in alone.items():
+        assert report["models"][name]["brightness"] == one["brightness"]
+        assert json.loads((out / name / "brightness.json").read_text()) == report["models"][name]
+        assert (out / name / "brightness.png").exists()
+    lines = (out / "brightness.md").read_text().splitlines()
+    assert lines[:2] == ["| model | brightness |", "| --- | --- |"]
+    assert lines[2] == f"| one | {alone['one']['brightness']:.3f} |"
+    assert lines[3] == f"| two | {alone['two']['brightness']:.3f} |"
+    assert alone["one"]["brightness"] != alone["two"]["brightness"]
+    assert main(["eval", "brightness", "--model", "a/one", "b/one"]) == 1
+    assert "model: expected names with different last parts, got a/one, b/one" in capsys.readouterr().err
+
+
+def test_tables_with_other_columns_stand_apart():
+    tables = {"a": markdown(["x"], [["1"]], "ten"), "b": markdown(["y"], [["2"]], "six")}
+    assert joined(tables, "model") == "**a**\n\n" + tables["a"] + "\n\n**b**\n\n" + tables["b"]
+    tables["b"] = markdown(["x"], [["2"]], "six")
+    assert joined(tables, "model").endswith("| b | 2 |\n\na: ten\n\nb: six")
+
+
 def test_what_is_missing_is_named(spae):
     with pytest.raises(ValueError, match=r"name: expected one of caption, denoise, digits, .*, got 'birds'"):
         find("birds")
@@ -88,5 +123,5 @@ def test_records_are_asked_for_once(tmp_path):
 def test_committed_results_can_still_be_read(folder):
     (file,) = (RESULTS / folder).glob("*.json")
     report = json.loads(file.read_text(encoding="utf-8"))
-    text = f"{find(file.stem).table(report)}\n\n    {report['command']}\n"
+    text = f"{table_of(find(file.stem), report)}\n\n    {report['command']}\n"
     assert file.with_suffix(".md").read_text(encoding="utf-8") == text

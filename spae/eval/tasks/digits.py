@@ -7,7 +7,7 @@ from typing import Any
 
 from spae.data.mnist import HELD_OUT_PER_CLASS, MNISTDigits
 from spae.eval.classifier import DigitClassifier
-from spae.eval.reconstruction import evaluate_reconstruction, layer_table, share_named
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table, quality_curves, share_named
 from spae.eval.run import Measured, Run
 from spae.figures import reconstruction_page
 from spae.tokenizers import Tokenizer
@@ -16,7 +16,7 @@ from spae.tokenizers.batches import decode_all, encode_all
 ABOUT = "PSNR, usage and legibility of 500 held-out digits, layer by layer."
 USES_LLM = False
 _PICTURES = 6  # on the page, one each of the first classes
-table = layer_table
+table, draw_models = layer_table, quality_curves
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from spae.assets import AssetError, AssetNotCached
 from spae.configs import Config, Count
 from spae.data import open_data
+from spae.eval.features import ImageFeatures
 from spae.eval.images import spread, stack
-from spae.eval.reconstruction import evaluate_reconstruction, layer_table, share_named
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table, quality_curves, share_named
 from spae.eval.run import Measured, Run
 from spae.figures import reconstruction_page
 from spae.models.lpips import LPIPSNetwork
 from spae.tokenizers.batches import encode_all
 
-ABOUT = "PSNR, LPIPS and the codebook's usage on held-out images, layer by layer."
+T = TypeVar("T")
+
+ABOUT = "PSNR, SSIM, LPIPS, distances of features and the codebook's usage on held-out images, by layer."
 USES_LLM = False
 _PICTURES = 6  # on the page
-table = layer_table
+table, draw_models = layer_table, quality_curves
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Images(Config):
     """What is reconstructed.
 
     data, split: see `open_data`. images: how many, evenly spread over the split; None: all.
-    lpips: over which network LPIPS is measured; "none": not at all.
+    lpips: over which network LPIPS is measured; "none": not at all. features: of which network the
+    distributions are compared; "none": not at all.
     """
 
     section = "reconstruction"
@@ -37,6 +42,7 @@ class Images(Config):
     split: str = "test"
     images: Count | None = None
     lpips: Literal["vgg", "alex", "none"] = "vgg"
+    features: Literal["lite0", "none"] = "lite0"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +57,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="vgg",
         help="the network that LPIPS is measured with, if its weights can be had (default: vgg)",
     )
+    parser.add_argument(
+        "--features",
+        choices=("lite0", "none"),
+        default="lite0",
+        help="whose features' distributions are compared, if its weights can be had (default: lite0)",
+    )
 
 
 def settings(arguments: argparse.Namespace) -> Images:
-    return Images(arguments.data, arguments.split, arguments.images, arguments.lpips)
+    return Images(arguments.data, arguments.split, arguments.images, arguments.lpips, arguments.features)
 
 
 def measure(run: Run) -> Measured:
@@ -63,9 +75,18 @@ def measure(run: Run) -> Measured:
     dataset = spread(opened, chosen.images)
     images = stack(dataset, range(len(dataset)))
     tokens = encode_all(run.model, images)
-    lpips = None if chosen.lpips == "none" else _network(chosen.lpips)
+    net = chosen.lpips
+    lpips = None if net == "none" else _or_none("LPIPS is", lambda: LPIPSNetwork.load(net))
+    wanted = chosen.features != "none" and len(images) > 2 and images.ndim == 4
     report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": chosen.lpips} if lpips else {})
-    report |= evaluate_reconstruction(run.model, images, tokens=tokens, lpips=lpips)
+    report |= evaluate_reconstruction(
+        run.model,
+        images,
+        tokens=tokens,
+        lpips=lpips,
+        similarity=images.ndim == 4,
+        features=_or_none("the features' distributions are", ImageFeatures.lite0) if wanted else None,
+    )
     if run.model.pyramid.tokens_per_layer[0] == 1 and all(dataset.captions):
         report["named"] = share_named(run.model, tokens, dataset.captions)
     pictures = images[:: max(1, len(images) // _PICTURES)][:_PICTURES]
@@ -73,10 +94,10 @@ def measure(run: Run) -> Measured:
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
 
 
-def _network(net: Literal["vgg", "alex"]) -> LPIPSNetwork | None:
-    """None, and said on stderr, where the weights are missing: PSNR can be had without them."""
+def _or_none(what: str, load: Callable[[], T]) -> T | None:
+    """None, and said on stderr, where the weights are missing: the rest can be had without them."""
     try:
-        return LPIPSNetwork.load(net)
+        return load()
     except (AssetNotCached, AssetError) as error:
-        print(f"spae: LPIPS is not measured: {error}", file=sys.stderr)
+        print(f"spae: {what} not measured: {error}", file=sys.stderr)
         return None

@@ -1,0 +1,65 @@
+"""Named features of images, whose distributions are compared: what Inception is to the FID."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spae.eval.statistics import Interval
+from spae.metrics import class_score, frechet_distance, kernel_distance
+
+_SIZE = 224  # what Lite0 was trained at
+_Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """A network that sees images.
+
+    name: stands beside every figure, for no two networks' figures compare. of: images [B, 3, H, W] in
+    [-1, 1] to features [B, E] and the log-probabilities of its classes [B, classes].
+    """
+
+    name: str
+    of: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    @classmethod
+    def lite0(cls) -> ImageFeatures:
+        """EfficientNet-Lite0 at 224 x 224: the 1,280 features before its 1,000 classes of ImageNet.
+
+        Raises AssetNotCached or AssetError where the weights cannot be had.
+        """
+        from spae.models.lite0 import Lite0
+
+        model = Lite0.load()
+
+        def of(images: Tensor) -> tuple[Tensor, Tensor]:
+            features = model.embed(images, size=_SIZE)
+            return features, model.classifier(features).log_softmax(1)
+
+        return cls("Lite0", of)
+
+    @torch.no_grad()
+    def all_of(self, images: Tensor, *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+        """Of images [N, 3, H, W], in batches: float32 [N, E], [N, classes]."""
+        parts = [self.of(batch) for batch in images.split(batch_size)]
+        features, classes = (torch.cat(part).float().cpu() for part in zip(*parts, strict=True))
+        return features, classes
+
+
+def compare(reference: Tensor, features: Tensor, classes: Tensor) -> dict[str, Any]:
+    """What reconstructions' features and classes say beside their originals' features [N, E].
+
+    "frechet", "kernel" with its 95% interval (`Interval._asdict()`), "class_score": see `spae.metrics`.
+    """
+    value, error = kernel_distance(reference, features)
+    interval = Interval(value, value - _Z95 * error, value + _Z95 * error)
+    return {
+        "frechet": frechet_distance(reference, features),
+        "kernel": interval._asdict(),
+        "class_score": class_score(classes),
+    }
