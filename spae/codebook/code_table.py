@@ -10,12 +10,27 @@ from torch import Tensor
 from spae_ops import CodeIndex
 
 
+class VectorTable(Protocol):
+    """What latents are looked up in: a code table's own vectors, or what they are projected to.
+
+    vectors: floating-point [K, D]. index: the same, prepared for lookups, as they are now. width: D.
+    """
+
+    @property
+    def vectors(self) -> Tensor: ...
+    @property
+    def index(self) -> CodeIndex: ...
+    @property
+    def width(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+
 @runtime_checkable
-class CodeTable(Protocol):
+class CodeTable(VectorTable, Protocol):
     """K words with a vector of width D each: a frozen `Codebook`, a `LearnedCodebook`, or one of your own.
 
-    words: K distinct strings. name: which table this is.
-    vectors: floating-point [K, D]. index: the same, prepared for lookups, as they are now.
+    words: K distinct strings. name: which table this is. vectors, index, width: see `VectorTable`.
     llm_ids: int64 [K], each word's id in a language model's vocabulary; int64 [K, n] if words have up to n
         ids, with -1 behind each word's last (`spellings`); None for words of no language.
     checksum: SHA-256 (hex) over the content; tokens mean the same where it is the same.
@@ -26,17 +41,9 @@ class CodeTable(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def vectors(self) -> Tensor: ...
-    @property
-    def index(self) -> CodeIndex: ...
-    @property
     def llm_ids(self) -> Tensor | None: ...
     @property
     def checksum(self) -> str: ...
-    @property
-    def width(self) -> int: ...
-
-    def __len__(self) -> int: ...
 
     def ids_of(self, words: Sequence[str]) -> Tensor:
         """n words -> their rows, int64 [n]. Raises ValueError for a word that is not in the table."""

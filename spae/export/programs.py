@@ -81,7 +81,7 @@ def _checked(model: Tokenizer, num_layers: int | None) -> int:
 def _still(model: Tokenizer) -> Tokenizer:
     """A copy on the CPU that no longer trains."""
     twin = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    _ = twin.codebook.index  # prepared now, outside of the trace
+    _ = twin.table.index  # prepared now, outside of the trace
     return twin
 
 

@@ -177,7 +177,7 @@ class SemanticLoss(nn.Module):
     one process with the whole batch would. In evaluation mode the count stands still.
 
     Args:
-        codebook: the model's; its rows are the words e(c).
+        codebook: what the model's latents are looked up in; its rows are the words e(c).
         text_features: floating-point [K, E], the scorer's feature of each word (eq. 5); in no state dict.
         thresholds: rho of the first layers (eq. 4); later layers get no guidance.
         temperature: divides the squared distances; the paper has 1.

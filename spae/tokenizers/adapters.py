@@ -57,9 +57,9 @@ class Autoencoder(nn.Module):
 
     config: "in_channels", "out_channels", "latent_channels" (D), "sample_size", "block_out_channels" and
         "scaling_factor", by which pipelines multiply latents so that their variance is 1: one over the root
-        mean square deviation of the codebook's vectors, channel by channel from their mean, which latents of
-        `latent_norm` "matched" and "unit" have about and "none" may not. "shift_factor" is None: means
-        stay.
+        mean square deviation of the vectors that latents are looked up in, channel by channel from their
+        mean, which latents of `latent_norm` "matched" and "unit" have about and "none" may not.
+        "shift_factor" is None: means stay.
 
     tokenizer: of any class whose latents are looked up in the codebook itself, so not V2L, whose are looked
     up in projected words and carry a feature of the whole image; held as it is, and the only part.
@@ -86,16 +86,16 @@ class Autoencoder(nn.Module):
 
     @property
     def config(self) -> AutoencoderConfig:
-        config, codebook = self.tokenizer.config, self.tokenizer.codebook
-        backbone = config.backbone(codebook.width)
-        deviation = codebook.vectors.detach().double().var(0, correction=0).mean().sqrt().item()
+        config, table = self.tokenizer.config, self.tokenizer.table
+        backbone = config.backbone(table.width)
+        deviation = table.vectors.detach().double().var(0, correction=0).mean().sqrt().item()
         size = config.image_size
         return AutoencoderConfig(
             in_channels=config.in_channels,
             out_channels=config.in_channels,
-            latent_channels=codebook.width,
-            vq_embed_dim=codebook.width,
-            num_vq_embeddings=len(codebook),
+            latent_channels=table.width,
+            vq_embed_dim=table.width,
+            num_vq_embeddings=len(table),
             block_out_channels=backbone.widths,
             sample_size=size[0] if len(set(size)) == 1 else size,
             scaling_factor=1 / deviation if deviation > 0 else 1.0,

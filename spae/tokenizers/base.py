@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spae.codebook import Codebook, CodeTable
+from spae.codebook import Codebook, CodeTable, VectorTable
 from spae.configs import read_object
 from spae.devices import checked_device
 from spae.processing import ImageProcessor, Layout, check_images
@@ -123,6 +123,11 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def pixels(self, ids: Tensor) -> Tensor:
         """Ids int64 [B, n] of any number of layers to images that are not clamped."""
+
+    @property
+    def table(self) -> VectorTable:
+        """What latents are looked up in: the codebook, unless the model has a projector over it."""
+        return self.codebook
 
     @property
     def word_masks(self) -> Tensor | None:

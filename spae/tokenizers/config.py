@@ -30,6 +30,11 @@ class SPAEConfig(Config):
     semantic_projection: "learned", or "frozen" as the start fitted it (`spae.training.start_guidance`): then
         a small set cannot be learnt by heart through it. semantic_rank: of the projections' matrices; None:
         full.
+    word_dim: the width of what words are looked up by, their vectors through a projector that begins with the
+        table's leading principal directions. In hundreds of dimensions no word is nearer to a latent than the
+        words' mean is, and encoders settle on a few of them; in 8 most are used. None: the table as it is, as
+        in the paper.
+    word_projector: "learned", it follows the latents; "frozen" as it begins.
     vocabularies: a name for each layer's vocabulary, the words that it may take; "all" stands for the whole
         codebook. Which words the other names mean is in the weights. None: every layer takes every word.
     layer_dropout: the share of the images of a training batch that the decoder sees from a random number of
@@ -53,6 +58,8 @@ class SPAEConfig(Config):
     semantic_dropout: Dropout = 0.1
     semantic_projection: Literal["learned", "frozen"] = "learned"
     semantic_rank: Count | None = None
+    word_dim: Count | None = None
+    word_projector: Literal["learned", "frozen"] = "learned"
     vocabularies: tuple[str, ...] | None = None
     layer_dropout: Dropout = 0.0
     word_noise: tuple[Dropout, ...] | None = None
@@ -82,6 +89,12 @@ class SPAEConfig(Config):
             raise ValueError(
                 f"word_noise: expected a share for each of {len(self.grids)} layers, got {self.word_noise}"
             )
+        if self.word_dim is None and self.word_projector != "learned":
+            raise ValueError(
+                f"word_dim: expected a number beside word_projector {self.word_projector!r}, got None"
+            )
+        if self.word_dim is not None and self.latent_norm == "unit":
+            raise ValueError("latent_norm: expected 'matched' or 'none' beside word_dim, got 'unit'")
         _ = self.pyramid  # raises for grids that do not fit
 
     @property

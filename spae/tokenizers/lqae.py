@@ -39,6 +39,8 @@ class LQAEConfig(SPAEConfig):
     mask_rate: Dropout | None = None
 
     def __post_init__(self) -> None:
+        if self.word_dim is not None:
+            raise ValueError(f"word_dim: expected None, for BERT reads its own vectors, got {self.word_dim}")
         super().__post_init__()
         if self.vocabularies is not None:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from spae.codebook import CodeTable
+from spae.codebook import VectorTable
 from spae.models import Decoder, Encoder
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.quantizers import FreeLatents, MatchedNorm, PyramidQuantizer, UnitNorm, latent_norm
@@ -32,7 +32,7 @@ Vocabularies = Mapping[str, Sequence[int] | Tensor]
 """Rows of the codebook by a vocabulary's name."""
 
 
-def build_parts(config: SPAEConfig, codebook: CodeTable, vocabularies: Vocabularies | None = None) -> Parts:
+def build_parts(config: SPAEConfig, codebook: VectorTable, vocabularies: Vocabularies | None = None) -> Parts:
     """The parts that a configuration asks for, of the codebook's width. vocabularies: see `layer_masks`."""
     backbone = config.backbone(codebook.width)
     return Parts(

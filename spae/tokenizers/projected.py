@@ -1,4 +1,4 @@
-"""A frozen table of words seen through a projector that trains: V2L's local codebook."""
+"""A frozen table of words seen through a projector that trains: V2L's local codebook, or a whole SPAE's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spae.codebook import Codebook
 from spae.models.batch_norm import same_dtype
-from spae_ops import CodeIndex, nearest_code
+from spae_ops import CodeIndex, Pyramid, layer_queries, nearest_code
 
 
 class Seen(NamedTuple):
@@ -39,23 +40,27 @@ class ProjectedWords(nn.Module):
         self._seen: Seen | None = None
 
     @torch.no_grad()
-    def start(self, vectors: Tensor) -> None:
+    def start(self, vectors: Tensor, name: str = "local_dim", *, keep_norm: bool = False) -> None:
         """Begin with the whitening of the vectors, [K, width] with K > 1: their leading principal directions,
-        each with mean 0 and variance 1 over the K, so that latents of those statistics meet words
+        each with mean 0 and the same variance over the K, so that latents of those statistics meet words
         everywhere. V2L does not say how its projector begins.
 
-        Raises ValueError for vectors of fewer directions than `dim`.
+        keep_norm: the variance that leaves the rows' mean squared distance from their mean as it is, and
+        with it what a temperature means; else 1.
+
+        Raises ValueError, which calls `dim` by `name`, for vectors of fewer directions.
         """
         if self.projector is None:
             return
         rows = vectors.detach().double().cpu()
         mean = rows.mean(0)
         variances, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+        wanted = float(variances.sum()) / self.dim if keep_norm else 1.0
         variances, directions = variances.flip(0)[: self.dim], directions.flip(1)[:, : self.dim]
         if self.dim > len(rows[0]) or variances[-1] < 1e-9 * variances[0]:
             rank = int((variances >= 1e-9 * variances[0]).sum())
-            raise ValueError(f"local_dim: expected at most {rank}, the table's rank, got {self.dim}")
-        weight = (directions / variances.sqrt()).T
+            raise ValueError(f"{name}: expected at most {rank}, the table's rank, got {self.dim}")
+        weight = (directions * (wanted / variances).sqrt()).T
         self.projector.weight.copy_(weight)
         self.projector.bias.copy_(-(weight @ mean))
 
@@ -83,6 +88,8 @@ class ProjectedWords(nn.Module):
         """
         values = () if self.projector is None else tuple(self.projector.parameters())
         seen = self._seen
+        if seen is not None and torch.compiler.is_compiling() and not self.training:
+            return seen.index  # a graph compiled in evaluation mode takes the projector to stand still
         if seen is None or not _same((seen.rows, *seen.values), (rows, *values)):
             with torch.no_grad():
                 index = CodeIndex(self(vectors_of(rows)).contiguous())
@@ -104,6 +111,52 @@ class ProjectedWords(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_seen": None}
+
+
+class ProjectedTable(nn.Module):
+    """A whole codebook through a projector, as the table that latents are looked up in (`VectorTable`). Its
+    rows are the codebook's, so ids stay words.
+
+    codebook: frozen; no part of this module. dim: of the projected rows. learned: whether the projector
+    trains, else it stays the principal directions that it begins with (`ProjectedWords.start`).
+    """
+
+    def __init__(self, codebook: Codebook, dim: int, *, learned: bool) -> None:
+        super().__init__()
+        self._codebook = (codebook,)  # in a tuple, where torch does not look for parts
+        self.words = ProjectedWords(codebook.width, dim)
+        self.words.start(codebook.vectors, "word_dim", keep_norm=True)
+        self.learned = learned
+        self.words.requires_grad_(learned)
+
+    def __len__(self) -> int:
+        return len(self._codebook[0])
+
+    @property
+    def width(self) -> int:
+        return self.words.dim
+
+    @property
+    def vectors(self) -> Tensor:
+        """float32 [K, D], as they are now, without a gradient."""
+        with torch.no_grad():
+            return self.words(self._codebook[0].vectors)
+
+    @property
+    def index(self) -> CodeIndex:
+        vectors = self._codebook[0].vectors
+        return self.words.index(torch.arange(len(vectors), device=vectors.device), vectors.__getitem__)
+
+    def loss(self, z: Tensor, ids: Tensor, pyramid: Pyramid, rule: str) -> dict[str, Tensor]:
+        """The term "codebook": mean over lookups of ||sg(z_l) - e(c)||^2, a mean over channels too, by which
+        the projector follows latents [B, D, *shape] with codes int64 [B, n]. None if it does not train."""
+        if not self.learned:
+            return {}
+        index, z = self.index, z.detach()
+        queries = [
+            layer_queries(z, ids, index, pyramid, layer, rule=rule) for layer in range(pyramid.num_layers)
+        ]
+        return {"codebook": F.mse_loss(self.words(self._codebook[0](ids)), torch.cat(queries, 1))}
 
 
 def _same(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spae.codebook import CodeTable
+from spae.codebook import VectorTable
 from spae.losses import commitment_loss
 from spae.models.batch_norm import BatchNorm, same_dtype
 from spae_ops import Pyramid, pyramid_dequantize, pyramid_quantize
@@ -36,9 +36,9 @@ class MatchedNorm(nn.Module):
     does: then they are those of all processes' images of that call.
     """
 
-    def __init__(self, codebook: CodeTable, ndim: int) -> None:
+    def __init__(self, codebook: VectorTable, ndim: int) -> None:
         super().__init__()
-        width = codebook.vectors.shape[1]
+        width = codebook.width
         self.norm = BatchNorm(width, affine=False)
         std, mean = torch.std_mean(codebook.vectors.double(), dim=0, correction=0)
         shape = (1, width) + (1,) * ndim
@@ -68,7 +68,7 @@ class FreeLatents(nn.Module):
         return z
 
 
-def latent_norm(kind: str, codebook: CodeTable, ndim: int) -> MatchedNorm | UnitNorm | FreeLatents:
+def latent_norm(kind: str, codebook: VectorTable, ndim: int) -> MatchedNorm | UnitNorm | FreeLatents:
     """What brings latents to the codebook: see `SPAEConfig.latent_norm`."""
     if kind == "matched":
         return MatchedNorm(codebook, ndim)
@@ -99,7 +99,7 @@ class PyramidQuantizer(nn.Module):
         self.layer_dropout, self.word_noise = layer_dropout, word_noise
         self.register_buffer("masks", masks)
 
-    def forward(self, z: Tensor, codebook: CodeTable) -> Quantized:
+    def forward(self, z: Tensor, codebook: VectorTable) -> Quantized:
         codes = pyramid_quantize(z, codebook.index, self.pyramid, rule=self.rule, mask=self.masks)
         commitment = commitment_loss(z, codes.ids, codebook.index, self.pyramid, rule=self.rule)
         features = straight_through(z, codes.quantized)
@@ -124,7 +124,7 @@ class PyramidQuantizer(nn.Module):
             layers.append(torch.where(replaced.to(part.device), drawn, part))
         return torch.cat(layers, 1)
 
-    def _drop_layers(self, z: Tensor, ids: Tensor, features: Tensor, codebook: CodeTable) -> Tensor:
+    def _drop_layers(self, z: Tensor, ids: Tensor, features: Tensor, codebook: VectorTable) -> Tensor:
         """The features, of some images from their first layers alone.
 
         There the gradient reaches only latents that a kept layer looked up: what stands at the other
@@ -144,13 +144,13 @@ class PyramidQuantizer(nn.Module):
                 features = features.index_copy(0, rows, straight_through(seen, cut.quantized))
         return features
 
-    def encode(self, z: Tensor, codebook: CodeTable, num_layers: int | None = None) -> Tensor:
+    def encode(self, z: Tensor, codebook: VectorTable, num_layers: int | None = None) -> Tensor:
         """Latents to ids int64 [B, n] of the first `num_layers` layers."""
         return pyramid_quantize(
             z, codebook.index, self.pyramid, rule=self.rule, num_layers=num_layers, mask=self.masks
         ).ids
 
-    def decode(self, ids: Tensor, codebook: CodeTable) -> Tensor:
+    def decode(self, ids: Tensor, codebook: VectorTable) -> Tensor:
         """Ids of any number of layers to features float32 [B, D, *shape]."""
         return pyramid_dequantize(ids, codebook.index, self.pyramid, rule=self.rule).quantized
 

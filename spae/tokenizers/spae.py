@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spae.codebook import Codebook
+from spae.codebook import Codebook, VectorTable
 from spae.losses import reconstruction_loss
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.parts import Vocabularies, build_parts, latents_of
+from spae.tokenizers.projected import ProjectedTable
 from spae.tokenizers.registry import register
 from spae.tokenizers.tokens import PyramidTokens
 
@@ -31,17 +32,23 @@ class SPAE(Tokenizer):
         self, config: SPAEConfig, codebook: Codebook, vocabularies: Vocabularies | None = None
     ) -> None:
         super().__init__(config, codebook)
-        parts = build_parts(config, codebook, vocabularies)
+        self.projection = None
+        if config.word_dim is not None:
+            learned = config.word_projector == "learned"
+            self.projection = ProjectedTable(codebook, config.word_dim, learned=learned)
+        parts = build_parts(config, self.table, vocabularies)
         self.encoder, self.semantic, self.latent_norm, self.quantizer, self.decoder = parts
 
     def forward(self, images: Tensor) -> SPAEOutput:
         """Images through words and back, with the unweighted losses "reconstruction" and "commitment" (eq.
-        8)."""
+        8); and "codebook", if a projector trains."""
         self.check_images(images)
         z = latents_of(self, images, inference=False)
-        ids, quantized, commitment = self.quantizer(z, self.codebook)
+        ids, quantized, commitment = self.quantizer(z, self.table)
         reconstruction = self.decoder(quantized)
         losses = {"reconstruction": reconstruction_loss(images, reconstruction), "commitment": commitment}
+        if self.projection is not None:
+            losses |= self.projection.loss(z, ids, self.pyramid, self.quantizer.rule)
         return SPAEOutput(reconstruction, PyramidTokens(ids, self.pyramid), z, quantized, losses)
 
     def latents(self, images: Tensor) -> Tensor:
@@ -49,11 +56,15 @@ class SPAE(Tokenizer):
         return latents_of(self, images, inference=True)
 
     @property
+    def table(self) -> VectorTable:
+        return self.codebook if self.projection is None else self.projection
+
+    @property
     def word_masks(self) -> Tensor | None:
         return self.quantizer.masks
 
     def quantize(self, latents: Tensor, num_layers: int | None = None) -> Tensor:
-        return self.quantizer.encode(latents, self.codebook, num_layers)
+        return self.quantizer.encode(latents, self.table, num_layers)
 
     def pixels(self, ids: Tensor) -> Tensor:
-        return self.decoder(self.quantizer.decode(ids, self.codebook))
+        return self.decoder(self.quantizer.decode(ids, self.table))

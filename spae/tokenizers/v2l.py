@@ -76,6 +76,7 @@ class V2LConfig(SPAEConfig):
             ("layer_dropout", 0.0),
             ("word_noise", None),
             ("rule", "saq"),
+            ("word_dim", None),
         ):
             if getattr(self, name) != only:
                 raise ValueError(f"{name}: expected {only!r} for V2L, got {getattr(self, name)!r}")

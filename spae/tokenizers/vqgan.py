@@ -34,6 +34,10 @@ class VQGANConfig(SPAEConfig):
                 f"vocabularies: expected None, for a learned codebook's codes are not chosen, "
                 f"got {self.vocabularies}"
             )
+        if self.word_dim is not None:
+            raise ValueError(
+                f"word_dim: expected None, for a learned codebook has no projector, got {self.word_dim}"
+            )
         if self.latent_norm == "matched":
             raise ValueError(
                 "latent_norm: expected 'none' or 'unit', for a learned codebook follows the latents, "

@@ -103,7 +103,7 @@ def semantic_guidance(
     if found.words is not None:
         found.rules["allowed"] = allowed_words(book.words, found.words, len(found.loss["thresholds"]))
     rules = TargetRules(regions=regions, **found.rules)
-    loss = SemanticLoss(book, words, rule=model.config.rule, rules=rules, **found.loss)
+    loss = SemanticLoss(model.table, words, rule=model.config.rule, rules=rules, **found.loss)
     return loss, GuidedImages(dataset, features[:, 0] if len(regions) == 1 else features, regions)
 
 
@@ -173,7 +173,7 @@ def start_guidance(entries: dict[str, Any], model: Tokenizer, loss: Any, guided:
         )
     views = guided.dataset
     once = Subset(guided, range(views.size)) if isinstance(views, Views) else guided
-    start_semantic_features(features, loss, model.codebook, once, **start)
+    start_semantic_features(features, loss, model.table, once, **start)
 
 
 def check_guidance(entries: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from spae.codebook import CodeTable
+from spae.codebook import VectorTable
 from spae.configs import Count, Positive, Weight
 from spae.losses.semantic import SemanticLoss, relative_scores
 from spae.models.semantic_features import SemanticFeatures
@@ -17,7 +17,7 @@ from spae.models.semantic_features import SemanticFeatures
 def start_semantic_features(
     features: SemanticFeatures,
     semantic: SemanticLoss,
-    codebook: CodeTable,
+    codebook: VectorTable,
     dataset: Dataset[Any],
     *,
     sharpness: Weight = 33.0,
@@ -32,7 +32,7 @@ def start_semantic_features(
     passes; the semantic loss draws nothing.
 
     Args:
-        features: the model's.
+        features: the model's. codebook: what its latents are looked up in (`Tokenizer.table`).
         semantic: for its text features.
         dataset: of (image, feature of the image).
         ridge: see `SemanticFeatures.fit`.

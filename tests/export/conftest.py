@@ -28,6 +28,7 @@ MAKE = {
     "residual": lambda: SPAE(SPAEConfig(**SMALL, grids=(1, 2, 4), rule="rq", latent_norm="none"), codebook()),
     "coarse": lambda: SPAE(SPAEConfig(**SMALL, grids=(1, 2)), codebook()),
     "vocabularies": with_vocabularies,
+    "projector": lambda: SPAE(SPAEConfig(**SMALL, grids=(1, 2, 4, 4), word_dim=3), codebook()),
     "RQ": lambda: RQ(RQConfig(**SMALL, **CODES, grids=(4, 4, 4))),
     "VQGAN": lambda: VQGAN(VQGANConfig(**SMALL, **CODES, grids=(4,))),
     "LQAE": lambda: LQAE(LQAEConfig(**SMALL, grids=(4,)), codebook("unit")),
