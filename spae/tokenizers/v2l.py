@@ -17,6 +17,7 @@ from spae.models import Encoder
 from spae.models.attention import AttentiveDecoder
 from spae.models.batch_norm import BatchNorm
 from spae.models.global_features import GlobalFeatures, ScoredFeatures
+from spae.models.seen_images import SeenImages
 from spae.tokenizers.base import SPAEOutput, Tokenizer
 from spae.tokenizers.config import SPAEConfig
 from spae.tokenizers.parts import Vocabularies, layer_masks
@@ -134,6 +135,7 @@ class V2LTokenizer(Tokenizer):
         super().__init__(config, codebook)
         self.register_buffer("masks", layer_masks(config, len(codebook), vocabularies))
         self._rows: Tensor | None = None
+        self._seen = SeenImages()
         self._table = _llm_table(config, llm_table) if config.local_vectors == "llm" else None
         self._place = None if self._table is None else _places(self._table, codebook)
         table = codebook if self._table is None else self._table
@@ -161,7 +163,7 @@ class V2LTokenizer(Tokenizer):
         self.check_images(images)
         z = self.latent_norm(self.encoder(images).float()).float()
         local = self.local.lookup(z, self._local_rows(), self._vectors_of)
-        ids = torch.cat([*self._global_ids(self._feature(images)), local.flatten(1)], dim=1)
+        ids = torch.cat([*self._global_words(images), local.flatten(1)], dim=1)
         chosen = self._words_at(local)
         quantized = straight_through(z, chosen)
         reconstruction = self.decoder(quantized, self._memory(ids))
@@ -213,6 +215,15 @@ class V2LTokenizer(Tokenizer):
         count = self.config.num_global if wanted is None else min(wanted, self.config.num_global)
         return [topk_codes(feature, self.codebook.index, count, mask=self.masks[0]).ids]
 
+    def _global_words(self, images: Tensor) -> list[Tensor]:
+        """Images' global words, if any. In training, where the same images come again, each image's are found
+        once: the image encoder is most of a step's work."""
+        if self.global_features is None:
+            return []
+        if not self.training or torch.compiler.is_compiling():
+            return self._global_ids(self._feature(images))
+        return [self._seen.ids(images, lambda unknown: self._global_ids(self._feature(unknown))[0])]
+
     def _memory(self, ids: Tensor) -> Tensor | None:
         if self.decoder.cross is None:
             return None
@@ -256,11 +267,13 @@ class V2LTokenizer(Tokenizer):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._rows = None
+        self._seen.clear()
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> V2LTokenizer:
         super()._apply(fn, recurse)
         self._rows = None
+        self._seen.clear()
         if self._place is not None:
             self._place = self._place.to(self.masks.device)
         return self

@@ -328,3 +328,52 @@ def test_what_is_no_v2l_is_refused(changes, message):
 def test_local_words_of_several_ids_have_no_vector_in_the_language_models_table():
     with pytest.raises(ValueError, match="local: expected words of llm, of one id each, got ' w45'"):
         model({**ROWS, "local": [1, 45]}, local_vectors="llm")
+
+
+class Counted(Encoder):
+    """Counts the images that it looks at."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def image_features(self, images):
+        self.batches.append(len(images))
+        return super().image_features(images)
+
+
+def test_training_asks_about_each_image_once():
+    encoder = Counted()
+    tokenizer = model(encoder=encoder).train()
+    first, both = images(3, seed=1), torch.cat([images(3, seed=1), images(2, seed=2)])
+    ids = [tokenizer(batch).tokens.ids for batch in (first, both, both)]
+    assert encoder.batches == [1] * 5
+    assert torch.equal(ids[1], ids[2])
+    expected = tokenizer.eval()(both).tokens
+    assert torch.equal(ids[2][:, :5], expected.ids[:, :5])
+    assert encoder.batches[5:] == [5]  # evaluation remembers nothing
+
+
+def test_images_are_asked_about_anew_after_other_weights():
+    encoder = Counted()
+    tokenizer = model(encoder=encoder).train()
+    tokenizer(images(2))
+    tokenizer.load_state_dict(tokenizer.state_dict())
+    copy.deepcopy(tokenizer)(images(2))
+    assert encoder.batches == [1] * 4
+
+
+def test_what_does_not_fit_is_asked_about_again():
+    from spae.models.seen_images import SeenImages
+
+    asked, seen = [], SeenImages(most=2)
+
+    def ask(batch):
+        asked.append(len(batch))
+        return torch.stack([batch[:, 0, 0, 0].long(), batch[:, 1, 0, 0].long()], 1)
+
+    batch = torch.arange(6.0)[:, None, None, None].expand(6, 3, 2, 2).clone()
+    for expected in (6, 10):
+        assert seen.ids(batch, ask).tolist() == [[n, n] for n in range(6)]
+        assert len(asked) == expected
+    assert len(seen) == 2
