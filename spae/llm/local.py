@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +15,11 @@ from spae.configs import Count, checked
 from spae.devices import checked_device
 from spae.llm import folders
 from spae.llm.protocol import GREEDY, ContextOverflow, Prefix, Sampling
+from spae.llm.reading import Network, Reading, ReadPrefix, check_prefix
 from spae.llm.sampling import choose
 from spae.llm.tokens import TextTokenizer
 
-if TYPE_CHECKING:
-    from spae.llm.memory import Memory
-
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_ATTENTION = {"full_attention", "sliding_attention"}
 _WORTH_SHARING = 16
 
 
@@ -60,14 +55,6 @@ def load(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class ReadPrefix:
-    """A prompt's beginning, read: its ids, and the memory that begins with them."""
-
-    ids: tuple[int, ...]
-    memory: Memory
-
-
 class LocalLLM:
     """A `FrozenLLM` on this machine: any causal language model of transformers with attention in every layer.
 
@@ -91,33 +78,20 @@ class LocalLLM:
         identity: str | None = None,
         pack_tokens: int = 2048,
     ) -> None:
-        config = model.config.get_text_config()
-        if unknown := set(getattr(config, "layer_types", None) or ()) - _ATTENTION:
-            raise ValueError(
-                f"model: expected attention in every layer ({', '.join(_ATTENTION)}), got {unknown}"
-            )
-        from spae.llm.attention import use_grouped_attention
-
-        self._model = model.eval().requires_grad_(False)
-        # Later versions of transformers 5 call it `cache`, and warn of the old name.
-        parameters = inspect.signature(model.forward).parameters
-        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
-        use_grouped_attention(model)
+        self._network = Network(model)
         self._tokenizer = TextTokenizer(tokenizer)
-        self._layer_types = frozenset(getattr(config, "layer_types", None) or ())
-        self._sliding_window: int | None = getattr(config, "sliding_window", None)
         self._pack_tokens = pack_tokens
         self._packs_rightly: bool | None = None
         self.name = name or str(model.name_or_path) or type(model).__name__
         self.identity = identity or self.name
-        self.context_window: int = config.max_position_embeddings
+        self.context_window: int = self._network.config.max_position_embeddings
         self.start_ids = self._tokenizer.start_ids
         self.special_ids = self._tokenizer.special_ids
-        self._vocabulary: int = config.vocab_size
+        self._vocabulary: int = self._network.config.vocab_size
 
     @property
     def device(self) -> torch.device:
-        return self._model.device
+        return self._network.device
 
     @property
     def vocabulary_size(self) -> int:
@@ -136,7 +110,7 @@ class LocalLLM:
     def prefix(self, ids: Sequence[int], base: Prefix | None = None) -> ReadPrefix:
         self._check_ids("ids", ids)
         self._check_room(ids, base, 0)
-        with _Reading(self, base) as reading:
+        with Reading(self._network, base) as reading:
             if ids:
                 reading.read([list(ids)], [0], [])
             prefix = ReadPrefix((*(base.ids if base else ()), *ids), reading.memory)
@@ -181,7 +155,7 @@ class LocalLLM:
             return result, scores
         hidden = sorted(self.special_ids - set(stop))
         for rows, tails, base in self._packs(prompts, prefix, num_tokens):
-            with _Reading(self, base) as reading:
+            with Reading(self._network, base) as reading:
                 live, inputs = list(range(len(rows))), tails
                 for position in range(num_tokens):
                     ends = torch.tensor([len(tail) for tail in inputs]).cumsum(0) - 1
@@ -216,7 +190,7 @@ class LocalLLM:
         columns = allowed.to(self.device)
         for rows, tails, base in self._packs(prompts, prefix, 1):
             ends = torch.tensor([len(tail) for tail in tails]).cumsum(0) - 1
-            with _Reading(self, base) as reading:
+            with Reading(self._network, base) as reading:
                 logits = reading.read(tails, list(range(len(rows))), ends.tolist())[:, columns]
             for place in range(k):
                 best = logits.argmax(dim=1, keepdim=True)
@@ -249,7 +223,7 @@ class LocalLLM:
             for row, text in zip(rows, texts, strict=True):
                 end += len(text)
                 keep.extend(range(end - len(continuations[row]), end))
-            with _Reading(self, base) as reading:
+            with Reading(self._network, base) as reading:
                 logits = reading.read(texts, list(range(len(rows))), keep)
             targets = torch.tensor([token for row in rows for token in continuations[row]])
             scores = logits.log_softmax(dim=1).cpu().gather(1, targets[:, None])[:, 0]
@@ -295,12 +269,12 @@ class LocalLLM:
             self._packs_rightly = bool((packed - alone).abs().max() < 0.1 * alone.std())
         if not self._packs_rightly:
             raise ValueError(
-                f"pack_tokens: expected 1 for {type(self._model).__name__}, which does not take the "
+                f"pack_tokens: expected 1 for {self._network.name}, which does not take the "
                 f"attention mask that several prompts in one sequence need, got {self._pack_tokens}"
             )
 
     def _read_once(self, *arguments: Any) -> Tensor:
-        with _Reading(self, None) as reading:
+        with Reading(self._network, None) as reading:
             return reading.read(*arguments)
 
     def _check_prompts(
@@ -323,7 +297,7 @@ class LocalLLM:
                 )
 
     def _check_room(self, prompt: Sequence[int], prefix: Prefix | None, room: int) -> None:
-        _check_prefix(prefix)
+        check_prefix(prefix)
         length = len(prefix.ids if prefix else ()) + len(prompt)
         if length + room > self.context_window:
             raise ContextOverflow(
@@ -362,85 +336,6 @@ def _is_id(token: Any, vocabulary: int) -> bool:
         return False
 
 
-def _check_prefix(prefix: Prefix | None) -> None:
-    if prefix is not None and not isinstance(prefix, ReadPrefix):
-        raise TypeError(f"prefix: expected what this model's prefix() returned, got {type(prefix).__name__}")
-
-
 def _still_running(rows: list[int], chosen: list[int], stop: Sequence[int]) -> tuple[list[int], list[int]]:
     kept = [(row, token) for row, token in zip(rows, chosen, strict=True) if token not in stop]
     return [row for row, _ in kept], [token for _, token in kept]
-
-
-class _Reading:
-    """Some prompts behind a prefix, as one growing sequence.
-
-    Prompts are rows, numbered from 0. What several of them begin with is read once: a token belongs to every
-    row whose text it is part of, and sees those before it that all of its rows share.
-    """
-
-    def __init__(self, llm: LocalLLM, prefix: Prefix | None) -> None:
-        from spae.llm.memory import Memory
-
-        _check_prefix(prefix)
-        assert prefix is None or isinstance(prefix, ReadPrefix)
-        self._llm = llm
-        self.memory = prefix.memory.behind(len(prefix.ids)) if prefix else Memory().behind(0)
-        self._start = len(prefix.ids) if prefix else 0
-        self._ends: dict[int, tuple[int, int]] = {}  # of each row: its last token, and how many it has
-        self._members = torch.empty(0, 0)  # 1 where a token belongs to a row
-        self._positions = torch.empty(0, dtype=torch.int64)
-
-    def __enter__(self) -> _Reading:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.memory.close()
-
-    @torch.no_grad()
-    def read(self, tokens: list[list[int]], owners: list[int], keep: list[int]) -> Tensor:
-        """Append tokens[i] to row owners[i], the first time to all rows; float32 logits [len(keep), V] after
-        the kept ones of the tokens of all i in order."""
-        known = len(self._positions)
-        places: dict[tuple[int, int], int] = {}  # of a token behind another
-        new, positions, members = [], [], []
-        for ids, row in zip(tokens, owners, strict=True):
-            end, length = self._ends.get(row, (-1, 0))
-            for token in ids:
-                end = places.setdefault((end, token), known + len(new))
-                if end == known + len(new):
-                    new.append(token)
-                    positions.append(self._start + length)
-                length += 1
-                members.append((end - known, row))
-            self._ends[row] = end, length
-        new_positions = torch.tensor(positions)
-        new_members = torch.zeros(len(new), len(self._ends))
-        new_members[tuple(torch.tensor(members).T)] = 1
-        self._positions = torch.cat([self._positions, new_positions])
-        self._members = torch.cat([self._members.reshape(known, len(self._ends)), new_members])
-        single = bool(self._members.all())
-        device = self._llm.device
-        output = self._llm._model(
-            input_ids=torch.tensor([new], device=device),
-            position_ids=new_positions[None].to(device),
-            attention_mask=None if single else self._mask(new_members, new_positions),
-            use_cache=True,
-            logits_to_keep=torch.tensor([members[i][0] for i in keep], dtype=torch.int64, device=device),
-            **{self._llm._cache_argument: self.memory.cache},
-        )
-        return output.logits[0].float()
-
-    def _mask(self, members: Tensor, positions: Tensor) -> Any:
-        """Who sees whom, bool [1, 1, new, all]: the prefix, and what stands before in all rows of a token."""
-        elsewhere = members @ (1 - self._members).T  # how many rows of the one the other does not belong to
-        seen = (elsewhere == 0) & (positions[:, None] >= self._positions)
-        seen = torch.cat([torch.ones(len(members), self._start, dtype=torch.bool), seen], dim=1)
-        everywhere = torch.cat([torch.arange(self._start), self._positions])
-        full = seen[None, None].to(self._llm.device)
-        window, kinds = self._llm._sliding_window, self._llm._layer_types
-        if window is None or kinds == {"full_attention"}:
-            return full
-        near = (seen & (positions[:, None] - everywhere < window))[None, None].to(self._llm.device)
-        masks = {"full_attention": full, "sliding_attention": near}
-        return {kind: masks[kind] for kind in kinds} if kinds else near

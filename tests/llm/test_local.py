@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from spae import assets, llm
-from spae.llm.local import LocalLLM, _Reading
+from spae.llm.local import LocalLLM
+from spae.llm.reading import Reading
 from spae.llm.sampling import choose, uniform
 from spae.testing.tiny_llm import tiny_model
 
@@ -110,7 +111,11 @@ def test_prefixes_stay_what_they_were_whatever_is_read_behind_them(tokenizer):
     for path in (*prefixes, *reversed(prefixes)):
         assert local.generate([tail], 3, prefix=prefixes[path])[0].tolist() == expected[path], path
     longest = prefixes[1, 3, 3]
-    with _Reading(local, longest) as first, _Reading(local, longest) as second, torch.no_grad():
+    with (
+        Reading(local._network, longest) as first,
+        Reading(local._network, longest) as second,
+        torch.no_grad(),
+    ):
         first.read([other], [0], [0])
         second.read([tail], [0], [0])
         alone = model(torch.tensor([[*longest.ids, *other, *tail]])).logits[0, -1]
@@ -199,7 +204,7 @@ def test_greedy_takes_the_first_of_equals():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16"])
 def test_a_type_is_given_by_name_or_as_torch_has_it(tiny_folder, dtype):
     model = llm.load(tiny_folder, dtype=dtype)
-    assert model._model.dtype == torch.bfloat16
+    assert model._network._model.dtype == torch.bfloat16
     assert model.identity.endswith("-bfloat16")
 
 
