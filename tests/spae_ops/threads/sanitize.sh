@@ -26,5 +26,8 @@ export ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$build/lib" OMP_NUM_THREADS=2
 (cd "$build" && PYTHONPATH=lib "../../$python" -c "
 import spae_ops._extension
 assert 'sanitize' in spae_ops._extension.load().__file__")
-"$(dirname "$python")/pytest" -q tests/spae_ops/test_nearest_code_cpu.py tests/spae_ops/test_nearest_code_cpu_operator.py \
-    tests/spae_ops/test_distance_cross_entropy_cpu.py tests/spae_ops/test_pyramid_quantize_cpu.py
+# Compilers are not ours; and resident memory is then the sanitizer's, which keeps what was freed for a while.
+"$(dirname "$python")/pytest" -q -k "not compile and not resident_memory" tests/spae_ops/test_nearest_code_cpu.py \
+    tests/spae_ops/test_nearest_code_cpu_bounds.py tests/spae_ops/test_nearest_code_cpu_operator.py \
+    tests/spae_ops/test_distance_cross_entropy_cpu.py tests/spae_ops/test_pyramid_quantize_cpu.py \
+    tests/spae_ops/test_pyramid_quantize.py tests/spae_ops/test_code_index.py tests/spae_ops/test_vmap.py
