@@ -53,7 +53,8 @@ def _first(value: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 def _unflat(result: Tensor, size: int) -> Tensor:
-    return result.unflatten(0, (size, len(result) // size))
+    # len() would fix the number in a compiled graph.
+    return result.unflatten(0, (size, result.shape[0] // size))
 
 
 def _one(args: Sequence[Any], in_dims: Sequence[Any], number: int) -> list[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch.func import vmap
 
 from spae_ops import (
@@ -154,3 +156,35 @@ def test_bad_values_are_still_errors(x, codes):
         vmap(lambda i: pyramid_dequantize(i, codes, PYRAMID).quantized)(
             torch.full((B, 1, PYRAMID.num_tokens), -1)
         )
+
+
+MAPPED = {
+    "subsample": lambda z, ids, codes: dilation_subsample(z, PYRAMID, 1),
+    "queries": lambda z, ids, codes: layer_queries(z, ids, codes, PYRAMID, 1),
+    "lookup": lambda z, ids, codes: nearest_code(z.flatten(2).mT, codes).sqdist[..., None] + z.flatten(2).mT,
+    "loss": lambda z, ids, codes: distance_cross_entropy(z.flatten(2).mean(2), codes, ids[:, 0]),
+}
+
+
+@pytest.mark.parametrize("op", MAPPED)
+def test_compiled_for_any_number_of_rows_at_once(op, codes):
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    call = vmap(lambda z, ids: MAPPED[op](z, ids, codes))
+    compiled = torch.compile(
+        call, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=count, bw_compiler=count)
+    )
+    for rows in (3, 7, 11):
+        z = torch.randn(2, rows, D, 4, 4, requires_grad=True)
+        ids = torch.arange(2 * rows * PYRAMID.num_tokens).reshape(2, rows, -1) % K
+        got, expected = compiled(z, ids), call(z, ids)
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(out.square().sum(), z)[0] for out in (got, expected))
+        )
+        assert len(graphs) == 2, "expected one graph forwards and one backwards"
