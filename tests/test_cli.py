@@ -10,7 +10,7 @@ from spae.cli import main
 
 COMMANDS = [
     *("bench", "decode", "demo", "doctor", "encode", "eval"),
-    *("export", "fetch", "tokenize", "train", "view"),
+    *("export", "fetch", "tokenize", "train", "view", "words"),
 ]
 
 

@@ -21,6 +21,7 @@ FLOORS = (
         "spae.metrics",
         "spae.viewer",
         "spae.incontext",
+        "spae.scale",
         "spae.training",
         "spae.files",
         "spae.token_files",

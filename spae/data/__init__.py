@@ -1,8 +1,10 @@
-"""Data: `open_data` for whatever a specification names, and the sets that come as packages."""
+"""Data: `open_data` for whatever a specification names, the sets that come as packages, and
+collections of tokens."""
 
 from spae.data.mnist import MNISTDigits
 from spae.data.open import Images, Item, Unsplit, automatic_split, open_data, register
 from spae.data.sets import SETS, PackagedSet, load
+from spae.data.token_dataset import TokenDataset, TokenItem
 from spae.data.views import Views
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "Item",
     "MNISTDigits",
     "PackagedSet",
+    "TokenDataset",
+    "TokenItem",
     "Unsplit",
     "Views",
     "automatic_split",

@@ -156,8 +156,12 @@ ONE_LINE = [
     ("encode {}/a.png --model {}/m --out {}/a.png/t.json", r".*a.png: "),
     ("encode {}/none --model {}/m --out {}/new.json", r"images: expected files that end in .*, got none in .*none"),
     ("encode {}/*.gif --model {}/m --out {}/new.json", r"images: expected files that end in .*, got none in .*gif"),
-    ("tokenize {}/none --model {}/m", r"images: expected files that end in .*, got none in .*none"),
-    ("tokenize {}/a.png --model {}/m --layers -1", r"layers: expected 1 to 2, got -1"),
+    ("words {}/none --model {}/m", r"images: expected files that end in .*, got none in .*none"),
+    ("words {}/a.png --model {}/m --layers -1", r"layers: expected 1 to 2, got -1"),
+    ("tokenize {}/none {}/new --model {}/m", r"root: expected files that end in .*, got none under .*none"),
+    ("tokenize mnist {}/new --model {}/m", r"split: expected one of those that mnist has, got None"),
+    ("tokenize mnist {}/new --model {}/m --form csv", r"tokenize.form: expected .*, got 'csv'"),
+    ("tokenize mnist {}/new --model {}/m --shard-size 0", r"tokenize.shard_size: expected .*, got 0"),
     ("view {}/none --model {}/m --out {}/new.html", r"images: expected files that end in .*, got none in .*none"),
     ("view {}/a.png --model {}/m --out {}/new.html --layers 9", r"layers: expected 1 to 2, got 9"),
     ("view {}/a.png --model {}/m --out {}", r"out: expected a file, got .*, a folder"),
@@ -248,7 +252,8 @@ USAGE = [
     ("encode a.png --colour", r"unrecognized arguments: --colour"),
     ("decode", r"the following arguments are required: tokens"),
     ("decode a.json b.json", r"unrecognized arguments: b.json"),
-    ("tokenize", r"the following arguments are required: IMAGE"),
+    ("words", r"the following arguments are required: IMAGE"),
+    ("tokenize photos", r"the following arguments are required: OUT"),
     ("view a.png", r"the following arguments are required: --out"),
     ("train now", r"unrecognized arguments: now"),
     ("eval", r"the following arguments are required: WHAT"),
@@ -299,7 +304,7 @@ def test_usage(line, said, here, capsys, matches):
     assert not list(here.iterdir())
 
 
-@pytest.mark.parametrize("verb", ["encode", "tokenize"])
+@pytest.mark.parametrize("verb", ["encode", "words"])
 @pytest.mark.parametrize("name", ["bad.png", "cut.png", "missing.png", "t.json"])
 def test_an_image_that_cannot_be_read_is_skipped_by_name(verb, name, there, here, capsys):
     """Others are still read; the status is 1."""

@@ -43,7 +43,7 @@ def test_images_to_tokens_and_back(saved, capsys):
     assert main(["decode", "t.jsonl", "--model", "model", "--out", "out"]) == 0
     assert sorted(p.name for p in Path("out").iterdir()) == [f"{i}.decoded.png" for i in range(3)]
     capsys.readouterr()
-    assert main(["tokenize", "0.png", "--model", "model", "--json"]) == 0
+    assert main(["words", "0.png", "--model", "model", "--json"]) == 0
     row = json.loads(Path("t.jsonl").read_text().splitlines()[1])
     assert json.loads(capsys.readouterr().out)["words"] == row["words"]
 

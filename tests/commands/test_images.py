@@ -1,4 +1,4 @@
-"""`spae encode`, `decode` and `tokenize`: many images, bad ones among them, at flat memory."""
+"""`spae encode`, `decode` and `words`: many images, bad ones among them, at flat memory."""
 
 import argparse
 import gc
@@ -41,10 +41,10 @@ def test_encode_then_decode(toy, picture, capsys):
     again = model.decode(model.tokens([tokens["images"][0]["words"][:2]]))[0].detach()
     assert np.array_equal(decoded, ((again.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
     assert capsys.readouterr().out.splitlines() == ["out/cat.decoded.png"]
-    assert main(["tokenize", "cat.png", "--model", toy, "--layers", "2"]) == 0
+    assert main(["words", "cat.png", "--model", toy, "--layers", "2"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("cat.png\n  1  _w")
-    assert main(["tokenize", "cat.png", "--model", toy, "--json"]) == 0
+    assert main(["words", "cat.png", "--model", toy, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"name": "cat.png", "words": tokens["images"][0]["words"]}
 
 
@@ -124,7 +124,7 @@ def test_bad_files_are_named_and_skipped(toy, picture, capsys):
     assert err[-1] == "spae encode: 3 of 6 images could not be read"
     assert "No such file" in err[1]
     assert [row["name"] for row in rows("t.jsonl")[1]] == ["0.png", "1.png", "2.png"]
-    assert main(["tokenize", "text.png", "--model", toy]) == 1
+    assert main(["words", "text.png", "--model", toy]) == 1
     assert "1 of 1 images could not be read" in capsys.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_what_bad_names_hold_is_written_and_read_again(toy, picture, capsys):
     assert main(["encode", strange, "--model", toy, "--out", "t.jsonl"]) == 0
     assert main(["decode", "t.jsonl", "--model", toy]) == 0
     assert Path(os.fsdecode(b"caf\xe9.decoded.png")).is_file()
-    assert main(["tokenize", strange, "--model", toy]) == 0
+    assert main(["words", strange, "--model", toy]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "caf\\udce9.png"
 
 
@@ -242,7 +242,7 @@ def test_outputs_keep_their_folders_and_never_meet():
         (["--device", "toaster"], "device: expected one that torch can use here, got 'toaster'"),
     ],
 )
-@pytest.mark.parametrize("command", ["encode", "tokenize"])
+@pytest.mark.parametrize("command", ["encode", "words"])
 def test_options_are_named(toy, picture, capsys, command, options, message):
     picture(Path("0.png"))
     assert main([command, "0.png", "--model", toy, *options]) == 1
