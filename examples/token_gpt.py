@@ -1,9 +1,10 @@
-"""A small GPT that writes images as words: trained on the bundled tokenizer's tokens of the digits.
+"""A small GPT that writes images as words: trained on a collection of tokens, by default of the digits.
 
 The pyramid's order, coarse to fine, is the order of writing. A digit's class comes first, so that the model
 can be asked for one.
 
-    python examples/token_gpt.py --steps 3000 --out digits.png
+    spae tokenize mnist tokens --split train
+    python examples/token_gpt.py tokens --steps 3000 --out digits.png
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spae import PyramidTokens, load
-from spae.data import open_data
+from spae.data import TokenDataset
 from spae.files import save_image
-from spae.tokenizers.batches import decode_all, encode_all
+from spae.tokenizers.batches import decode_all
 
 
 class GPT(nn.Module):
@@ -71,9 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="mnist", help="the tokenizer")
-    parser.add_argument("--data", default="mnist", help="what spae.data.open_data takes, with classes")
-    parser.add_argument("--images", type=int, default=4500, help="how many to train on")
+    parser.add_argument("collection", help="what `spae tokenize` wrote of data with classes")
+    parser.add_argument("--model", help="the tokenizer (default: that of the collection)")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=192)
@@ -82,13 +82,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     torch.manual_seed(0)
-    tokenizer = load(arguments.model)
-    data = open_data(arguments.data, "train", image_size=tokenizer.config.image_size)
-    items = [data[number] for number in range(min(arguments.images, len(data)))]
-    tokens = encode_all(tokenizer, torch.stack([item.image for item in items]))
+    data = TokenDataset(arguments.collection)
+    tokenizer = load(arguments.model or data.about["model"])
+    data.check(tokenizer)
+    items = list(data)
 
     # Few of the codebook's words are in use; the GPT knows those, and after them the classes.
-    rows, ids = tokens.ids.unique(return_inverse=True)
+    rows, ids = torch.stack([item.ids for item in items]).unique(return_inverse=True)
     labels = torch.tensor([item.label for item in items])
     classes, words = int(labels.max()) + 1, len(rows)
     sequences = torch.cat([words + labels[:, None], ids], 1)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from spae import Codebook, load
+from spae.cli import main
 from spae.testing import strategies
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -63,18 +64,9 @@ def test_own_folder(photos, book, tmp_path, capsys):
 
 def test_token_gpt(photos, book, tiny_tokenizer_of, tmp_path, capsys):
     model = tiny_tokenizer_of(Codebook.load(book), tmp_path / "model")
-    command = [
-        "--model",
-        str(model),
-        "--data",
-        str(photos),
-        "--width",
-        "32",
-        "--depth",
-        "1",
-        "--batch-size",
-        "8",
-    ]
+    collection = str(tmp_path / "tokens")
+    assert main(["tokenize", str(photos), collection, "--model", str(model), "--loaders", "0"]) == 0
+    command = [collection, "--width", "32", "--depth", "1", "--batch-size", "8"]
     example("token_gpt").main([*command, "--steps", "60", "--out", str(tmp_path / "written.png")])
     printed = capsys.readouterr().out
     first, last = (float(value) for value in re.findall(r"([\d.]+) nats", printed))
