@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = TokenDataset(arguments.collection)
     tokenizer = load(arguments.model or data.about["model"])
     data.check(tokenizer)
-    items = list(data)
+    items = [data[number] for number in range(len(data))]
 
     # Few of the codebook's words are in use; the GPT knows those, and after them the classes.
     rows, ids = torch.stack([item.ids for item in items]).unique(return_inverse=True)
