@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from spae.eval.host import cores, cpu
+
 _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "asimd", "sve")
 _PACKAGES = (
     "torch",
@@ -31,11 +33,10 @@ _GPU = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "p
 def host(device: str) -> dict[str, Any]:
     """CPU model, cores this process may use, instruction sets, memory and load; and the GPU as found."""
     cpuinfo = _read("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo)
     flags = re.search(r"(?:flags|Features)\s*: (.*)", cpuinfo)
     memory = re.search(r"MemTotal:\s*(\d+) kB", _read("/proc/meminfo"))
     facts: dict[str, Any] = {
-        "cpu": model[1] if model else platform.machine(),
+        "cpu": cpu(),
         "cores": cores(),
         "isa": [name for name in _ISA if flags and name in flags[1].split()],
         "memory_gib": round(int(memory[1]) / 2**20) if memory else None,
@@ -44,11 +45,6 @@ def host(device: str) -> dict[str, Any]:
     if device == "cuda":
         facts["gpu"] = _gpu()
     return facts
-
-
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

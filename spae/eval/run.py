@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from spae import modules
+from spae.eval.host import host
 from spae.eval.table import joined
 from spae.llm import FrozenLLM
 from spae.llm.journal import Journal
@@ -121,10 +122,10 @@ def evaluate(task: Task, run: Run) -> dict[str, Any]:
     """Measure, and write `NAME.json`, `NAME.md` and, if the task draws one, the page `NAME.png` into
     `run.out`.
 
-    Returns the report: the command, the language model's name and what the task measured. The same call goes
-    on where an interrupted one stopped.
+    Returns the report: the command, the host, the language model's name and what the task measured. The same
+    call goes on where an interrupted one stopped.
     """
-    report: dict[str, Any] = {"command": run.command}
+    report: dict[str, Any] = {"command": run.command, "host": host()}
     if task.USES_LLM:
         report["llm"] = run.asked.name
         _ = run.folder

@@ -65,6 +65,7 @@ def test_a_new_task_is_a_new_file(brightness, tmp_path, spae, monkeypatch, capsy
 def test_a_report_ends_with_its_command(brightness, tmp_path, spae):
     report = evaluate(find("brightness"), Run("brightness", 1, spae, None, tmp_path, "spae eval brightness"))
     assert report["command"] == "spae eval brightness"
+    assert set(report["host"]) == {"cpu", "cores", "python", "torch", "spae"}
     assert (tmp_path / "brightness.md").read_text().endswith("\n\n    spae eval brightness\n")
 
 
