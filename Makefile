@@ -11,7 +11,7 @@ JOBS ?= 2
 CLIP := $(VENV)/clip
 SOURCES := Makefile pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: install demo test lint sanitize mutants bench torture adversarial wheel docs clean
+.PHONY: install demo test lint sanitize mutants bench results torture adversarial wheel docs clean
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,10 @@ bench: install
 	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	$(RUN) -m spae fetch smollm2
 	$(RUN) -m benchmarks lookup
+
+# RESULTS.md and its plots, from the committed JSON.
+results: install
+	PYTHONPATH=. $(RUN) tools/results.py
 
 # An sdist and a wheel in dist/, tried in an environment with nothing else.
 wheel: install

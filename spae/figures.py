@@ -140,28 +140,38 @@ def picture_grid(
 
 
 class Curve(NamedTuple):
-    """Figures at some places, with half the widths of their 95% intervals (0: none is drawn)."""
+    """Figures at some places, and the ends of their 95% intervals (of no width: none is drawn)."""
 
     x: Sequence[float]
     values: Sequence[float]
-    errors: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
 
 
 def curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, x: str) -> None:
-    """Draw panels side by side, by their titles, each with a line for every name, over a logarithmic x; one
-    legend below them all. Writes a PNG."""
-    figure = _figure(3.6 * len(panels), 3.9)
+    """Draw panels side by side, by their titles, each with a line for every name, over a logarithmic x; a
+    name has one colour in all of them, and one legend stands below. Writes a PNG."""
+    figure = _figure(3.6 * len(panels) + 0.6, 3.9)
     places = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    drawn = {}
     for axes, (title, lines) in zip(places, panels.items(), strict=True):
         for name, line in lines.items():
-            errors = line.errors if any(line.errors) else None
-            axes.errorbar(line.x, line.values, errors, marker="o", markersize=4, capsize=2, label=name)
+            # At 0 and 1 rounding may leave an interval's end on the other side.
+            below = [max(0.0, value - end) for value, end in zip(line.values, line.low, strict=True)]
+            above = [max(0.0, end - value) for value, end in zip(line.values, line.high, strict=True)]
+            errors = [below, above] if any(below + above) else None
+            look = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 4, "capsize": 2}
+            drawn[name] = axes.errorbar(line.x, line.values, errors, **look)
+        ticks = sorted({place for line in lines.values() for place in line.x})
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         axes.set(title=title, xlabel=x)
         axes.grid(color="0.9")
-    handles, names = places[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8)
+    columns = min(len(names), 2 * len(panels))
+    handles = [drawn[name] for name in names]
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8)
     _save(figure, path)
 
 

@@ -149,8 +149,8 @@ def quality_curves(reports: Mapping[str, dict[str, Any]], path: Path) -> None:
 def _curve(report: dict[str, Any], key: str) -> Curve:
     rows = report["layers"]
     words = list(accumulate(row["words_per_image"] for row in rows))
-    errors = [_Z95 * row.get(f"{key}_standard_error", 0.0) for row in rows]
-    return Curve(words, [row[key] for row in rows], errors)
+    values = [(row[key], _Z95 * row.get(f"{key}_standard_error", 0.0)) for row in rows]
+    return Curve(words, [row[key] for row in rows], [v - e for v, e in values], [v + e for v, e in values])
 
 
 def _note(report: dict[str, Any]) -> str:

@@ -189,7 +189,8 @@ def test_curves_are_of_what_all_reports_have(tmp_path, monkeypatch):
     line = drawn["PSNR (dB)"]["two"]
     assert line.x == [1, 5, 9]
     assert line.values == [row["psnr"] for row in two["layers"]]
-    assert line.errors == [1.96 * row["psnr_standard_error"] for row in two["layers"]]
+    assert line.low == [row["psnr"] - 1.96 * row["psnr_standard_error"] for row in two["layers"]]
+    assert line.high == [row["psnr"] + 1.96 * row["psnr_standard_error"] for row in two["layers"]]
     monkeypatch.undo()
     quality_curves({"one": one}, tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
