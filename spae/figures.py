@@ -175,6 +175,26 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, x: str) -> 
     _save(figure, path)
 
 
+def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Draw panels side by side, by their titles: for each row, by its name, its values as dots and their mean
+    as a bar across. All panels have the same rows; a row may have no values. Writes a PNG."""
+    rows = list(next(iter(panels.values())))
+    figure = _figure(2.2 + 2.3 * len(panels), 0.9 + 0.32 * len(rows))
+    places = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, values) in zip(places, panels.items(), strict=True):
+        for place, row in enumerate(rows):
+            found = list(values[row])
+            axes.plot(found, [place] * len(found), "o", markersize=4, alpha=0.6, color="C0")
+            if found:
+                axes.plot([sum(found) / len(found)] * 2, [place - 0.3, place + 0.3], color="C0")
+        axes.set_title(title, fontsize=10)
+        axes.grid(color="0.9")
+        axes.tick_params(labelsize=8)
+    places[0].set_yticks(range(len(rows)), rows)
+    places[0].set_ylim(len(rows) - 0.5, -0.5)  # the first row is at the top
+    _save(figure, path)
+
+
 def interval_lines(
     panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
     ticks: Sequence[str],

@@ -9,7 +9,7 @@ from spae import __version__, commands
 from spae.cli import main
 
 COMMANDS = [
-    *("bench", "decode", "demo", "doctor", "encode", "eval"),
+    *("ablate", "bench", "decode", "demo", "doctor", "encode", "eval"),
     *("export", "fetch", "tokenize", "train", "view", "words"),
 ]
 
