@@ -254,13 +254,12 @@ def _by_layer(layers: list[dict[str, Any]]) -> Curve:
 
 
 def _reconstructions(found: list[Result]) -> dict[str, dict[str, Any]]:
-    """By name: of a bundled model its latest evaluation, not the report beside its weights."""
+    """By name, of a page of several models by each model's."""
     by_name = {}
     for result in found:
         if result.task in ("reconstruction", "digits"):
             for model, report in result.of_models.items():
-                name = model if "models" in result.report else result.name
-                by_name[name] = report
+                by_name[model if "models" in result.report else result.name] = report
     return by_name
 
 

@@ -136,13 +136,14 @@ def layer_table(report: dict[str, Any]) -> str:
 
 
 def quality_curves(reports: Mapping[str, dict[str, Any]], path: Path) -> None:
-    """Draw the quality that every number of layers keeps against its words: a panel a measure that all
-    reports have, a line a model. Writes a PNG."""
+    """Draw the quality that every number of layers keeps against its words: a panel a measure, a line a model
+    of which it was measured. Writes a PNG."""
     panels = {}
     of_features = [("frechet", "Fréchet distance", 2)]
     for key, heading, _ in (*_OF_PAIRS, *of_features):
-        if all(key in row for report in reports.values() for row in report["layers"]):
-            panels[heading] = {name: _curve(report, key) for name, report in reports.items()}
+        measured = {name: report for name, report in reports.items() if key in report["layers"][0]}
+        if measured:
+            panels[heading] = {name: _curve(report, key) for name, report in measured.items()}
     curves(panels, path, x="words kept")
 
 

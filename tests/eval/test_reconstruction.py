@@ -178,14 +178,15 @@ def test_the_share_whose_first_word_is_the_name(tmp_path, monkeypatch, capsys):
     assert "the first word is the image's name for 75.0%" in capsys.readouterr().out
 
 
-def test_curves_are_of_what_all_reports_have(tmp_path, monkeypatch):
+def test_curves_are_of_what_was_measured(tmp_path, monkeypatch):
     images = torch.rand(5, 3, 8, 8) * 2 - 1
     one = evaluate_reconstruction(toy(), images, similarity=True, features=SEEN)
     two = evaluate_reconstruction(toy(), images)
     drawn = {}
     monkeypatch.setattr("spae.eval.reconstruction.curves", lambda panels, path, x: drawn.update(panels))
     quality_curves({"one": one, "two": two}, tmp_path / "page.png")
-    assert list(drawn) == ["PSNR (dB)"]
+    assert list(drawn) == ["PSNR (dB)", "SSIM", "MS-SSIM", "Fréchet distance"]
+    assert [list(lines) for lines in drawn.values()] == [["one", "two"], ["one"], ["one"], ["one"]]
     line = drawn["PSNR (dB)"]["two"]
     assert line.x == [1, 5, 9]
     assert line.values == [row["psnr"] for row in two["layers"]]
