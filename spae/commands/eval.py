@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     for name in tasks():
         task = find(name)
         kind = kinds.add_parser(name, help=task.ABOUT, description=task.ABOUT)
-        kind.add_argument(
-            "--model",
-            nargs="+",
-            default=["mnist"],
-            help="any tokenizers: bundled ones' names, folders or hub repositories (default: mnist); several "
-            "come onto one page",
-        )
+        _add_models(kind)
         out = Path("out") / name if task.USES_LLM else None
         kind.add_argument(
             "--out",
@@ -44,11 +39,41 @@ def add(parser: argparse.ArgumentParser) -> None:
         if task.USES_LLM:
             _add_llm(kind)
         task.add(kind)
+    _add_all(kinds)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=["mnist"],
+        help="any tokenizers: bundled ones' names, folders or hub repositories (default: mnist); several "
+        "come onto one page",
+    )
+
+
+def _add_all(kinds: Any) -> None:
+    from spae.eval.run import tasks
+
+    about = "Every evaluation, on one page."
+    kind = kinds.add_parser("all", help=about, description=about)
+    _add_models(kind)
+    kind.add_argument("--data", default="mnist", help="of those that take any (default: mnist)")
+    kind.add_argument(
+        "--quick", action="store_true", help="a few images and prompts of each: a look, minutes"
+    )
+    kind.add_argument("--tasks", nargs="+", choices=tasks(), help="only these")
+    kind.add_argument("--no-llm", action="store_true", help="only those that ask no language model")
+    kind.add_argument("--out", type=Path, default=Path("out/all"), help="(default: out/all)")
+    kind.add_argument("--json", action="store_true", help="print JSON")
+    _add_llm(kind)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from spae.eval.run import Run, evaluate, evaluate_models, find, table_of
 
+    if arguments.what == "all":
+        return _run_all(arguments)
     task = find(arguments.what)
     # What is wrong with the settings is said before anything is loaded.
     settings = task.settings(arguments)
@@ -60,6 +85,26 @@ def run(arguments: argparse.Namespace) -> None:
     names = arguments.model
     report = evaluate(task, run_of(*names)) if len(names) == 1 else evaluate_models(task, names, run_of)
     print(json.dumps(report, indent=2) if arguments.json else table_of(task, report))
+
+
+def _run_all(arguments: argparse.Namespace) -> None:
+    from spae.eval.run import Run, find, tasks
+    from spae.eval.suite import evaluate_suite, settings, suite_table, without_llm
+
+    chosen = [name for name in arguments.tasks or tasks() if not arguments.no_llm or name in without_llm()]
+    # Loaded once, when first asked for.
+    model, llm = cache(load_tokenizer), cache(lambda: _load_llm(arguments))
+
+    def run_of(task: str, name: str) -> Run:
+        of = settings(task, arguments.data, quick=arguments.quick, seed=arguments.seed)
+        return Run(task, of, model(name), llm() if find(task).USES_LLM else None, None, own_command())
+
+    report = {"command": own_command(), **evaluate_suite(chosen, arguments.model, run_of, arguments.out)}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    text = suite_table(report)
+    (arguments.out / "all.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (arguments.out / "all.md").write_text(f"{text}\n\n    {own_command()}\n", encoding="utf-8")
+    print(json.dumps(report, indent=2) if arguments.json else text)
 
 
 def _add_llm(parser: argparse.ArgumentParser) -> None:

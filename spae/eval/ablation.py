@@ -152,12 +152,13 @@ def table(report: dict[str, Any]) -> str:
                 text += f" [{min(values):.{digits}f}, {max(values):.{digits}f}]"
             cells.append(text)
         rows.append(cells)
+    ways = max((one.get("ways", 0) for of in report["rows"].values() for one in of.values()), default=0)
     seeds = ", ".join(map(str, report["seeds"]))
     note = (
         f"{report['preset']}, {report['steps']} steps, seeds {seeds}: means, and least and most in brackets; "
         f"{report['images']} held-out images. Fréchet distance and class score of the features of Lite0, not "
         "Inception. Semantic score: the mean relative score of the guided layers' words by the images' names."
-        f" Accuracy: {_WAYS}-way 1-shot, the class whose example has the nearest counts of words, of as many "
+        f" Accuracy: {ways}-way 1-shot, the class whose example has the nearest counts of words, of as many "
         "layers as are best, without a language model."
     )
     return markdown(["row", "layers", "words", *(heading for _, heading, _ in measured)], rows, note)
