@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spae.configs import Config, Count, Range
+from spae.models.causal import TIME, CausalConv, FrameNorm, continues
 
 Conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _avg_pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -37,6 +39,8 @@ class BackboneConfig(Config):
         strides: one per pair of neighbouring levels, each an int for all axes or one int per axis; an int
             alone counts for all pairs. Video that keeps its time axis for one level: `((1, 2, 2), 2, 2)`.
         groups: upper bound on the groups of GroupNorm; narrow layers use fewer.
+        causal: no frame sees a later one, and the first stands alone: 1 + f k frames are 1 + k latents (see
+            `spae.models.causal`). Of signals and video.
     """
 
     latent_dim: Count
@@ -47,11 +51,14 @@ class BackboneConfig(Config):
     ndim: Annotated[int, Range(1, 3)] = 2
     strides: Count | Sequence[Count | Sequence[Count]] = 2
     groups: Count = 32
+    causal: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.multipliers:
             raise ValueError("multipliers: expected at least one, got ()")
+        if self.causal and self.ndim not in CausalConv:
+            raise ValueError(f"causal: expected False but for {[*CausalConv]} axes, got True for {self.ndim}")
         object.__setattr__(self, "strides", self._expand(self.strides))
 
     def _expand(self, strides: int | Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -82,45 +89,59 @@ class BackboneConfig(Config):
 
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Latent grid of an image or video of this `shape` (its grid axes alone, e.g. (H, W))."""
-        if len(shape) != self.ndim or any(n < f or n % f for n, f in zip(shape, self.factor, strict=True)):
+        rest = [1 if self.causal and axis == 0 and f > 1 else 0 for axis, f in enumerate(self.factor)]
+        if len(shape) != self.ndim or any(
+            n < 1 or n % f != r for n, f, r in zip(shape, self.factor, rest, strict=True)
+        ):
+            frames = f", the first 1 more than a multiple of {self.factor[0]}" if any(rest) else ""
+            divisors = self.factor[any(rest) :]
             raise ValueError(
-                f"shape: expected {self.ndim} sizes divisible by {self.factor}, got {tuple(shape)}"
+                f"shape: expected {self.ndim} sizes divisible by {divisors}{frames}, got {tuple(shape)}"
             )
-        return tuple(n // f for n, f in zip(shape, self.factor, strict=True))
+        return tuple(n // f + r for n, f, r in zip(shape, self.factor, rest, strict=True))
 
 
 def convolution(
-    in_channels: int, out_channels: int, kernel: int, ndim: int
+    in_channels: int, out_channels: int, kernel: int, ndim: int, *, causal: bool = False
 ) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
     """A convolution that keeps the grid: [B, in_channels, *grid] -> [B, out_channels, *grid], odd `kernel`.
+
+    causal: along the first axis no output sees a later input.
 
     Weights are LeCun-normal (variance 1 / fan-in, the default of MaskGIT's framework), biases zero. PyTorch's
     own default has a third of that variance.
     """
-    layer = Conv[ndim](in_channels, out_channels, kernel, padding=kernel // 2)
+    if causal and kernel > 1:
+        layer = CausalConv[ndim](in_channels, out_channels, kernel)
+    else:
+        layer = Conv[ndim](in_channels, out_channels, kernel, padding=kernel // 2)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """GroupNorm with as many groups as divide `channels`, at most `groups`, of at least 4 channels each."""
+def group_norm(channels: int, groups: int, *, causal: bool = False) -> nn.GroupNorm:
+    """GroupNorm with as many groups as divide `channels`, at most `groups`, of at least 4 channels each.
+
+    causal: of each frame by itself.
+    """
     most = min(groups, max(1, channels // _MIN_CHANNELS_PER_GROUP))
-    return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels, eps=1e-6)
+    count = next(g for g in range(most, 0, -1) if channels % g == 0)
+    return (FrameNorm if causal else nn.GroupNorm)(count, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """Twice GroupNorm, SiLU, 3-wide convolution, plus the input: [B, C_in, *grid] -> [B, C_out, *grid]."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, ndim: int, groups: int):
+    def __init__(self, in_channels: int, out_channels: int, *, ndim: int, groups: int, causal: bool = False):
         super().__init__()
         self.body = nn.Sequential(
-            group_norm(in_channels, groups),
+            group_norm(in_channels, groups, causal=causal),
             nn.SiLU(),
-            convolution(in_channels, out_channels, 3, ndim),
-            group_norm(out_channels, groups),
+            convolution(in_channels, out_channels, 3, ndim, causal=causal),
+            group_norm(out_channels, groups, causal=causal),
             nn.SiLU(),
-            convolution(out_channels, out_channels, 3, ndim),
+            convolution(out_channels, out_channels, 3, ndim, causal=causal),
         )
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else convolution(in_channels, out_channels, 1, ndim)
@@ -130,43 +151,59 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Average pooling, as in MaskGIT: [B, C, *grid] -> [B, C, *(grid / stride)], one stride per axis."""
+    """Average pooling, as in MaskGIT: [B, C, *grid] -> [B, C, *(grid / stride)], one stride per axis.
 
-    def __init__(self, stride: tuple[int, ...]):
+    causal: the first frame is pooled with itself, the others in groups of `stride[0]` after it.
+    """
+
+    def __init__(self, stride: tuple[int, ...], *, causal: bool = False):
         super().__init__()
-        self.stride = stride
+        self.stride, self.causal = stride, causal
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.causal and not continues(self):
+            first = x[:, :, :1]
+            x = torch.cat([*[first] * (self.stride[0] - 1), x], TIME)
         return _avg_pool[len(self.stride)](x, self.stride)
 
     def extra_repr(self) -> str:
-        return f"stride={self.stride}"
+        return f"stride={self.stride}, causal={self.causal}"
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling, then a 3-wide convolution: [B, C, *grid] -> [B, C, *(grid * stride)]."""
+    """Nearest-neighbour upsampling, then a 3-wide convolution: [B, C, *grid] -> [B, C, *(grid * stride)].
 
-    def __init__(self, channels: int, stride: tuple[int, ...]):
+    causal: the first frame stays one, the others become `stride[0]` each.
+    """
+
+    def __init__(self, channels: int, stride: tuple[int, ...], *, causal: bool = False):
         super().__init__()
-        self.stride = stride
-        self.conv = convolution(channels, channels, 3, len(stride))
+        self.stride, self.causal = stride, causal
+        self.conv = convolution(channels, channels, 3, len(stride), causal=causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=[float(s) for s in self.stride], mode="nearest"))
+        x = F.interpolate(x, scale_factor=[float(s) for s in self.stride], mode="nearest")
+        if self.causal and not continues(self):
+            x = x[:, :, self.stride[0] - 1 :]
+        return self.conv(x)
 
     def extra_repr(self) -> str:
-        return f"stride={self.stride}"
+        return f"stride={self.stride}, causal={self.causal}"
 
 
 def residual_blocks(in_channels: int, out_channels: int, config: BackboneConfig) -> nn.Sequential:
     """`config.num_res_blocks` residual blocks in a row; the first one changes the width."""
     inputs = [in_channels] + [out_channels] * (config.num_res_blocks - 1)
     return nn.Sequential(
-        *(ResidualBlock(c, out_channels, ndim=config.ndim, groups=config.groups) for c in inputs)
+        *(
+            ResidualBlock(c, out_channels, ndim=config.ndim, groups=config.groups, causal=config.causal)
+            for c in inputs
+        )
     )
 
 
 def norm_act_conv(in_channels: int, out_channels: int, kernel: int, config: BackboneConfig) -> nn.Sequential:
     """The head of both networks: GroupNorm, SiLU, convolution to `out_channels`."""
-    conv = convolution(in_channels, out_channels, kernel, config.ndim)
-    return nn.Sequential(group_norm(in_channels, config.groups), nn.SiLU(), conv)
+    conv = convolution(in_channels, out_channels, kernel, config.ndim, causal=config.causal)
+    norm = group_norm(in_channels, config.groups, causal=config.causal)
+    return nn.Sequential(norm, nn.SiLU(), conv)

@@ -19,7 +19,8 @@ class SPAEConfig(Config):
 
     image_size: height and width in pixels. For video: (frames, height, width).
     grids: the pyramid's layers, one grid each; a number stands for a grid of that size along every axis.
-    channels, multipliers, num_res_blocks, strides, in_channels: see `BackboneConfig`.
+    channels, multipliers, num_res_blocks, strides, in_channels, causal: see `BackboneConfig`. Causal video
+        has 1 + f k frames, and may have one: an image.
     rule: "saq", streaming average quantization, or "rq", residual quantization.
     latent_norm: "matched" gives the latents the codebook's mean and standard deviation, channel by channel;
         "none" is the paper's free latents, which drift away from a frozen table; "unit" gives each latent
@@ -51,6 +52,7 @@ class SPAEConfig(Config):
     multipliers: tuple[Count, ...] = (1, 2, 2, 4)
     num_res_blocks: Count = 2
     strides: Count | tuple[Count | tuple[Count, ...], ...] = 2
+    causal: bool = False
     rule: Literal["saq", "rq"] = "saq"
     latent_norm: Literal["matched", "none", "unit"] = "matched"
     semantic_features: Literal["none", "lite0"] = "none"
@@ -68,9 +70,12 @@ class SPAEConfig(Config):
         super().__post_init__()
         if not 1 <= self.ndim <= 3:
             raise ValueError(f"image_size: expected 1 to 3 sizes, got {self.image_size}")
-        factor = self.backbone(latent_dim=1).factor
-        if any(size % divisor for size, divisor in zip(self.image_size, factor, strict=True)):
-            raise ValueError(f"image_size: expected sizes divisible by {factor}, got {self.image_size}")
+        backbone = self.backbone(latent_dim=1)
+        try:
+            backbone.grid(self.image_size)
+        except ValueError as error:
+            said = str(error).removeprefix(f"shape: expected {self.ndim} ")
+            raise ValueError(f"image_size: expected {said}") from error
         if self.semantic_features != "none":
             if self.ndim != 2 or self.in_channels != 3:
                 shape = f"{self.in_channels} channels of {self.image_size}"
@@ -117,4 +122,5 @@ class SPAEConfig(Config):
             num_res_blocks=self.num_res_blocks,
             ndim=self.ndim,
             strides=self.strides,
+            causal=self.causal,
         )
