@@ -185,6 +185,31 @@ def test_a_video_is_always_the_same(digits):
         MovingMNIST(size=20)
 
 
+def test_digits_move_as_their_captions_say(digits):
+    options = {"motion": "straight", "digit_size": 14, "digits": 1, "count": 40}
+    dataset = MovingMNIST("train", 32, frames=9, **options)
+    seen = set()
+    for index, caption in enumerate(dataset.captions):
+        digit, moving, way = caption.split()
+        seen.add(way)
+        assert (digit, moving) == (str(dataset.labels[index, 0].item()), "moving")
+        bright = dataset[index][0][0] > -0.9
+        assert (bright.sum((1, 2)) == 14 * 14).all()
+        rows, columns = bright.any(2).float().argmax(1), bright.any(1).float().argmax(1)
+        across, along = (rows, columns) if way in ("left", "right") else (columns, rows)
+        steps = along.diff() * (1 if way in ("right", "down") else -1)
+        assert (across == across[0]).all()
+        assert (steps > 0).all()
+        assert 0.6 * 18 - 1 <= steps.sum() <= 18
+    assert seen == {"left", "right", "up", "down"}
+    two = MovingMNIST("test", 32, frames=2, motion="straight", digit_size=14, count=1)
+    assert two.captions[0].count(" moving ") == 2
+    assert " and " in two.captions[0]
+    more = MovingMNIST("train", 32, frames=9, **{**options, "count": 60})
+    assert more.captions[:40] == dataset.captions
+    assert torch.equal(more[7][0], dataset[7][0])
+
+
 def test_sets_are_found_by_name(digits):
     assert isinstance(data.load("moving-mnist", "test", count=3), MovingMNIST)
     with pytest.raises(ValueError, match=r"name: expected one of 'mnist', 'emoji'.* got 'mnits'"):
