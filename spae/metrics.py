@@ -32,6 +32,41 @@ def psnr(images: Tensor, reconstruction: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse)
 
 
+def psnr_per_frame(clips: Tensor, reconstruction: Tensor) -> Tensor:
+    """`psnr` of each frame, float32 [B, T]; both [B, C, T, H, W] in [-1, 1].
+
+    >>> psnr_per_frame(torch.zeros(1, 3, 2, 4, 4), torch.full((1, 3, 2, 4, 4), 0.2))
+    tensor([[20., 20.]])
+    """
+    _check_clips(clips, reconstruction)
+    frames, made = (video.transpose(1, 2).flatten(0, 1) for video in (clips, reconstruction))
+    return psnr(frames, made).reshape(len(clips), clips.shape[2])
+
+
+def temporal_difference_error(clips: Tensor, reconstruction: Tensor) -> Tensor:
+    """How far the changes from frame to frame are off, mean ((y_t+1 - y_t) - (x_t+1 - x_t))^2 of each clip x
+    and its reconstruction y, float32 [B]; both [B, C, T, H, W], T of at least 2.
+
+    A still error, the same in all frames, is none of it; flicker is.
+
+    >>> clips = torch.zeros(1, 3, 3, 4, 4)
+    >>> temporal_difference_error(clips, clips + 0.2)
+    tensor([0.])
+    """
+    _check_clips(clips, reconstruction)
+    if clips.shape[2] < 2:
+        raise ValueError(f"clips: expected at least 2 frames, got {list(clips.shape)}")
+    return (reconstruction.float() - clips.float()).diff(dim=2).square().flatten(1).mean(1)
+
+
+def _check_clips(clips: Tensor, reconstruction: Tensor) -> None:
+    if clips.shape != reconstruction.shape or clips.ndim != 5:
+        raise ValueError(
+            f"reconstruction: expected shape {list(clips.shape)}, that of clips [B, C, T, H, W], got "
+            f"{list(reconstruction.shape)}"
+        )
+
+
 def ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
     """Structural similarity of each image (Wang et al. 2004), float32 [B]; both [B, C, H, W] in [-1, 1].
 

@@ -60,6 +60,11 @@ def chunks(clip: Tensor, first: int, further: int) -> Iterator[Tensor]:
     yield from clip.tensor_split(tuple(range(first, clip.shape[TIME], further)), TIME)
 
 
+def streamed() -> bool:
+    """Whether a stream calls."""
+    return _stream() is not None
+
+
 def _stream() -> dict[nn.Module, Tensor | None] | None:
     """What the stream that calls remembers, None outside of any; compiled graphs are outside."""
     return None if torch.compiler.is_compiling() else _streams.get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from spae.models.blocks import BackboneConfig, Downsample, convolution, norm_act_conv, residual_blocks
-from spae.models.causal import continues, in_chunks
+from spae.models.causal import continues, in_chunks, streamed
 
 
 class Encoder(nn.Module):
@@ -14,7 +14,8 @@ class Encoder(nn.Module):
     The last layer is a 1x1 convolution to the width of the codebook.
 
     Shapes: images [B, in_channels, *shape], float, to latents [B, latent_dim, *config.grid(shape)] in the
-    weights' dtype. A causal one takes clips in chunks (`spae.models.causal`).
+    weights' dtype.
+    frames_at_once: what a causal one takes in one go, see `in_chunks`; None: whole clips.
     Raises ValueError for any other number of axes or channels, and for sizes that `config.factor` does not
     divide.
     """
@@ -22,6 +23,7 @@ class Encoder(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.config = config
+        self.frames_at_once: int | None = None
         widths = config.widths
         self.stem = convolution(config.in_channels, widths[0], 3, config.ndim, causal=config.causal)
         self.levels = nn.Sequential(residual_blocks(widths[0], widths[0], config))
@@ -36,6 +38,8 @@ class Encoder(nn.Module):
         if images.ndim != cfg.ndim + 2 or images.shape[1] != cfg.in_channels:
             expected = f"[B, {cfg.in_channels}, {cfg.ndim} axes]"
             raise ValueError(f"images: expected {expected}, got {tuple(images.shape)}")
+        if self.frames_at_once is not None and not streamed():
+            return self.in_chunks(images, self.frames_at_once)
         frames, *sides = images.shape[2:]
         # Only a clip's first chunk has a frame that stands alone.
         later = cfg.causal and continues(self) and frames and frames % cfg.factor[0] == 0
