@@ -74,7 +74,7 @@ class SPAE(Tokenizer):
         return self.decoder(self.quantizer.decode(ids, self.table))
 
     def set_chunks(self, frames: int | None) -> None:
-        """Have causal networks take clips in parts along time: latents and pixels are the same, and the layers'
+        """Have causal networks take clips in parts along time: latents and pixels stay, and the layers'
         memory does not grow with the clip.
 
         frames: at a time, a multiple of the factor in time; None: all.
