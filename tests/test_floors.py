@@ -17,6 +17,7 @@ FLOORS = (
     ("spae.tokenizers", "spae"),
     (
         "spae.export",
+        "spae.clips",
         "spae.figures",
         "spae.metrics",
         "spae.viewer",

@@ -14,7 +14,16 @@ from torch import Tensor
 from spae.eval.features import ImageFeatures, compare
 from spae.eval.table import markdown, shown
 from spae.figures import Curve, curves
-from spae.metrics import class_score, codebook_usage, ms_ssim, ms_ssim_scales, psnr, ssim
+from spae.metrics import (
+    class_score,
+    codebook_usage,
+    ms_ssim,
+    ms_ssim_scales,
+    psnr,
+    psnr_per_frame,
+    ssim,
+    temporal_difference_error,
+)
 from spae.tokenizers import PyramidTokens, Tokenizer
 from spae.tokenizers.batches import decode_all, encode_all
 
@@ -38,6 +47,10 @@ def evaluate_reconstruction(
     their distances [B], e.g. an `LPIPSNetwork`, which is then measured like PSNR. similarity: measure SSIM
     and MS-SSIM, too. features: compare those of the images and of the reconstructions, too
     (`spae.eval.features.compare`). The model should be in eval mode.
+
+    Clips [N, C, T, H, W] of several frames get their `temporal_difference_error`, too, and "frames": PSNR
+    frame by frame from all layers, and the temporal difference error of the first frame standing still, which
+    a reconstruction that shows no motion would have.
     """
     if tokens is None:
         tokens = encode_all(model, images, batch_size=batch_size)
@@ -45,8 +58,10 @@ def evaluate_reconstruction(
     pairs: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr}
     pairs |= {"ssim": ssim, "ms_ssim": ms_ssim} if similarity else {}
     pairs |= {} if lpips is None else {"lpips": lpips}
+    if moving := images.ndim == 5 and images.shape[2] > 1:
+        pairs["temporal_difference_error"] = temporal_difference_error
     seen = None if features is None else features.all_of(images, batch_size=batch_size)
-    layers = []
+    layers, frames = [], {}
     for number in range(1, tokens.num_layers + 1):
         decoded = decode_all(model, tokens.upto(number), batch_size=batch_size)
         usage = codebook_usage(tokens.layer(number - 1))
@@ -63,6 +78,8 @@ def evaluate_reconstruction(
             layers[-1] |= _of_pairs(name, measured, images, decoded, batch_size)
         if features is not None and seen is not None:
             layers[-1] |= compare(seen[0], *features.all_of(decoded.to(images), batch_size=batch_size))
+        if moving and number == tokens.num_layers:
+            frames = {"frames": _of_frames(images, decoded.to(images))}
     whole = codebook_usage(tokens.ids)
     bits = sum(row["words_per_image"] * math.log2(row["vocabulary"]) for row in layers)
     originals = (
@@ -80,6 +97,7 @@ def evaluate_reconstruction(
         **originals,
         "codebook": len(model.codebook),
         "layers": layers,
+        **frames,
         "bits_per_image": bits,
         "distinct_words": whole.distinct,
         "perplexity": whole.perplexity,
@@ -105,9 +123,18 @@ def _of_pairs(
     return {name: values.mean().item(), f"{name}_standard_error": values.std().item() / len(values) ** 0.5}
 
 
+def _of_frames(clips: Tensor, decoded: Tensor) -> dict[str, Any]:
+    still = clips[:, :, :1].expand_as(clips)
+    return {
+        "psnr": psnr_per_frame(clips, decoded).mean(0).tolist(),
+        "temporal_difference_error_still": temporal_difference_error(clips, still).mean().item(),
+    }
+
+
 _Z95 = 1.96
 # Of images and their reconstructions: key, heading, decimals.
 _OF_PAIRS = (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 3), ("ms_ssim", "MS-SSIM", 3), ("lpips", "LPIPS", 3))
+_OF_CLIPS = (("temporal_difference_error", "temporal difference error", 4),)
 
 
 def layer_table(report: dict[str, Any]) -> str:
@@ -116,7 +143,7 @@ def layer_table(report: dict[str, Any]) -> str:
     first = report["layers"][0]
     with_accuracy = "accuracy_originals" in report
     with_bits = "bits_per_image" in report  # not in reports of before
-    of_pairs = [(key, heading, digits) for key, heading, digits in _OF_PAIRS if key in first]
+    of_pairs = [(key, heading, digits) for key, heading, digits in (*_OF_PAIRS, *_OF_CLIPS) if key in first]
     header = ["layers", "words", *["bits"] * with_bits, *(heading for _, heading, _ in of_pairs)]
     header += ["Fréchet", "kernel x 1,000", "class score"] * ("features" in report)
     header += ["distinct words", "perplexity"] + ["SVM accuracy"] * with_accuracy
@@ -140,7 +167,7 @@ def quality_curves(reports: Mapping[str, dict[str, Any]], path: Path) -> None:
     of which it was measured. Writes a PNG."""
     panels = {}
     of_features = [("frechet", "Fréchet distance", 2)]
-    for key, heading, _ in (*_OF_PAIRS, *of_features):
+    for key, heading, _ in (*_OF_PAIRS, *_OF_CLIPS, *of_features):
         measured = {name: report for name, report in reports.items() if key in report["layers"][0]}
         if measured:
             panels[heading] = {name: _curve(report, key) for name, report in measured.items()}
@@ -155,7 +182,8 @@ def _curve(report: dict[str, Any], key: str) -> Curve:
 
 
 def _note(report: dict[str, Any]) -> str:
-    note = f"{report['images']} images; {report['distinct_words']} of {report['codebook']} words in use"
+    items = "clips" if "frames" in report else "images"
+    note = f"{report['images']} {items}; {report['distinct_words']} of {report['codebook']} words in use"
     if "named" in report:
         note += f"; the first word is the image's name for {report['named']:.1%}"
     if "ms_ssim" in report["layers"][0]:
@@ -172,6 +200,13 @@ def _note(report: dict[str, Any]) -> str:
                 f"; {report['images']} images are few for the Fréchet distance of {report['features_width']} "
                 "features, which is too large then: compare it only among as many images"
             )
+    if "frames" in report:
+        values = report["frames"]["psnr"]
+        note += (
+            f"; PSNR of the frames from {min(values):.2f} to {max(values):.2f} dB, of the first "
+            f"{values[0]:.2f}; temporal difference error of the first frame standing still "
+            f"{report['frames']['temporal_difference_error_still']:.4f}"
+        )
     if "accuracy_originals" in report:
         note += f"; SVM accuracy on the originals {report['accuracy_originals']:.1%}"
     return note

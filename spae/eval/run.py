@@ -119,8 +119,8 @@ def find(name: str) -> Task:
 
 
 def evaluate(task: Task, run: Run) -> dict[str, Any]:
-    """Measure, and write `NAME.json`, `NAME.md` and, if the task draws one, the page `NAME.png` into
-    `run.out`.
+    """Measure, and write `NAME.json`, `NAME.md` and, if the task draws one, the page `NAME.png` (of clips
+    `NAME.gif`) into `run.out`.
 
     Returns the report: the command, the host, the language model's name and what the task measured. The same
     call goes on where an interrupted one stopped.

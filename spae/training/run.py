@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from spae.clips import clip_page
 from spae.data.open import Images, parse
 from spae.figures import reconstruction_page
 from spae.losses import SemanticLoss, relative_scores
@@ -129,12 +130,15 @@ class _Progress:
         return by_layer | {"semantic_score": sum(means) / len(means)}
 
     def _page(self, model: Tokenizer, step: int) -> None:
-        """Where there is matplotlib to draw it; video has no page."""
+        """Where there is matplotlib to draw it; of video an animated one, where there is Pillow."""
         first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        if first and self.images.ndim == 4 and importlib.util.find_spec("matplotlib"):
+        drawn = {4: ("matplotlib", "png", reconstruction_page), 5: ("PIL", "gif", clip_page)}
+        if not first or self.images.ndim not in drawn:
+            return
+        needed, kind, draw = drawn[self.images.ndim]
+        if importlib.util.find_spec(needed):
             images = self.images[:: max(1, len(self.images) // PAGE_IMAGES)][:PAGE_IMAGES].to(model.device)
-            page = self.folder / f"step-{step:08d}.png"
-            reconstruction_page(model, images, model.encode(images), page)
+            draw(model, images, model.encode(images), self.folder / f"step-{step:08d}.{kind}")
 
 
 def _image(sample: Any) -> Tensor:

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
+from torch import Tensor
+
 from spae.assets import AssetError, AssetNotCached
+from spae.clips import clip_page
 from spae.configs import Config, Count
 from spae.data import open_data
 from spae.eval.features import ImageFeatures
@@ -76,7 +79,7 @@ def measure(run: Run) -> Measured:
     images = stack(dataset, range(len(dataset)))
     tokens = encode_all(run.model, images)
     net = chosen.lpips
-    lpips = None if net == "none" else _or_none("LPIPS is", lambda: LPIPSNetwork.load(net))
+    lpips = None if net == "none" else _or_none("LPIPS is", lambda: _lpips(net, images.ndim))
     wanted = chosen.features != "none" and len(images) > 2 and images.ndim == 4
     report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": chosen.lpips} if lpips else {})
     report |= evaluate_reconstruction(
@@ -91,7 +94,22 @@ def measure(run: Run) -> Measured:
         report["named"] = share_named(run.model, tokens, dataset.captions)
     pictures = images[:: max(1, len(images) // _PICTURES)][:_PICTURES]
     shown = encode_all(run.model, pictures)
+    if images.ndim == 5:
+        return Measured(report, lambda path: clip_page(run.model, pictures, shown, path.with_suffix(".gif")))
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
+
+
+def _lpips(net: Literal["vgg", "alex"], ndim: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of images; of clips [B, C, T, H, W] the mean over their frames."""
+    network = LPIPSNetwork.load(net)
+    if ndim == 4:
+        return network
+
+    def of_clips(clips: Tensor, others: Tensor) -> Tensor:
+        frames = (video.transpose(1, 2).flatten(0, 1) for video in (clips, others))
+        return network(*frames).reshape(len(clips), -1).mean(1)
+
+    return of_clips
 
 
 def _or_none(what: str, load: Callable[[], T]) -> T | None:

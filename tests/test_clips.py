@@ -1,0 +1,106 @@
+"""Clips: their measures, their words frame by frame and their page."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spae import SPAE, Codebook, SPAEConfig
+from spae.clips import clip_page, frame_words
+from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.metrics import psnr, psnr_per_frame, temporal_difference_error
+from spae_ops import Pyramid
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow (the extra data)")
+CONFIG = SPAEConfig(
+    image_size=(5, 8, 8),
+    grids=((1, 1, 1), (3, 1, 1), (3, 2, 2)),
+    channels=4,
+    multipliers=(1, 1, 1),
+    num_res_blocks=1,
+    strides=((1, 2, 2), 2),
+    causal=True,
+)
+
+
+def model() -> SPAE:
+    vectors = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    return SPAE(CONFIG, Codebook.from_arrays([f" w{i}" for i in range(40)], vectors, name="toy")).eval()
+
+
+def clips(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 3, 5, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_psnr_of_each_frame():
+    video, noise = torch.zeros(2, 3, 3, 4, 4), torch.tensor([0.02, 0.2, 2.0])
+    noisy = video + noise.reshape(1, 1, 3, 1, 1)
+    assert psnr_per_frame(video, noisy).flatten().tolist() == pytest.approx([40, 20, 0] * 2, abs=1e-4)
+    a, b = clips(), clips().flip(0)
+    for time in range(5):
+        torch.testing.assert_close(psnr_per_frame(a, b)[:, time], psnr(a[:, :, time], b[:, :, time]))
+
+
+def test_temporal_difference_error_is_of_changes_only():
+    video = clips()
+    assert temporal_difference_error(video, video + 0.3).max() < 1e-10  # a still error
+    flicker = video.clone()
+    flicker[:, :, 2] += 0.5  # in two of the four differences
+    torch.testing.assert_close(temporal_difference_error(video, flicker), torch.full((3,), 0.125))
+    still = video[:, :, :1].expand_as(video)
+    expected = torch.stack([(video[:, :, t + 1] - video[:, :, t]).square() for t in range(4)])
+    torch.testing.assert_close(temporal_difference_error(video, still), expected.mean((0, 2, 3, 4)))
+    for wrong in (video[:2], video[:, :, 0]):
+        with pytest.raises(
+            ValueError, match=r"reconstruction: expected shape \[3, 3, 5, 8, 8\], that of clips"
+        ):
+            temporal_difference_error(video, wrong)
+    with pytest.raises(ValueError, match="reconstruction: expected shape"):
+        psnr_per_frame(video[:, :, 0], video[:, :, 0])
+    with pytest.raises(ValueError, match="clips: expected at least 2 frames"):
+        temporal_difference_error(video[:, :, :1], video[:, :, :1])
+
+
+def test_a_report_of_clips_has_their_frames():
+    spae, video = model(), clips()
+    report = evaluate_reconstruction(spae, video)
+    decoded = spae.decode(spae.encode(video)).detach()
+    assert report["frames"]["psnr"] == pytest.approx(psnr_per_frame(video, decoded).mean(0).tolist())
+    errors = temporal_difference_error(video, decoded)
+    assert report["layers"][2]["temporal_difference_error"] == pytest.approx(errors.mean().item())
+    still = temporal_difference_error(video, video[:, :, :1].expand_as(video)).mean().item()
+    assert report["frames"]["temporal_difference_error_still"] == pytest.approx(still)
+    table = layer_table(report)
+    assert "| temporal difference error |" in table.splitlines()[0]
+    assert "3 clips; " in table
+    assert f"standing still {still:.4f}" in table
+    image = evaluate_reconstruction(model().resized((1, 8, 8), ((1, 1, 1),) * 3), video[:, :, :1])
+    assert "frames" not in image
+    assert "temporal_difference_error" not in image["layers"][0]
+
+
+def test_words_of_each_frame():
+    grids = ((1, 1, 1), (3, 1, 1), (3, 2, 2))
+    layers = [[" a"], [" b", " c", " d"], [" x"] * 12]
+    said = frame_words(layers, Pyramid((3, 2, 2), grids), 5)  # causal: 1 + 2 + 2
+    assert said == ["_a  _b", "_a  _c", "_a  _c", "_a  _d", "_a  _d"]
+    even = frame_words(layers, Pyramid((3, 2, 2), grids), 6)
+    assert even == ["_a  _b"] * 2 + ["_a  _c"] * 2 + ["_a  _d"] * 2
+    assert frame_words([[" a"]], Pyramid((1, 2, 2), ((1, 1, 1),)), 1) == ["_a"]
+    assert frame_words(layers[1:], Pyramid((3, 2, 2), grids[1:]), 3) == ["_b", "_c", "_d"]
+
+
+def test_an_animated_page(tmp_path):
+    spae, video = model(), clips(2)
+    clip_page(spae, video, spae.encode(video), tmp_path / "a" / "page.gif")
+    with Image.open(tmp_path / "a" / "page.gif") as page:
+        assert page.n_frames == 5
+        assert page.info["duration"] == 120
+        assert page.width > 4 * 96  # the original and three numbers of layers
+        for time in range(5):
+            page.seek(time)
+            scale, frame = 96 // 8, page.convert("RGB")
+            middle = frame.getpixel((6 + 3 * scale + scale // 2, 14 + 6 + 5 * scale + scale // 2))
+            wanted = (video[0, :, time, 5, 3] + 1) * 127.5
+            assert max(abs(a - b) for a, b in zip(middle, wanted.tolist(), strict=True)) < 60  # 256 colours
