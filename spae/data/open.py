@@ -106,6 +106,8 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
             "name": a packaged set (`spae.data.SETS`), whose splits and options are its own;
             "folder": a folder of image files, with class folders, captions (`ImageFolder`), or both; in it,
             folders for the splits, e.g. ImageNet's;
+            "frames": a folder of folders, each of which holds a clip's frames as image files
+            (`spae.data.frames.FrameFolders`); splits as of "folder";
             "tar": webdataset's shards, `.tar` or `.tar.gz` (`TarShards`): a pattern, in which "{split}" is
             replaced, or a folder of files whose names begin with the splits';
             "hf": a Hugging Face data set by its name on the hub, or its folder; options "image", "label" and
@@ -279,21 +281,44 @@ def _folder(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any
     root, size = Path(place), shape or 128
     if split is None:
         return ImageFolder(root, size)
+    folders, chosen = _split_folders(root, split, "folder")
+    if chosen is None:
+        return Unsplit(ImageFolder(root, size))
+    classes = {c.name for f in folders for c in f.iterdir() if c.is_dir() and not c.name.startswith(".")}
+    tables = [path for path in sorted(root.iterdir()) if path.is_file()]
+    return ImageFolder(chosen, size, classes=classes, tables=tables)
+
+
+@register("frames")
+def _frames(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
+    from spae.data.frames import FrameFolders
+
+    if shape is None or len(shape) != 3:
+        raise ValueError(f"image_size: expected (frames, height, width) for folders of frames, got {shape}")
+    if split is None:
+        return FrameFolders(place, shape)
+    folders, chosen = _split_folders(Path(place), split, "frames")
+    if chosen is None:
+        return Unsplit(FrameFolders(place, shape))
+    classes = {name for folder in folders for name in FrameFolders(folder, shape).classes}
+    return FrameFolders(chosen, shape, classes=classes)
+
+
+def _split_folders(root: Path, split: str, kind: str) -> tuple[list[Path], Path | None]:
+    """The folders of all splits in a folder, and this split's; None where the folder is not split."""
     known = dict.fromkeys([*SPLITS, *_SYNONYMS["dev"], split])
     folders = [root / name for name in known if (root / name).is_dir()]
     own = {"train", *_SYNONYMS["dev"]} & {folder.name for folder in folders} or split not in SPLITS
     if not root.is_dir() or not own:
-        return Unsplit(ImageFolder(root, size))
+        return folders, None
     chosen = [folder for folder in folders if folder.name in _SYNONYMS.get(split, (split,))]
     if not chosen:
         raise FileNotFoundError(
             f"data: expected a folder {str(root / split)!r}, "
             f"got {', '.join(f.name for f in folders) or 'none'}; "
-            f'another name for it is given as {{"folder": {place!r}, "{split}": "NAME"}}'
+            f'another name for it is given as {{"{kind}": {str(root)!r}, "{split}": "NAME"}}'
         )
-    classes = {c.name for f in folders for c in f.iterdir() if c.is_dir() and not c.name.startswith(".")}
-    tables = [path for path in sorted(root.iterdir()) if path.is_file()]
-    return ImageFolder(chosen[0], size, classes=classes, tables=tables)
+    return folders, chosen[0]
 
 
 @register("tar")
