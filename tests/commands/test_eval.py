@@ -16,6 +16,7 @@ TASKS = [
     "digits",
     "fewshot",
     "generate",
+    "motion",
     "outpaint",
     "reconstruction",
     "semantics",
