@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spae.configs import Config, Count, checked, read_object
+from spae.configs import Count, checked, read_object
 from spae.data.images import BACKGROUND, Fit, fit_image, open_image, to_bytes, to_tensor
+from spae.data.processor import FILE, Processor
+from spae.data.sound import SoundProcessor
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-FILE = "preprocessor_config.json"
 Layout = Literal["chw", "hwc"]
 
 # Resampling overshoots at edges by a tenth of the range; statistics of ImageNet reach 2.1 and beyond.
@@ -31,7 +31,7 @@ _MANY = 8  # images that are all brighter than mid-grey are hardly pictures in [
 
 
 @dataclass(frozen=True)
-class ImageProcessor(Config):
+class ImageProcessor(Processor):
     """Brings pictures of any kind and size to a tokenizer's images as training does, and images back.
 
     image_size: (height, width) in pixels. channels: 3, or 1 for grey.
@@ -47,8 +47,6 @@ class ImageProcessor(Config):
     >>> processor.postprocess(images, "numpy").shape
     (1, 32, 32, 3)
     """
-
-    section = "processor"
 
     image_size: tuple[Count, Count]
     channels: int = 3
@@ -126,30 +124,22 @@ class ImageProcessor(Config):
         image = fit_image(image, self.image_size, self.fit, background=self.background)
         return image if self.channels == 3 else image.convert("L")
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"image_processor_type": type(self).__name__, **asdict(self)}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ImageProcessor:
-        """The inverse of `to_dict`. Raises ValueError for another type, unknown fields and bad values."""
-        entries = dict(values)
-        if (kind := entries.pop("image_processor_type", cls.__name__)) != cls.__name__:
-            raise ValueError(f"image_processor_type: expected {cls.__name__!r}, got {kind!r}")
-        return super().from_dict(entries)
+def load_processor(folder: Path) -> ImageProcessor | SoundProcessor | None:
+    """The one saved in a folder, or None: models of before there were any have the default's.
 
-    def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> ImageProcessor | None:
-        """The one saved in a folder, or None: models of before there were any have the default's."""
-        file = folder / FILE
-        if not file.is_file():
-            return None
-        try:
-            return cls.from_dict(read_object(file, "an image processor"))
-        except ValueError as error:
-            raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+    Raises ValueError, naming the file, for one of another type, unknown fields and bad values.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    try:
+        values = read_object(file, "an image processor")
+        if values.get("image_processor_type") == SoundProcessor.__name__:
+            return SoundProcessor.from_dict(values)
+        return ImageProcessor.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def check_images(images: Tensor, shape: tuple[int, ...]) -> None:

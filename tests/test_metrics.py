@@ -13,8 +13,10 @@ from spae.metrics import (
     codebook_usage,
     frechet_distance,
     kernel_distance,
+    log_spectral_distance,
     ms_ssim,
     ms_ssim_scales,
+    multi_resolution_stft,
     psnr,
     ssim,
 )
@@ -193,3 +195,40 @@ def test_report_and_page(tmp_path):
     page = tmp_path / "folder" / "page.png"
     reconstruction_page(model, images[:2], model.encode(images[:2]), page)
     assert page.stat().st_size > 5000
+
+
+def sounds(seed=0):
+    return torch.randn(3, 2048, generator=torch.Generator().manual_seed(seed))
+
+
+def test_log_spectral_distance_of_a_gain_is_the_gain_in_decibels():
+    """Where no frequency is 60 dB below the loudest: of impulses, one to a frame, so that it is flat."""
+    sound = torch.zeros(2, 1024)
+    sound[:, 100::256] = 1.0
+    gains = torch.tensor([[0.5], [4.0]])
+    expected = (20 * torch.log10(gains[:, 0])).abs()
+    assert torch.allclose(log_spectral_distance(sound, gains * sound), expected, atol=1e-4)
+    assert (log_spectral_distance(sound, 0 * sound) > 40).all()
+    assert (log_spectral_distance(0 * sound, sound) == 0).all()
+
+
+def test_multi_resolution_stft_of_a_gain_is_convergence_and_logarithm():
+    gain = 1.5
+    expected = abs(gain - 1) + math.log(gain)
+    found = multi_resolution_stft(sounds(), gain * sounds())
+    assert torch.allclose(found, torch.full((3,), expected), atol=1e-4)
+    assert (multi_resolution_stft(sounds(), sounds(1)) > 0.5).all()
+
+
+def test_multi_resolution_stft_trains():
+    sound = sounds().requires_grad_()
+    multi_resolution_stft(sounds(1), sound).sum().backward()
+    assert sound.grad is not None
+    assert sound.grad.isfinite().all()
+    assert sound.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("measure", [log_spectral_distance, multi_resolution_stft])
+def test_sounds_of_different_lengths(measure):
+    with pytest.raises(ValueError, match=r"reconstruction: expected shape \[3, 2048\].* got \[3, 2047\]"):
+        measure(sounds(), sounds()[:, 1:])

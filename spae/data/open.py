@@ -93,6 +93,11 @@ class Images(Dataset[Item]):
             )
         return Item(image, self.captions[index], int(self.labels[index]), key)
 
+    @property
+    def processor(self) -> Any:
+        """What made the images of other things, such as sound; None for pictures."""
+        return getattr(self.source, "processor", None)
+
     def _name(self, label: int) -> str:
         return self.classes[label].replace("_", " ") if 0 <= label < len(self.classes) else ""
 
@@ -113,6 +118,8 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
             "hf": a Hugging Face data set by its name on the hub, or its folder; options "image", "label" and
             "caption" name columns;
             "cifar10": CIFAR-10's official archive for Python, or the folder in it;
+            "wav": a folder of WAV files, otherwise as "folder", as spectrograms (`SoundProcessor`);
+            "spoken-digits": the Free Spoken Digit Dataset, an archive or a folder (`SpokenDigits`);
             and what was added with `register`.
             Besides, a mapping may say "train", "dev" and "test", what the splits are called there; "classes",
             the names of the classes; "captions", others for some captions, as {"sneaker": "shoe"}; "views",
@@ -246,7 +253,7 @@ def register(kind: str) -> Callable[[Opener], Opener]:
     """
     if (
         not isinstance(kind, str)
-        or not kind.isidentifier()
+        or not kind.replace("-", "_").isidentifier()
         or kind in SOURCES
         or kind in (*SPLITS, "views", "classes")
     ):
@@ -278,15 +285,27 @@ def _packaged(place: str, split: str | None, shape: tuple[int, ...] | None, **op
 
 @register("folder")
 def _folder(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
-    root, size = Path(place), shape or 128
+    return _in_folders(ImageFolder, "folder", place, split, shape or 128)
+
+
+@register("wav")
+def _wav(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
+    from spae.data.recordings import SoundFolder
+
+    return _in_folders(SoundFolder, "wav", place, split, shape or 32)
+
+
+def _in_folders(of: type[ImageFolder], kind: str, place: str, split: str | None, size: Size) -> Any:
+    """What is in the folder of a split, or all of a folder that has none."""
+    root = Path(place)
     if split is None:
-        return ImageFolder(root, size)
-    folders, chosen = _split_folders(root, split, "folder")
+        return of(root, size)
+    folders, chosen = _split_folders(root, split, kind)
     if chosen is None:
-        return Unsplit(ImageFolder(root, size))
+        return Unsplit(of(root, size))
     classes = {c.name for f in folders for c in f.iterdir() if c.is_dir() and not c.name.startswith(".")}
     tables = [path for path in sorted(root.iterdir()) if path.is_file()]
-    return ImageFolder(chosen, size, classes=classes, tables=tables)
+    return of(chosen, size, classes=classes, tables=tables)
 
 
 @register("frames")
@@ -370,6 +389,13 @@ def _cifar10(place: str, split: str | None, shape: tuple[int, ...] | None) -> An
     from spae.data.cifar10 import CIFAR10
 
     return CIFAR10(place, _needs_split(split, "cifar10"), shape or 32)
+
+
+@register("spoken-digits")
+def _spoken_digits(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
+    from spae.data.recordings import SpokenDigits
+
+    return SpokenDigits(place, _needs_split(split, "spoken-digits"), shape or 32)
 
 
 def _needs_split(split: str | None, place: str) -> str:

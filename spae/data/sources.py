@@ -54,20 +54,22 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             images raise when they are read.
     """
 
+    extensions, what = EXTENSIONS, "images"
+
     def __init__(
         self, root: str | Path, size: Size = 128, *, classes: Iterable[str] = (), tables: Iterable[Path] = ()
     ):
         self.size = check_shape(size)
         if not isinstance(root, str | Path):
-            raise TypeError(f"root: expected a folder of images, got {root!r}")
+            raise TypeError(f"root: expected a folder of {self.what}, got {root!r}")
         self.root = Path(root)
         if not self.root.is_dir():
-            raise FileNotFoundError(f"root: expected a folder of images, got {str(root)!r}")
+            raise FileNotFoundError(f"root: expected a folder of {self.what}, got {str(root)!r}")
         listed = sorted(p for p in self.root.rglob("*") if not _hidden(p.relative_to(self.root)))
-        self.files = [path for path in listed if path.suffix.lower() in EXTENSIONS]
+        self.files = [path for path in listed if path.suffix.lower() in self.extensions]
         if not self.files:
             raise ValueError(
-                f"root: expected files that end in {', '.join(EXTENSIONS)}, got none under {root}"
+                f"root: expected files that end in {', '.join(self.extensions)}, got none under {root}"
             )
         self.keys = [path.relative_to(self.root).as_posix() for path in self.files]
         names = [key.split("/")[0] if "/" in key else "" for key in self.keys]

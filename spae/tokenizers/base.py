@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from spae.codebook import Codebook, CodeTable, VectorTable
 from spae.configs import read_object
+from spae.data.sound import SoundProcessor
 from spae.devices import checked_device
-from spae.processing import ImageProcessor, Layout, check_images
+from spae.processing import ImageProcessor, Layout, check_images, load_processor
 from spae.tokenizers.checkpoints import (
     CODEBOOK,
     CONFIG,
@@ -98,7 +99,7 @@ class Tokenizer(nn.Module, ABC):
         self.codebook = codebook
         _ = codebook.index  # prepared now, outside of any torch.compile
         self.pyramid = config.pyramid
-        self._processor: ImageProcessor | None = None
+        self._processor: ImageProcessor | SoundProcessor | None = None
 
     def _check_config(self, config: object) -> None:
         if not isinstance(config, self.config_class):
@@ -228,8 +229,9 @@ class Tokenizer(nn.Module, ABC):
     # Pictures
 
     @property
-    def processor(self) -> ImageProcessor:
-        """How pictures become images of this model; saved beside it. Assign another one to change it.
+    def processor(self) -> ImageProcessor | SoundProcessor:
+        """How pictures, or recordings, become images of this model; saved beside it. Assign another one to
+        change it.
 
         Raises ValueError for models of video or of other than 1 or 3 channels.
         """
@@ -243,16 +245,19 @@ class Tokenizer(nn.Module, ABC):
         return self._processor
 
     @processor.setter
-    def processor(self, processor: ImageProcessor | None) -> None:
+    def processor(self, processor: ImageProcessor | SoundProcessor | None) -> None:
         self._processor = processor
 
     def preprocess(self, images: Any, *, layout: Layout | None = None) -> Tensor:
-        """Pictures of any kind and size (`ImageProcessor.preprocess`) as this model's images, on its device:
-        float32 [B, C, H, W] in [-1, 1]."""
+        """Pictures of any kind and size (`ImageProcessor.preprocess`), or recordings (`SoundProcessor`), as
+        this model's images, on its device: float32 [B, C, H, W] in [-1, 1]."""
         return self.processor.preprocess(images, layout=layout).to(self.device)
 
-    def postprocess(self, images: Tensor, output: Literal["pil", "numpy", "tensor"] = "pil") -> Any:
-        """Images in [-1, 1] as pictures of 8 bits (`ImageProcessor.postprocess`)."""
+    def postprocess(self, images: Tensor, output: Literal["pil", "numpy", "tensor"] | None = None) -> Any:
+        """Images in [-1, 1] as pictures of 8 bits (`ImageProcessor.postprocess`), or as samples
+        (`SoundProcessor.postprocess`). output: None is the processor's default."""
+        if output is None:
+            return self.processor.postprocess(images)
         return self.processor.postprocess(images, output)
 
     def check_images(self, images: Tensor) -> None:
@@ -403,7 +408,7 @@ class Tokenizer(nn.Module, ABC):
                 f"{folder / WEIGHTS}: expected the weights of the {kind.__name__} that {CONFIG} describes, "
                 f"got others ({error})"
             ) from error
-        model.processor = ImageProcessor.load(folder)
+        model.processor = load_processor(folder)
         return model.to(device=device, dtype=dtype).eval()
 
 

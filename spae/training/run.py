@@ -49,6 +49,8 @@ def train(preset: Preset, output_dir: str | Path) -> bool:
     objective, dataset = preset.build_objective(model, dataset)
     if not checkpoints(output_dir / "checkpoints"):
         preset.initialise(model, objective, dataset)
+    if (processor := getattr(held_out, "processor", None)) is not None:
+        model.processor = processor
     progress = _Progress(held_out, output_dir / "progress")
     guidance = (preset.objective or {}).get("semantic")
     if config.early_stopping is not None and objective is not None and guidance is not None:
