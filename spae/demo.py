@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,16 +15,20 @@ from spae.data.mnist import HELD_OUT_PER_CLASS, WORDS, MNISTDigits
 from spae.eval.episodes import FewShotSetting, sample_episodes
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
 from spae.figures import picture_grid, pyramid_text, reconstruction_page, shown
+from spae.files import writer
 from spae.incontext import Lexicon, Options, decode, seen_masks
 from spae.incontext.tasks import classification_task, classify
 from spae.incontext.tasks.generation import captioned_images_task, image_query
 from spae.llm import FrozenLLM, load
 from spae.llm.folders import require_transformers
 from spae.optional import needs
+from spae.token_files import as_tokens, read_tokens
 from spae.tokenizers import Tokenizer
 from spae.tokenizers.batches import encode_all
+from spae.tokenizers.checkpoints import find
 from spae_ops import implementations
 
+EXAMPLES = "examples.json"
 _SETTING, _SHOWN_LAYERS = FewShotSetting(5, 1), 2
 _EXAMPLES, _ASKED, _DRAWN_LAYERS = 50, ("3", "1+7"), 2
 
@@ -61,6 +66,37 @@ def run(model: Tokenizer, model_name: str, num_images: int, out: Path) -> None:
     reconstruction_page(model, images, tokens, out)
     print(f"\nThe page with all of it: {out}   ({time.perf_counter() - started:.0f} s)")
     _in_context(model, digits, out.with_name(f"{out.stem}-generated.png"))
+
+
+def run_sound(model: Tokenizer, model_name: str, num_sounds: int, out: Path) -> None:
+    """Make sounds of a model's own examples (`EXAMPLES` beside it, from `spae encode`): print the words of
+    each, write a WAV file of it from 1..L layers, and draw a page of their spectrograms."""
+    file = find(model_name) / EXAMPLES
+    if not file.is_file():
+        raise ValueError(
+            f"model: expected {EXAMPLES} beside a model of sound, which `spae encode` writes, got none in "
+            f"{file.parent}"
+        )
+    print(f"{model_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {model.codebook}\n")
+    rows = list(islice(read_tokens(file, model), num_sounds))
+    tokens = as_tokens(rows, model)
+    _, save = writer(model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    total = model.pyramid.num_layers
+    by_layers = [model.decode(tokens.upto(number)).detach() for number in range(1, total + 1)]
+    for i, (row, words) in enumerate(zip(rows, model.words(tokens), strict=True)):
+        name = Path(row.name).stem
+        print(f"{name} in words, layer by layer (_ is a leading space):")
+        print(pyramid_text(words, model.pyramid))
+        files = [out.with_name(f"{out.stem}-{name}-{number}.wav") for number in range(1, total + 1)]
+        for images, path in zip(by_layers, files, strict=True):
+            save(images[i], path)
+        print(f"  as sound, from 1 to {total} layers: {', '.join(map(str, files))}\n")
+    counts = [model.pyramid.num_tokens_upto(number) for number in range(1, total + 1)]
+    pictures = torch.stack(by_layers, 1).flatten(0, 1)
+    titles = [f"{Path(row.name).stem}: {count}" for row in rows for count in counts]
+    picture_grid(pictures, titles, out, columns=total, width=1.6)
+    print(f"Their spectrograms, by number of words: {out}")
 
 
 def _in_context(model: Tokenizer, held_out: MNISTDigits, out: Path) -> None:

@@ -29,8 +29,8 @@ def add_images(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files, folders (all images below them), patterns such as 'a/**/*.png', or - for a list "
-        "of paths, one a line, on standard input",
+        help="image files (WAV files for a model of sound), folders (all of them below), patterns such as "
+        "'a/**/*.png', or - for a list of paths, one a line, on standard input",
     )
     parser.add_argument("--layers", type=int, help="only the first layers (default: all)")
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time (default: 32)")
@@ -59,7 +59,8 @@ class Images:
 
     def encoded(self, known: Container[str] = ()) -> Iterator[tuple[list[Path], PyramidTokens]]:
         """Batches of paths and their tokens. known: names that are left out."""
-        paths = (path for path in image_paths(self._arguments.images) if str(path) not in known)
+        given = image_paths(self._arguments.images, extensions(self.model))
+        paths = (path for path in given if str(path) not in known)
         with tqdm(paths, unit="image", disable=None) as listed:
             for batch in in_batches(self._read(listed), self._arguments.batch_size):
                 images = torch.stack([image for _, image in batch])
@@ -90,28 +91,38 @@ class Images:
                 tqdm.write(f"skipped {legible(path)}: {said(error)}", file=sys.stderr)
 
 
-def image_paths(given: Iterable[str]) -> Iterator[Path]:
-    """The files that arguments stand for, in their order; of folders and patterns sorted.
+def extensions(model: Tokenizer) -> tuple[str, ...]:
+    """How the files end that a model of images, or of sound, takes."""
+    from spae.data.sound import SoundProcessor
+    from spae.data.sources import EXTENSIONS
+
+    return (".wav",) if isinstance(model.processor, SoundProcessor) else EXTENSIONS
+
+
+def image_paths(given: Iterable[str], endings: tuple[str, ...] | None = None) -> Iterator[Path]:
+    """The files that arguments stand for, in their order; of folders and patterns sorted, those with one of
+    the endings (by default of images).
 
     Raises ValueError for a folder or a pattern without images. A file need not exist: its reader says so.
     """
     for name in given:
         if name == "-":
-            yield from image_paths(line.rstrip("\n") for line in sys.stdin if line.strip())
+            yield from image_paths((line.rstrip("\n") for line in sys.stdin if line.strip()), endings)
         elif Path(name).is_dir():
-            yield from _found(name, sorted(Path(name).rglob("*")))
+            yield from _found(name, sorted(Path(name).rglob("*")), endings)
         elif glob.has_magic(name) and not Path(name).exists():
-            yield from _found(name, sorted(map(Path, glob.glob(name, recursive=True))))
+            yield from _found(name, sorted(map(Path, glob.glob(name, recursive=True))), endings)
         else:
             yield Path(name)
 
 
-def _found(name: str, paths: list[Path]) -> list[Path]:
+def _found(name: str, paths: list[Path], endings: tuple[str, ...] | None) -> list[Path]:
     from spae.data.sources import EXTENSIONS
 
-    images = [path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    endings = endings or EXTENSIONS
+    images = [path for path in paths if path.suffix.lower() in endings and path.is_file()]
     if not images:
-        raise ValueError(f"images: expected files that end in {', '.join(EXTENSIONS)}, got none in {name}")
+        raise ValueError(f"images: expected files that end in {', '.join(endings)}, got none in {name}")
     return images
 
 

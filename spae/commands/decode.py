@@ -1,4 +1,4 @@
-"""`spae decode`: tokens to images."""
+"""`spae decode`: tokens to images, or to sound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from spae.commands import add_device, add_model, load_tokenizer
 
-ABOUT = "Tokens, as `spae encode` writes them, to PNG images."
+ABOUT = "Tokens, as `spae encode` writes them, to PNG images, or WAV files of a model of sound."
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from spae.commands._images import in_batches, legible
-    from spae.files import save_image
+    from spae.files import writer
     from spae.token_files import as_tokens, read_tokens
 
     if arguments.batch_size < 1:
@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     names = [row.name for row in read_tokens(arguments.tokens, model)]
     if not names:
         raise ValueError(f"{arguments.tokens}: expected at least one image, got none")
-    targets = iter(outputs(names, arguments.out))
+    ending, save = writer(model)
+    targets = iter(outputs(names, arguments.out, ending))
     rows = tqdm(read_tokens(arguments.tokens, model), total=len(names), unit="image", disable=None)
     for batch in in_batches(rows, arguments.batch_size):
         tokens = as_tokens(batch, model).to(model.device)
@@ -55,11 +56,11 @@ def run(arguments: argparse.Namespace) -> None:
             images = model.decode(tokens)
         for image, path in zip(images, islice(targets, len(images)), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(image, path)
+            save(image, path)
             tqdm.write(legible(path))
 
 
-def outputs(names: Sequence[str], out: Path) -> list[Path]:
+def outputs(names: Sequence[str], out: Path, ending: str = ".png") -> list[Path]:
     """A file below `out` for each name, no two the same.
 
     Relative names keep their folders. Absolute ones, and those that lead out of the current folder, keep them
@@ -76,7 +77,7 @@ def outputs(names: Sequence[str], out: Path) -> list[Path]:
         if not place.name:  # of the root folder itself
             place = PurePath("image")
         for suffix in _suffixes(place):
-            path = out / place.with_name(f"{suffix}.decoded.png")
+            path = out / place.with_name(f"{suffix}.decoded{ending}")
             if str(path).casefold() not in taken:
                 break
         taken.add(str(path).casefold())

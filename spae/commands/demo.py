@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spae.commands import add_model, load_tokenizer
 
-ABOUT = "Held-out digits to words and back, on one page."
+ABOUT = "Held-out digits to words and back, on one page; of a model of sound its examples, as WAV files."
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from spae import demo
+    from spae.data.sound import SoundProcessor
 
     demo.check(arguments.images)
-    demo.run(load_tokenizer(arguments.model), arguments.model, arguments.images, arguments.out)
+    model = load_tokenizer(arguments.model)
+    show = demo.run_sound if isinstance(model.processor, SoundProcessor) else demo.run
+    show(model, arguments.model, arguments.images, arguments.out)

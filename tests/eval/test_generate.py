@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spae.data.fashion import CLASSES
+from spae.data.sound import write_wav
 from spae.eval import drawable, drawing
 from spae.eval.run import Run, evaluate
 from spae.eval.statistics import proportion
@@ -169,7 +170,7 @@ def test_digits_of_a_few_layers_by_the_likeliest_of_some(tmp_path, spae, tiny):
         ({"examples": 15}, "examples: expected a multiple of 10, got 15"),
         ({"plain": 0, "sums": 0}, "plain: expected 1 or more where there are no sums, got 0"),
         ({"sums": 0, "chain": True}, "chain: expected False where there are no sums, got True"),
-        ({"data": "cats"}, "data: expected digits or garments, got 'cats'"),
+        ({"data": "cats"}, "data: expected digits, garments or spoken-digits:PATH, got 'cats'"),
         ({"data": "garments"}, "sums: expected 0 where garments are drawn, got 10"),
         (
             {"data": "garments", "sums": 0, "captions": "words"},
@@ -199,3 +200,17 @@ def test_garments_are_drawn_by_name(spae, tiny):
     assert len(pool.shown.images) == len(pool.shown.labels) == 300
     assert len(pool.shown.held_out) == 60
     assert set(evaluate_generation(drawn, pool.shown)["accuracy"]) == {"all", "plain"}
+
+
+def test_spoken_digits_are_said_by_name(tmp_path):
+    pytest.importorskip("sklearn", reason="needs the package scikit-learn")
+    for digit in range(10):
+        for take in range(7):
+            time = torch.arange(1600) / 8000
+            sound = torch.sin(2 * torch.pi * 300 * (digit + 1) * time) * (0.5 + 0.05 * take)
+            write_wav(sound, tmp_path / f"{digit}_ann_{take}.wav", 8000)
+    shown = drawable.drawable(f"spoken-digits:{tmp_path}", 16)
+    assert shown.images.shape == (20, 1, 16, 16)
+    assert shown.labels.tolist() == [digit for digit in range(10) for _ in range(2)]
+    assert shown.held_out.shape == (50, 1, 16, 16)
+    assert shown.names[3] == "three"

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spae.data.mnist import WORDS
-from spae.eval.drawable import DRAWABLE, Data, Drawable
+from spae.eval.drawable import Drawable, check_drawable, drawable
 from spae.eval.drawing import Drawing, add_drawing, described, drawing_options
 from spae.eval.run import Measured, Run
 from spae.eval.statistics import mean, proportion
@@ -36,14 +36,14 @@ NUM_CLASSES = 10
 class Prompts(Drawing):
     """What is asked.
 
-    data: "digits" or "garments". contexts: how often other examples are drawn. examples: images a context
-    shows, as many of each class. sums: queries a context answers, such as "1+7", of sums up to 9, where it
-    shows digits; plain: queries such as "3". captions: how numbers are written: "digits", "words" ("three",
-    "one plus seven"). chain: ask for each sum a second time, by the number that the language model says it
-    is; see `spae.eval.sums`.
+    data: "digits", "garments" or "spoken-digits:PATH". contexts: how often other examples are drawn.
+    examples: images a context shows, as many of each class. sums: queries a context answers, such as "1+7",
+    of sums up to 9, where it shows digits; plain: queries such as "3". captions: how numbers are written:
+    "digits", "words" ("three", "one plus seven"). chain: ask for each sum a second time, by the number that
+    the language model says it is; see `spae.eval.sums`.
     """
 
-    data: Data = "digits"
+    data: str = "digits"
     contexts: int = 10
     examples: int = 20
     sums: int = 10
@@ -54,8 +54,7 @@ class Prompts(Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data not in DRAWABLE:
-            raise ValueError(f"data: expected {' or '.join(DRAWABLE)}, got {self.data!r}")
+        check_drawable(self.data)
         if self.data != "digits" and self.sums:
             raise ValueError(f"sums: expected 0 where {self.data} are drawn, got {self.sums}")
         for name, least in (("contexts", 1), ("sums", 0), ("plain", 0)):
@@ -104,7 +103,7 @@ class Pool:
     that occur in them may be written."""
 
     def __init__(self, model: Tokenizer, llm: FrozenLLM, data: str = "digits") -> None:
-        self.shown: Drawable = DRAWABLE[data](model.config.image_size[0])
+        self.shown: Drawable = drawable(data, model.config.image_size[0])
         self.tokens = encode_all(model, self.shown.images)
         self.lexicon = Lexicon.of(model, llm, seen_masks(self.tokens, len(model.codebook)))
         self.words = self.lexicon.llm_ids(self.tokens)
@@ -211,9 +210,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     """The options for what is asked."""
-    parser.add_argument(
-        "--data", choices=tuple(DRAWABLE), default="digits", help="digits (default), or garments"
-    )
+    parser.add_argument("--data", default="digits", help="digits (default), garments, or spoken-digits:PATH")
     parser.add_argument("--contexts", type=int, default=10, help="how often examples are drawn (default: 10)")
     parser.add_argument("--examples", type=int, default=20, help="images a context shows (default: 20)")
     parser.add_argument("--plain", type=int, default=10, help='queries such as "3" (default: 10)')
