@@ -307,7 +307,8 @@ class Trainer:
         found = on_main(self.accelerator, lambda: newest_whole(self.checkpoint_dir))
         if found is None:
             return self.step
-        check_same_run(found.folder, found.manifest["settings"], self._settings())
+        model = self.accelerator.unwrap_model(self.model)
+        check_same_run(found.folder, found.manifest["settings"], self._settings(), model)
         on_main(self.accelerator, lambda: set_aside(found.damaged))
         state = load_checkpoint(self.accelerator, found.folder)
         for name, part in self._parts().items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,19 @@ def run_settings(
     return json.loads(json.dumps(flatten(own) | flatten(further)))
 
 
-def check_same_run(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ValueError, which names what differs, if a run of settings `now` cannot go on from `folder`."""
+def check_same_run(
+    folder: Path, was: Mapping[str, Any], now: Mapping[str, Any], model: nn.Module | None = None
+) -> None:
+    """Raises ValueError, which names what differs, if a run of settings `now` cannot go on from `folder`.
+
+    model: the one that trains, for what its configuration's entries are by default.
+    """
     # A setting that the earlier run did not know had its default, for that is what runs without it do.
     defaults = flatten({"train": TrainConfig(1, 1, "").to_json()})
+    if isinstance(model, Tokenizer):
+        entries = {entry.name: entry.default for entry in fields(model.config)}
+        known = {name: value for name, value in entries.items() if value is not MISSING}
+        defaults |= json.loads(json.dumps(flatten({"model": known})))
     if differing := differences(defaults | dict(was), now):
         raise ValueError(
             f"{folder}: expected the run that is in it, got another ({'; '.join(differing)}): "

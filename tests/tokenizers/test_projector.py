@@ -37,7 +37,7 @@ def images(count=8, seed=1):
 
 def step(spae, optimizer, seed=1):
     output = spae(images(seed=seed))
-    sum(output.losses.values()).backward()
+    torch.stack(list(output.losses.values())).sum().backward()
     optimizer.step()
     optimizer.zero_grad()
     return output
@@ -54,7 +54,7 @@ def test_the_projector_begins_with_the_principal_directions_at_the_norm_of_the_t
     assert torch.allclose(seen.T @ seen / 60, torch.eye(3).double() * norm / 3, atol=1e-4)
     # Each projected channel is a combination of the three directions of most variance, and of no other.
     _, _, directions = torch.linalg.svd(rows - rows.mean(0))
-    weight = projector(spae).projector.weight.double()
+    weight = spae.state_dict()["projection.words.projector.weight"].double()
     assert torch.allclose(weight @ directions[3:].T, torch.zeros(3, 9).double(), atol=1e-5)
 
 

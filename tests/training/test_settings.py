@@ -12,13 +12,13 @@ import torch
 
 pytest.importorskip("accelerate", reason="spae.training needs accelerate")
 
-from spae import Codebook
+from spae import SPAE, Codebook, SPAEConfig
 from spae.cli import main
 from spae.training import TrainConfig
 from spae.training.checkpoints import newest_whole
 from spae.training.presets import load_preset
 from spae.training.run import train
-from spae.training.settings import MAY_CHANGE, differences, flatten
+from spae.training.settings import MAY_CHANGE, check_same_run, differences, flatten
 
 
 def test_differences_in_words():
@@ -32,6 +32,19 @@ def test_differences_in_words():
         "threads was 1, is absent",
     ]
     assert differences({str(i): 0 for i in range(20)}, {})[-1] == "and 8 more"
+
+
+def test_runs_of_before_an_entry_of_the_model_go_on_with_its_default():
+    book = Codebook.from_arrays(["a", "b", "c", "d"], torch.eye(4))
+    config = SPAEConfig((16, 16), (1, 2), channels=8, multipliers=(1, 1, 1))
+    parts = {"train": TrainConfig(1, 1, "").to_json(), "model": config.to_dict()}
+    was = json.loads(json.dumps(flatten(parts)))
+    before = {name: value for name, value in was.items() if name != "model.word_projector"}
+    model = SPAE(config, book)
+    check_same_run(Path("run"), before, was, model)
+    now = {**was, "model.word_projector": "frozen"}
+    with pytest.raises(ValueError, match="word_projector was 'learned', is 'frozen'"):
+        check_same_run(Path("run"), before, now, model)
 
 
 def test_what_may_change_is_what_the_configuration_s_documentation_marks():
