@@ -9,8 +9,8 @@ from spae import __version__, commands
 from spae.cli import main
 
 COMMANDS = [
-    *("ablate", "bench", "decode", "demo", "doctor", "encode", "eval"),
-    *("export", "fetch", "tokenize", "train", "view", "words"),
+    *("ablate", "bench", "decode", "demo", "doctor", "encode", "eval", "expand"),
+    *("export", "fetch", "tokenize", "train", "tune", "view", "words"),
 ]
 
 

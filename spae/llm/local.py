@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import takewhile
 from operator import index
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from spae.configs import Count, checked
 from spae.devices import checked_device
-from spae.llm import folders
+from spae.llm import folders, lora
 from spae.llm.protocol import GREEDY, ContextOverflow, Prefix, Sampling
 from spae.llm.reading import Network, Reading, ReadPrefix, check_prefix
 from spae.llm.sampling import choose
@@ -31,7 +32,7 @@ def load(
     pack_tokens: int = 2048,
     progress: bool = True,
 ) -> LocalLLM:
-    """A model by name, from a GGUF file or from a folder; see `spae.llm.load`.
+    """A model by name, from a GGUF file, from a folder or from an adapter's; see `spae.llm.load`.
 
     Args:
         dtype: of the weights and the computation, one of float32, bfloat16, float16, by name or torch's own.
@@ -45,11 +46,16 @@ def load(
     device = checked_device(device)
     checked("pack_tokens", pack_tokens, Count)
     transformers = folders.require_transformers()
-    name, identity, path = folders.folder(source, progress=progress)
+    adapter = source if lora.is_adapter(source) else None
+    name, identity, path = folders.folder(
+        source if adapter is None else lora.base_of(adapter), progress=progress
+    )
     model = transformers.AutoModelForCausalLM.from_pretrained(
         path, dtype=_DTYPES[named], local_files_only=True
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    if adapter is not None:
+        model, identity = lora.merged(model, adapter), f"{identity}-lora-{lora.identity_of(adapter)}"
     return LocalLLM(
         model.to(device), tokenizer, name=name, identity=f"{identity}-{named}", pack_tokens=pack_tokens
     )
@@ -92,6 +98,11 @@ class LocalLLM:
     @property
     def device(self) -> torch.device:
         return self._network.device
+
+    def trainable(self) -> AbstractContextManager[Any]:
+        """The model of transformers, frozen as it is, for what trains through it: with an attention that can
+        be differentiated whatever the processor."""
+        return self._network.trainable()
 
     @property
     def vocabulary_size(self) -> int:

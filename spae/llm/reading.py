@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,16 @@ class Network:
     @property
     def name(self) -> str:
         return type(self._model).__name__
+
+    @contextmanager
+    def trainable(self) -> Iterator[Any]:
+        """See `LocalLLM.trainable`."""
+        usual = self.config._attn_implementation
+        self._model.set_attn_implementation("sdpa" if usual == "spae" else usual)
+        try:
+            yield self._model
+        finally:
+            self._model.set_attn_implementation(usual)
 
     @torch.no_grad()
     def logits(

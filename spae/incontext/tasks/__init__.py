@@ -14,6 +14,7 @@ from spae.incontext.tasks.denoising import (
     restore_windows,
 )
 from spae.incontext.tasks.generation import captioned_images_task, image_query
+from spae.incontext.tasks.masked import hidden_places, restore_masked, split_words
 from spae.incontext.tasks.text import (
     END_OF_LINE,
     END_OF_SENTENCE,
@@ -42,11 +43,14 @@ __all__ = [
     "classify",
     "corrupt",
     "denoising_task",
+    "hidden_places",
     "hidden_tokens",
     "image_query",
     "majority",
     "paired_task",
     "question_about",
+    "restore_masked",
     "restore_windows",
+    "split_words",
     "vqa_task",
 ]
