@@ -31,7 +31,7 @@ class SeenImages:
     def ids(self, images: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
         """The ids of images, of those not seen before by `ask`, [b, ..] to int64 [b, n]."""
         pixels = images.detach().cpu().contiguous().view(torch.uint8).flatten(1)
-        keys = [hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in pixels]
+        keys = [hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest() for image in pixels]
         found = {key: self._known[key] for key in keys if key in self._known}
         new = {key: row for row, key in enumerate(keys) if key not in found}
         if new:

@@ -4,10 +4,12 @@ from functools import partial
 import pytest
 import torch
 
+from spae.cli import main
 from spae.eval.restoration import Lab
 from spae.eval.run import Run, evaluate, find
 from spae.eval.tasks.denoise import Denoising
 from spae.eval.tasks.outpaint import Outpainting
+from spae.eval.tasks.windows import WindowStudy
 from spae.incontext.tasks import hidden_tokens
 
 pytest.importorskip("matplotlib", reason="needs the package matplotlib")
@@ -172,3 +174,31 @@ def test_modes_of_decoding_differ_and_are_named(tmp_path, spae, tiny):
     # Nine words: three segments of PAR through the layers; one, one and one of PNAR, ending with their layer.
     assert len(kept) == 2 * 3 * 3
     assert len(set(kept)) == len(kept)
+
+
+def test_the_study_has_every_window_with_every_step(tmp_path, spae, tiny):
+    base = Denoising(images=2, layers=2, tasks=("inpainting",))
+    study = WindowStudy(windows=(2, 4), steps=(1, 3), denoising=base)
+    report = restore("windows", spae, tiny, tmp_path, study)
+    own = [row for row in report["rows"] if row["method"] == "language model"]
+    assert [(row["n"], row["m"]) for row in own] == [(2, 1), (2, 3), (4, 1), (4, 3)]
+    assert [row["method"] for row in report["rows"][4:]] == ["majority", "degraded", "own words"]
+    one = Denoising(images=2, layers=2, tasks=("inpainting",), window=4, stride=3)
+    alone = restore("denoise", spae, tiny, tmp_path / "one", one)["rows"]
+    kept = {key: value for key, value in own[3].items() if key not in "nm"}
+    assert kept == alone[0]
+    assert report["rows"][4] == next(row for row in alone if row["method"] == "majority")
+    lines = find("windows").table(report).splitlines()
+    assert lines[0].startswith("| task | method | n | m | PSNR (dB) |")
+    assert restore("windows", spae, tiny, tmp_path, study) == report
+
+
+def test_studies_that_cannot_be_made(capsys):
+    for name, options in (("windows", {"windows": ()}), ("steps", {"steps": (0, 1)})):
+        with pytest.raises(ValueError, match=f"{name}: expected numbers from"):
+            WindowStudy(**options)
+    with pytest.raises(ValueError, match="scheme: expected 'windows', got 'layers'"):
+        WindowStudy(denoising=Denoising(scheme="layers"))
+    for option in (["--window", "3"], ["--stride", "3"], ["--scheme", "layers"]):
+        assert main(["eval", "windows", *option]) == 1
+        assert f"{option[0][2:]}: expected the default" in capsys.readouterr().err

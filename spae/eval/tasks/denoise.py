@@ -126,14 +126,16 @@ def measure(run: Run) -> Measured:
     lab = Lab(run)
     rows, pages = [], []
     for name in run.settings.tasks:
-        methods = _restore(lab, name)
+        methods = restore(lab, name)
         rows += lab.rows(name, methods)
         pages.append((f"{name}:\noriginal", methods))
     return lab.measured(rows, pages)
 
 
-def _restore(lab: Lab, name: str) -> dict[str, Restored]:
-    """One task's images by method."""
+def restore(
+    lab: Lab, name: str, kinds: tuple[str, ...] = ("language model", "wrong image")
+) -> dict[str, Restored]:
+    """One task's images by method. kinds: the language model's, one or both."""
     chosen: Denoising = lab.chosen  # type: ignore[assignment]
     degraded = DEGRADATIONS[name](lab.originals)
     conditions = encode_all(lab.model, degraded)
@@ -141,10 +143,10 @@ def _restore(lab: Lab, name: str) -> dict[str, Restored]:
     hidden = hidden_tokens(name, lab.model.pyramid) if in_windows else None
     if hidden is not None:
         hidden, conditions = hidden[: lab.tokens.ids.shape[1]], lab.tokens
-    answers: dict[str, list[PyramidTokens]] = {"language model": [], "wrong image": []}
+    answers: dict[str, list[PyramidTokens]] = {kind: [] for kind in kinds}
     most, nearest = [], []
     for i in tqdm(range(chosen.images), desc=name, disable=None):
-        for kind, j in zip(answers, (i, (i + 1) % chosen.images), strict=True):
+        for kind, j in zip(kinds, (i, (i + 1) % chosen.images), strict=False):
             task, query = denoising_task(
                 conditions[j : j + 1],
                 lab.tokens[i : i + 1],
