@@ -10,7 +10,7 @@ from operator import index
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spae.configs import Count, checked
 from spae.devices import checked_device
@@ -103,6 +103,20 @@ class LocalLLM:
         """The model of transformers, frozen as it is, for what trains through it: with an attention that can
         be differentiated whatever the processor."""
         return self._network.trainable()
+
+    @contextmanager
+    def more_embeddings(self, rows: Tensor) -> Iterator[None]:
+        """Inside, ids from `vocabulary_size` on stand for rows [n, D] in place of embeddings; they can be
+        read, not written."""
+        usual, known = self._model.get_input_embeddings(), self._vocabulary
+        # Models may have more embeddings than ids that they know.
+        self._model.set_input_embeddings(_MoreEmbeddings(usual, known, rows.detach()))
+        self._vocabulary = known + len(rows)
+        try:
+            yield
+        finally:
+            self._model.set_input_embeddings(usual)
+            self._vocabulary = known
 
     @property
     def vocabulary_size(self) -> int:
@@ -315,6 +329,21 @@ class LocalLLM:
                 f"prompts: expected at most {self.context_window} tokens, {self.name}'s context window, got "
                 f"{length} and {room} to follow"
             )
+
+
+class _MoreEmbeddings(nn.Module):
+    """Another module's embeddings of ids below `known`, and rows [n, D] for those from there on."""
+
+    def __init__(self, usual: nn.Module, known: int, rows: Tensor) -> None:
+        super().__init__()
+        self.usual, self.known = usual, known
+        self.weight = usual.weight  # which some models look for
+        self.rows = rows.to(self.weight.device, self.weight.dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        more = ids >= self.known
+        embedded = self.usual(ids.masked_fill(more, 0))
+        return torch.where(more[..., None], self.rows[(ids - self.known).clamp_min(0)], embedded)
 
 
 def _check_lengths(
