@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import spae
+import spae.metrics
 from spae import Codebook, PyramidTokens, V2LConfig, V2LTokenizer
 from spae.models import BackboneConfig
 from spae.models.attention import Attention, AttentiveDecoder
@@ -377,3 +378,21 @@ def test_what_does_not_fit_is_asked_about_again():
         assert seen.ids(batch, ask).tolist() == [[n, n] for n in range(6)]
         assert len(asked) == expected
     assert len(seen) == 2
+
+
+def test_the_bundled_model_is_whole_and_keeps_its_promises():
+    import spae.data
+
+    folder = Path(spae.__file__).parent / "bundled/v2l"
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 20e6
+    tokenizer = V2LTokenizer.from_pretrained("v2l").eval()
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert [layer["vocabulary"] for layer in report["layers"]] == tokenizer.masks.sum(1).tolist()
+    asked = spae.data.load("emoji", "new_concept", size=32)
+    pictures = torch.stack([asked[i * len(asked) // 16][0] for i in range(16)])
+    tokens = tokenizer.encode(pictures)
+    quality = spae.metrics.psnr(pictures, tokenizer.decode(tokens)).mean().item()
+    layer = report["layers"][-1]
+    assert abs(quality - layer["psnr"]) < 4 * layer["psnr_standard_error"] * (150 / 16) ** 0.5
+    phrases = [word for image in tokenizer.words(tokens.upto(2)) for layer in image for word in layer]
+    assert max(len(phrase.split()) for phrase in phrases) > 1
