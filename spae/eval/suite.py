@@ -40,6 +40,8 @@ def options(task: str, data: str, *, quick: bool) -> list[str]:
         if data == "emoji" and task == "semantics":
             return []
         return [*chosen, "--data", data, *(["--split", "new_both"] if data == "emoji" else [])]
+    if task == "sound":  # which says itself where the data are none
+        return ["--data", data]
     if task in _DRAWN and data == "fashion":
         return [*chosen, "--data", "garments", "--sums", "0"]
     return [*chosen, "--data", _EPISODES.get(data, data)] if task == "fewshot" else chosen
