@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import takewhile
 from operator import index
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spae.configs import Count, checked
 from spae.devices import checked_device
@@ -108,15 +108,13 @@ class LocalLLM:
     def more_embeddings(self, rows: Tensor) -> Iterator[None]:
         """Inside, ids from `vocabulary_size` on stand for rows [n, D] in place of embeddings; they can be
         read, not written."""
-        usual, known = self._model.get_input_embeddings(), self._vocabulary
-        # Models may have more embeddings than ids that they know.
-        self._model.set_input_embeddings(_MoreEmbeddings(usual, known, rows.detach()))
-        self._vocabulary = known + len(rows)
-        try:
-            yield
-        finally:
-            self._model.set_input_embeddings(usual)
-            self._vocabulary = known
+        known = self._vocabulary
+        with self._network.more_embeddings(known, rows):
+            self._vocabulary = known + len(rows)
+            try:
+                yield
+            finally:
+                self._vocabulary = known
 
     @property
     def vocabulary_size(self) -> int:
@@ -329,21 +327,6 @@ class LocalLLM:
                 f"prompts: expected at most {self.context_window} tokens, {self.name}'s context window, got "
                 f"{length} and {room} to follow"
             )
-
-
-class _MoreEmbeddings(nn.Module):
-    """Another module's embeddings of ids below `known`, and rows [n, D] for those from there on."""
-
-    def __init__(self, usual: nn.Module, known: int, rows: Tensor) -> None:
-        super().__init__()
-        self.usual, self.known = usual, known
-        self.weight = usual.weight  # which some models look for
-        self.rows = rows.to(self.weight.device, self.weight.dtype)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        more = ids >= self.known
-        embedded = self.usual(ids.masked_fill(more, 0))
-        return torch.where(more[..., None], self.rows[(ids - self.known).clamp_min(0)], embedded)
 
 
 def _check_lengths(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spae.llm.protocol import Prefix
 
@@ -60,6 +60,17 @@ class Network:
         finally:
             self._model.set_attn_implementation(usual)
 
+    @contextmanager
+    def more_embeddings(self, known: int, rows: Tensor) -> Iterator[None]:
+        """Inside, ids from `known` on stand for rows [n, D] in place of embeddings."""
+        usual = self._model.get_input_embeddings()
+        # Models may have more embeddings than ids that they know.
+        self._model.set_input_embeddings(_MoreEmbeddings(usual, known, rows.detach()))
+        try:
+            yield
+        finally:
+            self._model.set_input_embeddings(usual)
+
     @torch.no_grad()
     def logits(
         self,
@@ -95,6 +106,21 @@ class Network:
         near = (seen & (distance < self._sliding_window))[None, None].to(self.device)
         masks = {"full_attention": full, "sliding_attention": near}
         return {kind: masks[kind] for kind in kinds} if kinds else near
+
+
+class _MoreEmbeddings(nn.Module):
+    """Another module's embeddings of ids below `known`, and rows [n, D] for those from there on."""
+
+    def __init__(self, usual: nn.Module, known: int, rows: Tensor) -> None:
+        super().__init__()
+        self.usual, self.known = usual, known
+        self.weight = usual.weight  # which some models look for
+        self.rows = rows.to(self.weight.device, self.weight.dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        more = ids >= self.known
+        embedded = self.usual(ids.masked_fill(more, 0))
+        return torch.where(more[..., None], self.rows[(ids - self.known).clamp_min(0)], embedded)
 
 
 @dataclass(frozen=True, eq=False)
