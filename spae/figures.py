@@ -163,7 +163,10 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, x: str) -> 
             errors = [below, above] if any(below + above) else None
             look = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 4, "capsize": 2}
             drawn[name] = axes.errorbar(line.x, line.values, errors, **look)
-        ticks = sorted({place for line in lines.values() for place in line.x})
+        ticks: list[float] = []
+        for place in sorted({place for line in lines.values() for place in line.x}, reverse=True):
+            if not ticks or ticks[-1] >= 1.3 * place:  # nearer ones would be written over each other
+                ticks.append(place)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()

@@ -13,7 +13,17 @@ PROSE = [*PYTHON, ROOT / "setup.py", ROOT / "Makefile", ROOT / "README.md", ROOT
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 DECLARED = set(re.findall(r'"([\w.-]+)(?:\[\w+\])?[><=][^"]*"', PROJECT))
 # Beside them what pip builds with, torchvision, which comes with torch, and what else CLIP's tests need.
-ALLOWED = DECLARED | {"pip", "wheel", "torchvision", "$(TORCH)", "timm", "ftfy", "wcwidth", "$(CLIP)"}
+ALLOWED = DECLARED | {
+    "pip",
+    "wheel",
+    "torchvision",
+    "$(TORCH)",
+    "timm",
+    "ftfy",
+    "wcwidth",
+    "$(CLIP)",
+    "ray[data]",
+}
 
 
 def asked_for(text: str) -> set[str]:

@@ -52,7 +52,7 @@ def test_bundled_model_keeps_its_promises(fresh):
     report = json.loads((ROOT / "spae/bundled/mnist/report.json").read_text())
     psnr = [row["psnr"] for row in fresh["layers"]]
     assert psnr == pytest.approx([row["psnr"] for row in report["layers"]], abs=0.1)
-    assert psnr[-1] >= 20.5
+    assert psnr[-1] >= 19.5
     assert psnr[0] >= 14, "the name alone gives a digit"
     assert fresh["named"] == pytest.approx(report["named"], abs=0.006)
     assert fresh["named"] >= 0.98

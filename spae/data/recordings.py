@@ -85,7 +85,8 @@ class SpokenDigits(Dataset[tuple[Tensor, int]]):
         try:
             return self.processor.preprocess(content)[0]
         except ValueError as error:
-            raise ValueError(f"path: {key}: {str(error).partition(': ')[2]}") from error
+            said = str(error).removeprefix("images[0]: ")
+            raise ValueError(f"path: {key}: " + said) from error
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -82,7 +82,7 @@ def read_shard(form: Form, folder: Path, name: str) -> Shard:
 class _Read:
     def __init__(self, ids: NDArray[Any], about: list[About]) -> None:
         if len(ids) != len(about):
-            raise ValueError(f"{len(ids)} rows of ids, {len(about)} of keys")
+            raise ValueError(f"keys: expected as many as rows of ids, {len(ids)}, got {len(about)}")
         self.ids, self._about = ids, about
 
     def about(self, row: int) -> About:
@@ -98,7 +98,7 @@ class _Mapped:
         self._lines = np.memmap(lines, np.uint8, "r") if lines.stat().st_size else np.empty(0, np.uint8)
         self._ends = np.flatnonzero(self._lines == ord("\n"))
         if len(self._ends) != len(self.ids):
-            raise ValueError(f"{len(self.ids)} rows of ids, {len(self._ends)} of keys")
+            raise ValueError(f"keys: expected as many as rows of ids, {len(self.ids)}, got {len(self._ends)}")
 
     def about(self, row: int) -> About:
         start = self._ends[row - 1] + 1 if row else 0

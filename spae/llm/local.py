@@ -46,7 +46,7 @@ def load(
     device = checked_device(device)
     checked("pack_tokens", pack_tokens, Count)
     transformers = folders.require_transformers()
-    adapter = source if lora.is_adapter(source) else None
+    adapter = source if isinstance(source, (str, os.PathLike)) and lora.is_adapter(source) else None
     name, identity, path = folders.folder(
         source if adapter is None else lora.base_of(adapter), progress=progress
     )

@@ -111,7 +111,7 @@ class Network:
 class _MoreEmbeddings(nn.Module):
     """Another module's embeddings of ids below `known`, and rows [n, D] for those from there on."""
 
-    def __init__(self, usual: nn.Module, known: int, rows: Tensor) -> None:
+    def __init__(self, usual: nn.Embedding, known: int, rows: Tensor) -> None:
         super().__init__()
         self.usual, self.known = usual, known
         self.weight = usual.weight  # which some models look for

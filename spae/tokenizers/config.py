@@ -74,8 +74,8 @@ class SPAEConfig(Config):
         try:
             backbone.grid(self.image_size)
         except ValueError as error:
-            said = str(error).removeprefix(f"shape: expected {self.ndim} ")
-            raise ValueError(f"image_size: expected {said}") from error
+            said = str(error).replace(f"shape: expected {self.ndim} ", "image_size: expected ")
+            raise ValueError(said) from error
         if self.semantic_features != "none":
             if self.ndim != 2 or self.in_channels != 3:
                 shape = f"{self.in_channels} channels of {self.image_size}"

@@ -20,8 +20,10 @@ TASKS = [
     "outpaint",
     "reconstruction",
     "semantics",
+    "sound",
     "strides",
     "vqa",
+    "windows",
 ]
 
 
@@ -53,7 +55,7 @@ def test_help(what, capsys):
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert f"spae eval {what}" in out
-    assert ("--llm-model" in out) == (what not in ("digits", "reconstruction", "semantics"))
+    assert ("--llm-model" in out) == (what not in ("digits", "reconstruction", "semantics", "sound"))
 
 
 def test_few_shot_settings_follow_ways_and_shots():
@@ -150,7 +152,7 @@ def test_a_servers_options(loaded, monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "what", [what for what in TASKS if what not in ("digits", "reconstruction", "semantics")]
+    "what", [what for what in TASKS if what not in ("digits", "reconstruction", "semantics", "sound")]
 )
 @pytest.mark.parametrize("source", ["gemma3", "model.gguf", "some/folder", "https://host/v1"])
 def test_every_task_asks_any_language_model(loaded, monkeypatch, tmp_path, what, source):

@@ -96,7 +96,7 @@ def test_guidance_by_names_needs_them(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(scorers, "CaptionScorer", Lengths)
     book = Codebook.from_arrays([" a", " bb"], torch.randn(2, 4))
-    model = SimpleNamespace(codebook=book, config=SimpleNamespace(rule="saq"))
+    model = SimpleNamespace(codebook=book, table=book, config=SimpleNamespace(rule="saq"))
     rows = [{"file_name": name, "caption": name} for name in ("1.png", "2.PNG")]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows[:1])))
     with pytest.raises(

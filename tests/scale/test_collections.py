@@ -264,7 +264,7 @@ def test_damaged_collections_are_named(toy, photos, tmp_path):
         TokenDataset(out)[0]
     shutil.copy(out / "00004.npy", out / "00002.npy")
     with pytest.raises(
-        ValueError, match=r"00002.npy: expected a whole shard of tokens, got .*4 rows of ids, 3 of keys"
+        ValueError, match=r"00002.npy: expected a whole shard of tokens, got .*rows of ids, 4, got 3"
     ):
         TokenDataset(out)[8]
     (out / "00004.json").write_text("{}")

@@ -132,7 +132,7 @@ def test_guidance_by_configuration(tmp_path):
             return torch.nn.functional.normalize(images.mean((2, 3)) + 2, dim=1)
 
     book = Codebook.from_arrays([f" {'w' * i}" for i in range(1, 20)], torch.randn(19, 4))
-    model = SimpleNamespace(codebook=book, config=SimpleNamespace(rule="saq"))
+    model = SimpleNamespace(codebook=book, table=book, config=SimpleNamespace(rule="saq"))
     data = [torch.rand(3, 4, 4) for _ in range(5)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPAE_CACHE", str(tmp_path))

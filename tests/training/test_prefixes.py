@@ -26,7 +26,7 @@ def pictures():
 
 def test_ids_of_images_are_read_as_their_embeddings():
     llm = tiny_llm()
-    table = llm._model.get_input_embeddings().weight
+    table = llm._network._model.get_input_embeddings().weight
     words = torch.tensor([[45, 67], [80, 81]])
     prompts, answers = [[50, *pair, 51] for pair in words.tolist()], [[60, 61]] * 2
     expected = torch.cat(llm.logprobs(prompts, answers))
@@ -52,10 +52,10 @@ def test_the_loss_is_that_of_the_ids():
 
 def test_it_learns_what_images_show(tmp_path):
     llm, images = tiny_llm(), pictures()
-    before = {name: value.clone() for name, value in llm._model.state_dict().items()}
+    before = {name: value.clone() for name, value in llm._network._model.state_dict().items()}
     encoder, losses = train_prefixes(llm, images, CAPTIONS, CONFIG)
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
-    assert all(torch.equal(before[name], value) for name, value in llm._model.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in llm._network._model.state_dict().items())
     encoder.save(tmp_path)
     loaded = PrefixEncoder.load(tmp_path)
     with torch.no_grad():

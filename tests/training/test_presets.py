@@ -78,7 +78,13 @@ def test_overrides():
         load_preset("imaginary")
     preset = load_preset(
         "mnist",
-        ["quantizer.rule=rq", "quantizer.grids=[4,4]", "quantizer.vocabularies=null", "data.split_seed=1"],
+        [
+            "quantizer.rule=rq",
+            "quantizer.grids=[4,4]",
+            "quantizer.vocabularies=null",
+            "model.word_noise=null",
+            "data.split_seed=1",
+        ],
     )
     assert preset.model["rule"] == "rq"
     assert preset.model["grids"] == [4, 4]
