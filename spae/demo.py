@@ -14,6 +14,7 @@ from spae import assets
 from spae.data.mnist import HELD_OUT_PER_CLASS, WORDS, MNISTDigits
 from spae.eval.episodes import FewShotSetting, sample_episodes
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.eval.sums import said_sums, sum_text
 from spae.figures import picture_grid, pyramid_text, reconstruction_page, shown
 from spae.files import writer
 from spae.incontext import Lexicon, Options, decode, seen_masks
@@ -30,7 +31,7 @@ from spae_ops import implementations
 
 EXAMPLES = "examples.json"
 _SETTING, _SHOWN_LAYERS = FewShotSetting(5, 1), 2
-_EXAMPLES, _ASKED, _DRAWN_LAYERS = 50, ("3", "1+7"), 2
+_EXAMPLES, _NUMERAL, _SUM, _DRAWN_LAYERS = 50, "3", (1, 7), 2
 
 
 def check(num_images: int) -> None:
@@ -150,16 +151,19 @@ def _generate(model: Tokenizer, llm: FrozenLLM, out: Path) -> None:
     task = captioned_images_task(lexicon.llm_ids(tokens), captions)
     # A small model keeps to what it was asked where each word sees the name alone, not all words before it.
     options = Options(par_layers=1, num_layers=_DRAWN_LAYERS, progress=True)
-    queries = [image_query(asked) for asked in _ASKED]
+    total = sum_text(*_SUM, "digits")
+    (said,) = said_sums(llm, [_SUM], "digits", "demo")
+    queries = [image_query(asked) for asked in (_NUMERAL, total, said)]
     drawn = decode(llm, task, queries, lexicon, stride=1, options=options)
     count = drawn.ids.shape[1]
-    asked = " and ".join(f'"an image of {caption}:"' for caption in _ASKED)
     print(
-        f'\nWriting: {_EXAMPLES} digits as "an image of {captions[0]}: ..", {count} words each, then {asked}.'
-        f"\n  {llm.name} writes the first word, the name, and the others from it; for {_ASKED[0]}:"
+        f'\nWriting: {_EXAMPLES} digits as "an image of {captions[0]}: ..", {count} words each, then '
+        f'"an image of {_NUMERAL}:",\n"an image of {total}:", and that again as what {llm.name} says in text '
+        f'that it is, "{said}".\n'
+        f"  It writes the first word, the name, and the others from it; for {_NUMERAL}:"
     )
     print(pyramid_text(model.words(drawn)[0], model.pyramid))
     pictures = torch.cat([train.images[chosen[:5]], model.decode(drawn).detach()])
-    titles = [*captions[:5], *(f"{caption} (written)" for caption in _ASKED)]
-    picture_grid(pictures, titles, out, columns=7, width=1.2)
+    titles = [*captions[:5], *(f"{asked} (written)" for asked in (_NUMERAL, total)), f"{said} for {total}"]
+    picture_grid(pictures, titles, out, columns=8, width=1.2)
     print(f"  As pictures, beside five of the examples: {out}")
