@@ -21,7 +21,7 @@ $(VENV)/.installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja
-	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,export,docs,dev]"
+	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,export,lora,parquet,docs,dev]"
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(CLIP) open_clip_torch timm torchvision ftfy wcwidth
 	@$(RUN) -c 'import sys; from spae_ops._extension import reason; sys.stderr.write(f"{reason()}\n" if reason() else "")'
 	touch $@

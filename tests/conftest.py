@@ -62,6 +62,22 @@ def write_deb(path: Path, files: Mapping[str, bytes], compression: str = "xz") -
 
 
 @pytest.fixture(scope="session")
+def clip_config() -> Any:
+    """A small causal model's, of clips of 5 frames of 8 x 8."""
+    from spae import SPAEConfig
+
+    return SPAEConfig(
+        image_size=(5, 8, 8),
+        grids=((1, 1, 1), (3, 1, 1), (3, 2, 2)),
+        channels=4,
+        multipliers=(1, 1, 1),
+        num_res_blocks=1,
+        strides=((1, 2, 2), 2),
+        causal=True,
+    )
+
+
+@pytest.fixture(scope="session")
 def trained() -> Callable[..., tuple[list[float], Any]]:
     """Some steps of Adam for a tokenizer: (model, images of a seed, commitment's weight, steps) -> the
     reconstruction loss of each, and what the last step gave."""

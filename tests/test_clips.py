@@ -5,28 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spae import SPAE, Codebook, SPAEConfig
+from spae import SPAE, Codebook
 from spae.clips import clip_page, frame_words
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
 from spae.metrics import psnr, psnr_per_frame, temporal_difference_error
 from spae_ops import Pyramid
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow (the extra data)")
-CONFIG = SPAEConfig(
-    image_size=(5, 8, 8),
-    grids=((1, 1, 1), (3, 1, 1), (3, 2, 2)),
-    channels=4,
-    multipliers=(1, 1, 1),
-    num_res_blocks=1,
-    strides=((1, 2, 2), 2),
-    causal=True,
-)
 
 
-def model() -> SPAE:
+@pytest.fixture
+def model(clip_config) -> SPAE:
     vectors = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    return SPAE(CONFIG, Codebook.from_arrays([f" w{i}" for i in range(40)], vectors, name="toy")).eval()
+    return SPAE(clip_config, Codebook.from_arrays([f" w{i}" for i in range(40)], vectors, name="toy")).eval()
 
 
 def clips(count: int = 3) -> torch.Tensor:
@@ -62,8 +54,8 @@ def test_temporal_difference_error_is_of_changes_only():
         temporal_difference_error(video[:, :, :1], video[:, :, :1])
 
 
-def test_a_report_of_clips_has_their_frames():
-    spae, video = model(), clips()
+def test_a_report_of_clips_has_their_frames(model):
+    spae, video = model, clips()
     report = evaluate_reconstruction(spae, video)
     decoded = spae.decode(spae.encode(video)).detach()
     assert report["frames"]["psnr"] == pytest.approx(psnr_per_frame(video, decoded).mean(0).tolist())
@@ -75,7 +67,7 @@ def test_a_report_of_clips_has_their_frames():
     assert "| temporal difference error |" in table.splitlines()[0]
     assert "3 clips; " in table
     assert f"standing still {still:.4f}" in table
-    image = evaluate_reconstruction(model().resized((1, 8, 8), ((1, 1, 1),) * 3), video[:, :, :1])
+    image = evaluate_reconstruction(model.resized((1, 8, 8), ((1, 1, 1),) * 3), video[:, :, :1])
     assert "frames" not in image
     assert "temporal_difference_error" not in image["layers"][0]
 
@@ -91,8 +83,8 @@ def test_words_of_each_frame():
     assert frame_words(layers[1:], Pyramid((3, 2, 2), grids[1:]), 3) == ["_b", "_c", "_d"]
 
 
-def test_an_animated_page(tmp_path):
-    spae, video = model(), clips(2)
+def test_an_animated_page(tmp_path, model):
+    spae, video = model, clips(2)
     clip_page(spae, video, spae.encode(video), tmp_path / "a" / "page.gif")
     with Image.open(tmp_path / "a" / "page.gif") as page:
         assert page.n_frames == 5

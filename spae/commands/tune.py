@@ -48,14 +48,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from spae import llm as llms
+    from spae.eval.host import host
     from spae.eval.tuning import tuning_table
     from spae.llm.local import LocalLLM
+    from spae.training.disk import replace_text
     from spae.training.tuning import LoRATuning, tune
 
     names = ("steps", "batch_size", "learning_rate", "rank", "alpha", "seed")
     config = LoRATuning(**{name: getattr(arguments, name) for name in names})
     llm = llms.load(arguments.llm, dtype=arguments.dtype)
-    assert isinstance(llm, LocalLLM)
+    if not isinstance(llm, LocalLLM):
+        raise ValueError(
+            f"llm: expected a model on this machine, whose weights can be had, got {arguments.llm}"
+        )
     lab = _lab(arguments, load_tokenizer(arguments.model), llm)
     rows = [*lab.limits(), lab.ask(llm, "before")]
     base = str(Path(arguments.llm).resolve()) if Path(arguments.llm).exists() else arguments.llm
@@ -64,15 +69,16 @@ def run(arguments: argparse.Namespace) -> None:
     asked = ("task", "model", "data", "split", "dtype", "lessons", "images", "layers", "rate", *names)
     report: dict[str, Any] = {
         "command": own_command(),
+        "host": host(),
         "llm": llm.name,
         "run": {name: getattr(arguments, name) for name in asked},
         "rows": rows,
         "losses": losses,
     }
     text = json.dumps(report, indent=2)
-    (arguments.out / "tuning.json").write_text(text + "\n", encoding="utf-8")
+    replace_text(arguments.out / "tuning.json", text + "\n")
     table = f"{tuning_table(report)}\n\n    {report['command']}\n"
-    (arguments.out / "tuning.md").write_text(table, encoding="utf-8")
+    replace_text(arguments.out / "tuning.md", table)
     print(text if arguments.json else tuning_table(report))
 
 

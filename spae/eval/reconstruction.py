@@ -82,25 +82,24 @@ def evaluate_reconstruction(
             frames = {"frames": _of_frames(images, decoded.to(images))}
     whole = codebook_usage(tokens.ids)
     bits = sum(row["words_per_image"] * math.log2(row["vocabulary"]) for row in layers)
-    originals = (
-        {}
-        if features is None or seen is None
-        else {
-            "features": features.name,
-            "features_width": seen[0].shape[1],
-            "class_score_originals": class_score(seen[1]),
-        }
-    )
     return {
         "images": len(images),
         "image_size": list(images.shape[2:]),
-        **originals,
+        **({} if features is None or seen is None else _of_originals(features, seen)),
         "codebook": len(model.codebook),
         "layers": layers,
         **frames,
         "bits_per_image": bits,
         "distinct_words": whole.distinct,
         "perplexity": whole.perplexity,
+    }
+
+
+def _of_originals(features: ImageFeatures, seen: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    return {
+        "features": features.name,
+        "features_width": seen[0].shape[1],
+        "class_score_originals": class_score(seen[1]),
     }
 
 

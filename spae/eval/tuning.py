@@ -30,7 +30,7 @@ class MaskedRestoration:
     """V2L's masked restoration: lessons are images' words, the last layer's learnt and those before given;
     asked are images in which 30% of the last layer's words are hidden.
 
-    Raises ValueError for a tokenizer whose last words have several ids.
+    Raises ValueError for a tokenizer whose last words have several ids, and for a rate that hides none.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class MaskedRestoration:
         self._originals = torch.stack([asked[i].image for i in range(len(asked))])
         self._tokens = encode_all(model, self._originals)
         self.hidden = hidden_places(len(asked), self._num_local, torch.Generator().manual_seed(seed), rate)
+        if not self.hidden.any():
+            raise ValueError(f"rate: expected one that hides some of {self._num_local} words, got {rate}")
 
     @property
     def _num_local(self) -> int:

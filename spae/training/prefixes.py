@@ -23,11 +23,10 @@ from spae.models import BackboneConfig, Encoder
 from spae.training.config import Seed
 from spae.training.order import StepBatches
 from spae.training.schedule import lr_scheduler
-from spae.training.tuning import Lesson, padded
+from spae.training.tuning import IGNORED, Lesson, padded
 
 NUM_PREFIX = 2
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def caption_loss(network: Any, prefixes: Tensor, texts: Sequence[Sequence[int]])
     embedded = network.get_input_embeddings()(ids[:, NUM_PREFIX:])
     seen = torch.cat([prefixes.to(embedded.dtype), embedded], dim=1)
     logits = network(inputs_embeds=seen, use_cache=False).logits
-    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
+    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
 
 @contextmanager

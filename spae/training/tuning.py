@@ -20,7 +20,8 @@ from spae.training.config import Seed
 from spae.training.order import StepBatches
 from spae.training.schedule import lr_scheduler
 
-_IGNORED = -100  # what cross_entropy leaves out
+IGNORED = -100
+"""What `cross_entropy` leaves out."""
 
 
 class Lesson(NamedTuple):
@@ -105,10 +106,10 @@ def answer_loss(network: Any, lessons: Sequence[Lesson], device: torch.device) -
     """Mean cross-entropy of the answers of some lessons by a causal language model of transformers."""
     ids, wanted = padded(lessons)
     # Padding stands behind, where no token of a text sees it.
-    places = (wanted != _IGNORED).any(0).nonzero()[:, 0]
+    places = (wanted != IGNORED).any(0).nonzero()[:, 0]
     logits = network(input_ids=ids.to(device), logits_to_keep=places.to(device), use_cache=False).logits
     wanted = wanted[:, places].to(device)
-    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
+    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
 
 def padded(lessons: Sequence[Lesson]) -> tuple[Tensor, Tensor]:
@@ -116,7 +117,7 @@ def padded(lessons: Sequence[Lesson]) -> tuple[Tensor, Tensor]:
     is no answer's."""
     longest = max(len(lesson.context) + len(lesson.answer) for lesson in lessons) - 1
     ids = torch.zeros(len(lessons), longest, dtype=torch.int64)
-    wanted = torch.full_like(ids, _IGNORED)
+    wanted = torch.full_like(ids, IGNORED)
     for row, (context, answer) in enumerate(lessons):
         end = len(context) + len(answer) - 1
         ids[row, :end] = torch.tensor([*context, *answer[:-1]])

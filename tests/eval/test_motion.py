@@ -25,21 +25,14 @@ def digits(monkeypatch):
 
 
 @pytest.fixture
-def model(tiny):
+def model(tiny, clip_config):
     from spae.testing.tiny_llm import tiny_words
 
     torch.manual_seed(0)
-    config = SPAEConfig(
-        image_size=(5, 8, 8),
-        grids=((1, 1, 1), (3, 1, 1), (3, 2, 2)),
-        channels=4,
-        multipliers=(1, 1, 1),
-        num_res_blocks=1,
-        strides=((1, 2, 2), 2),
-        causal=True,
-    )
     ids = torch.arange(60) * 3 + 20
-    return SPAE(config, Codebook.from_arrays(tiny_words(tiny, ids), torch.randn(60, 6), llm_ids=ids)).eval()
+    return SPAE(
+        clip_config, Codebook.from_arrays(tiny_words(tiny, ids), torch.randn(60, 6), llm_ids=ids)
+    ).eval()
 
 
 def test_the_way_that_a_clip_moves():

@@ -43,17 +43,17 @@ def peft():
 
 def test_it_learns_and_leaves_the_model_as_it_was(peft, tmp_path):
     llm = tiny_llm()
-    before, weights = logits(llm), {k: v.clone() for k, v in llm._model.state_dict().items()}
+    before, weights = logits(llm), {k: v.clone() for k, v in llm._network._model.state_dict().items()}
     torch.manual_seed(3)
     losses = tune(llm, LESSONS, tmp_path / "adapter", CONFIG)
     assert torch.equal(torch.rand(2), (torch.manual_seed(3), torch.rand(2))[1])
     assert len(losses) == CONFIG.steps
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     assert torch.equal(logits(llm), before)
-    assert {k: v.tolist() for k, v in llm._model.state_dict().items()} == {
+    assert {k: v.tolist() for k, v in llm._network._model.state_dict().items()} == {
         k: v.tolist() for k, v in weights.items()
     }
-    assert not any(weight.requires_grad for weight in llm._model.parameters())
+    assert not any(weight.requires_grad for weight in llm._network._model.parameters())
     assert tune(llm, LESSONS, tmp_path / "again", CONFIG) == losses
 
 
