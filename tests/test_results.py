@@ -83,4 +83,4 @@ def test_repeats_and_words_become_lines(tool):
     }
     by_repeats = tool._by_repeats({"rows": [row(1, 3, 0.5), row(1, 0, 0.4)]})
     assert by_repeats["2-way, exact"].x == [1, 4]
-    assert tool._pooled([row(1, 0, 0.4), row(1, 0, 0.6)]).startswith("0.500 [0.29")
+    assert tool._averaged([row(1, 0, 0.4), row(1, 0, 0.6)]) == "0.500 (0.40 to 0.60)"
