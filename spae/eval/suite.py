@@ -28,6 +28,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "strides": (*_FEW, "--plain", "2", "--sums", "0", "--strides", "4", "--modes", "par"),
     "denoise": ("--images", "2", "--tasks", "inpainting"),
     "outpaint": (*_FEW, "--images", "2"),
+    "windows": ("--images", "2", "--windows", "16", "--steps", "8"),
+    "motion": ("--contexts", "1", "--examples", "4", "--pool", "40", "--held-out", "8"),
 }
 """Options with which a task takes seconds, and its figures say that it runs, no more."""
 
