@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 import os
+import platform
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +34,15 @@ CXX += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # its AVX-512 header 
 # A user's CFLAGS, which come before, may be meant for other packages and need not stop the build of this one.
 # Where something else compiles csrc, strict_arithmetic.h stops it.
 CXX += ["-fno-fast-math"]
+# What simd/amx.cpp takes for granted: its functions' target, and an assembler that knows matrix tiles.
+AMX_PROBE = r"""
+__attribute__((target("amx-tile,amx-int8,avx512f,avx512vnni"))) void probe(const void* lines) {
+  asm volatile("ldtilecfg %0" : : "m"(*static_cast<const char(*)[64]>(lines)));
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(lines), "r"(64l), "i"(4));
+  asm volatile("tdpbsud %tmm6, %tmm4, %tmm0");
+  asm volatile("tilerelease");
+}
+"""
 NVCC = ["-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 # A binary runs on the GPUs of its major version from its minor version on: one for each major version. The
 # newest one's PTX is for those that nvcc does not know.
@@ -118,6 +129,32 @@ def compile_kernels(toolkit: Toolkit, folder: Path) -> list[str]:
         return list(pool.map(compile_one, sorted(SOURCES.rglob("*.cu"))))
 
 
+def amx_macros(compiler: str) -> list[tuple[str, None]]:
+    """What has csrc take AMX's instructions, if `compiler` knows them."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text(AMX_PROBE)
+        command = [
+            *shlex.split(compiler),
+            "-std=c++20",
+            "-c",
+            str(source),
+            "-o",
+            str(source.with_suffix(".o")),
+        ]
+        try:
+            known = subprocess.run(command, capture_output=True).returncode == 0
+        except OSError:
+            known = False
+    if not known:
+        note(
+            f"{compiler} does not know AMX's instructions, so that lookups on processors with it take AVX-512"
+        )
+    return [("SPAE_WITH_AMX", None)] if known else []
+
+
 def add_cuda(extension: Any, toolkit: Toolkit, folder: Path) -> None:
     """Compiles the kernels and makes them part of `extension`."""
     extension.extra_objects += compile_kernels(toolkit, folder)
@@ -193,7 +230,7 @@ def extension() -> dict:
         return {}
     try:
         import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
 
         if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10):
             raise ImportError(f"torch >= 2.10 is needed, found {torch.__version__}")
@@ -205,7 +242,7 @@ def extension() -> dict:
         "spae_ops._C",
         sorted(relative(path) for path in SOURCES.rglob("*.cpp") if path != CUDA_OPERATORS),
         include_dirs=[str(SOURCES)],
-        define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET)],
+        define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET), *amx_macros(get_cxx_compiler())],
         py_limited_api=True,  # of Python 3.10, as torch sets it; libtorch_python is not linked
         depends=sorted(relative(path) for path in SOURCES.rglob("*") if path.is_file()),
         extra_compile_args={"cxx": CXX},

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "simd/simd.h"
+#include "simd/tiles.h"
 
 #define SPAE_TEXT(...) #__VA_ARGS__
 #define SPAE_TEXT_OF(...) SPAE_TEXT(__VA_ARGS__)
@@ -25,6 +26,38 @@ PyObject* instruction_sets(PyObject*, PyObject*) {
     }
   }
   return names;
+}
+
+PyObject* amx_status(PyObject*, PyObject*) {
+  const std::string status = spae::simd::amx_status();
+  return PyUnicode_FromStringAndSize(status.data(), static_cast<Py_ssize_t>(status.size()));
+}
+
+// None where no such set has tiles.
+PyObject* tiles_agree(PyObject*, PyObject* arguments) {
+  const char* name = nullptr;
+  if (PyArg_ParseTuple(arguments, "s", &name) == 0) return nullptr;
+  const spae::simd::Kernels* set = spae::simd::find(name);
+  if (set == nullptr || set->tiles == nullptr) Py_RETURN_NONE;
+  const bool portable = set == spae::simd::amx_emulated();
+  return PyBool_FromLong(
+      agree(*set->tiles, portable ? spae::simd::emulated_tiles() : *spae::simd::emulated_tiles_avx512()));
+}
+
+PyObject* lose_tiles(PyObject*, PyObject* arguments) {
+  long long after = 0;
+  int registers = 0, line = 0, byte = 0;
+  if (PyArg_ParseTuple(arguments, "Liii", &after, &registers, &line, &byte) == 0) return nullptr;
+  spae::simd::lose_emulated_tiles(after, registers, line, byte);
+  Py_RETURN_NONE;
+}
+
+// Whether a check of tiles has failed in this process, of the set of that name.
+PyObject* tiles_lost(PyObject*, PyObject* arguments) {
+  const char* name = nullptr;
+  if (PyArg_ParseTuple(arguments, "s", &name) == 0) return nullptr;
+  const spae::simd::Kernels* set = spae::simd::find(name);
+  return PyBool_FromLong(set != nullptr && set->tiles != nullptr && *set->tiles->lost);
 }
 
 int fill(PyObject* module) {
@@ -48,6 +81,10 @@ int fill(PyObject* module) {
 
 PyMethodDef methods[] = {
     {"instruction_sets", instruction_sets, METH_NOARGS, "Instruction sets that run on this processor, fastest first."},
+    {"amx_status", amx_status, METH_NOARGS, "Whether AMX runs here, and if not why."},
+    {"tiles_agree", tiles_agree, METH_VARARGS, "(set): the self-test of its tiles."},
+    {"tiles_lost", tiles_lost, METH_VARARGS, "(set): whether a check of its tiles has failed in this process."},
+    {"lose_tiles", lose_tiles, METH_VARARGS, "(after, registers, line, byte): for tests, see tiles.h."},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(fill)}, {0, nullptr}};
 PyModuleDef definition = {

@@ -30,18 +30,24 @@ class _Row(NamedTuple):
 
 
 class ImplementationInfo(_Row):
-    """One row of `implementations`: (name, available, reason), and admission.
+    """One row of `implementations`: (name, available, reason), admission and instructions.
 
     reason: why it cannot run, empty where it can. admission: whether "auto" takes it on this GPU, "" where
     that needs no examination, else "untested", "off", or what examinations found: "passed (..)",
-    "failed: ..", "unknown: ..".
+    "failed: ..", "unknown: ..". instructions: the instruction sets that it can take on this processor,
+    fastest first, and whether AMX is compiled, permitted and has passed its self-test, or why not; "" where
+    it has none to choose from.
     """
 
     admission: str
+    instructions: str
 
-    def __new__(cls, name: str, available: bool, reason: str, admission: str = "") -> ImplementationInfo:
+    def __new__(
+        cls, name: str, available: bool, reason: str, admission: str = "", instructions: str = ""
+    ) -> ImplementationInfo:
         row = super().__new__(cls, name, available, reason)
         row.admission = admission
+        row.instructions = instructions
         return row
 
     def __repr__(self) -> str:
@@ -49,7 +55,8 @@ class ImplementationInfo(_Row):
         return f"ImplementationInfo({fields})"
 
     def _asdict(self) -> dict[str, Any]:
-        return {**super()._asdict(), "admission": self.admission}
+        row = {**super()._asdict(), "admission": self.admission}
+        return {**row, "instructions": self.instructions} if self.instructions else row
 
 
 class Family(Generic[T]):
@@ -224,7 +231,9 @@ def implementations(op: str) -> list[ImplementationInfo]:
         raise ValueError(f"op: expected one of {', '.join(FAMILIES)}, got {op!r}")
     rows = []
     for name in FAMILIES[op].names:
-        reason = FAMILIES[op].load(name, None)[1]
+        implementation, reason = FAMILIES[op].load(name, None)
         admission = verdicts.summary(FAMILIES[op].kind, name)
-        rows.append(ImplementationInfo(name, reason is None, reason or "", admission))
+        tell = getattr(implementation, "instructions", None)
+        instructions = tell() if tell is not None and reason is None else ""
+        rows.append(ImplementationInfo(name, reason is None, reason or "", admission, instructions))
     return rows

@@ -22,7 +22,8 @@ Lookup = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class Implementation(Protocol):
-    """Where it can run. `DTYPES`, of the values, may be left out where it takes all that the op does."""
+    """Where it can run. `DTYPES`, of the values, may be left out where it takes all that the op does, and so
+    may `instructions()`, a str, where it has no instruction sets to choose from."""
 
     def unavailable(self, device: torch.device | None) -> str | None:
         """Why it cannot run on `device` (None: on this machine), or None where it can."""

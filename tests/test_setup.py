@@ -98,6 +98,21 @@ def test_failing_nvcc_leaves_the_cpu_kernels(build, nvcc, tmp_path, monkeypatch,
     assert message in capfd.readouterr().err
 
 
+def test_amx_is_built_in_where_the_compiler_knows_it(build, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\nexit 0\n")
+    compiler.chmod(0o755)
+    assert build.amx_macros(f"{compiler} -m64") == [("SPAE_WITH_AMX", None)]
+    assert capsys.readouterr().err == ""
+    for unfit in ("false", str(tmp_path / "none")):
+        assert build.amx_macros(unfit) == []
+        assert f"{unfit} does not know AMX's instructions" in capsys.readouterr().err
+    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
+    assert build.amx_macros(str(compiler)) == []
+    assert capsys.readouterr().err == ""
+
+
 def test_cuda_that_compiles_is_built_in(build, nvcc, tmp_path):
     compiler, folder = Compiler(), tmp_path / "build"
     toolkit = build.read_toolkit(nvcc(KNOWN["13.0"], act="true"))

@@ -4,14 +4,14 @@
 
 #include <immintrin.h>
 
-#define SPAE_AVX512 __attribute__((target("avx512f,avx2,fma")))
+#define SPAE_TARGET __attribute__((target("avx512f,avx2,fma")))
 
 namespace spae::simd {
 namespace {
 
 // 12 rows x 32 codes: 24 accumulators, 2 registers of codes, one broadcast query.
 template <int R>
-SPAE_AVX512 uint32_t screen(const Tile& tile) {
+SPAE_TARGET uint32_t screen(const Tile& tile) {
   const int64_t width = tile.width;
   const float* queries = tile.queries;
   const float* codes0 = tile.panels;
@@ -53,28 +53,15 @@ SPAE_AVX512 uint32_t screen(const Tile& tile) {
 
 // acc += the sum of four products, unsigned codes times signed queries, in each 32-bit lane (VNNI). As an instruction:
 // from the intrinsic, GCC 12 copies accumulators to and fro.
-SPAE_AVX512 inline void add_products(__m512i& acc, __m512i codes, __m512i queries) {
+SPAE_TARGET inline void add_products(__m512i& acc, __m512i codes, __m512i queries) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(queries));
 }
 
-// The largest element of each of 4 registers (blocks of 128 bits stay what they are, one a register), then of 16.
-SPAE_AVX512 inline __m512 largest_of_4(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const __m512 ab = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-  const __m512 cd = _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-  return _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-}
-
-SPAE_AVX512 inline __m512 largest_of_16(const __m512* x) {
-  const __m512 a = largest_of_4(x[0], x[4], x[8], x[12]), b = largest_of_4(x[1], x[5], x[9], x[13]);
-  const __m512 c = largest_of_4(x[2], x[6], x[10], x[14]), d = largest_of_4(x[3], x[7], x[11], x[15]);
-  const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  return _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-}
+#include "simd/largest_avx512.h"
 
 // The same shape as `screen`, with four elements a step.
 template <int R, bool kMaxima>
-SPAE_AVX512 uint32_t screen8(const Tile8& tile) {
+SPAE_TARGET uint32_t screen8(const Tile8& tile) {
   const int64_t words = tile.words;
   const int32_t* queries = tile.queries;
   const uint8_t* codes0 = tile.panels;
@@ -131,7 +118,7 @@ SPAE_AVX512 uint32_t screen8(const Tile8& tile) {
 }
 
 // Eight lanes of the definition: acc += hi*hi; acc += (2*hi)*lo; acc += lo*lo.
-SPAE_AVX512 inline __m512d add_squares(__m256 q, __m256 c, __m512d acc) {
+SPAE_TARGET inline __m512d add_squares(__m256 q, __m256 c, __m512d acc) {
   const __m512d t = _mm512_sub_pd(_mm512_cvtps_pd(q), _mm512_cvtps_pd(c));
   const __m512i half = _mm512_set1_epi64(int64_t{1} << 26);
   const __m512i keep = _mm512_set1_epi64(~((int64_t{1} << 27) - 1));
@@ -143,7 +130,7 @@ SPAE_AVX512 inline __m512d add_squares(__m256 q, __m256 c, __m512d acc) {
   return _mm512_fmadd_pd(lo, lo, acc);
 }
 
-SPAE_AVX512 double sqdist(const float* q, const float* c, int64_t width) {
+SPAE_TARGET double sqdist(const float* q, const float* c, int64_t width) {
   __m512d acc[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd()};
   int64_t d = 0;
   for (; d + 32 <= width; d += 32) {

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "simd/tiles.h"
+
 namespace spae::simd {
 namespace {
 
@@ -120,16 +122,35 @@ constexpr Kernels kPortable = {"portable",
 
 const Kernels* portable() { return &kPortable; }
 
+namespace {
+
+// Fastest first. One is looked at only where it may be taken: finding out about some takes time and permission.
+struct Set {
+  std::string_view name;
+  const Kernels* (*find)();
+};
+constexpr Set kSets[] = {{"amx", amx},
+                         {"avx512", avx512},
+                         {"avxvnni", avxvnni},
+                         {"avx2", avx2},
+                         {"portable", portable},
+                         {"amx-emulated-avx512", amx_emulated_avx512},
+                         {"amx-emulated", amx_emulated}};
+
+}  // namespace
+
 std::vector<std::string_view> available() {
   std::vector<std::string_view> names;
-  for (const Kernels* kernels : {avx512(), avxvnni(), avx2(), portable()})
-    if (kernels != nullptr) names.emplace_back(kernels->name);
+  for (const Set& set : kSets)
+    if (set.find() != nullptr) names.push_back(set.name);
   return names;
 }
 
 const Kernels* find(std::string_view name) {
-  for (const Kernels* kernels : {avx512(), avxvnni(), avx2(), portable()})
-    if (kernels != nullptr && (name.empty() || name == "auto" || name == kernels->name)) return kernels;
+  for (const Set& set : kSets) {
+    if (!is_automatic(name) && name != set.name) continue;
+    if (const Kernels* kernels = set.find()) return kernels;
+  }
   return nullptr;
 }
 

@@ -77,6 +77,8 @@ using Screen8Fn = uint32_t (*)(const Tile8& tile);
 // The squared distance of nearest_code.h's definition between two fp32 rows of width D.
 using SqdistFn = double (*)(const float* q, const float* c, int64_t width);
 
+struct TileKernels;  // tiles.h
+
 struct Kernels {
   const char* name;
   int rows;                        // rows scored at once at full speed, <= kMaxRows
@@ -87,6 +89,7 @@ struct Kernels {
   Screen8Fn maxima8[kMaxRows + 1];
   int levels8;                       // queries are rounded to integers in [-levels8, levels8]
   int64_t min_width8;                // from this width on, int8 screening beats fp32
+  const TileKernels* tiles;          // what screens in int8 with matrix tiles, beside screen8; mostly null
 };
 
 // One per instruction set; null where this processor (or this build) cannot run it.
@@ -95,10 +98,12 @@ const Kernels* avx2();
 const Kernels* avxvnni();
 const Kernels* avx512();
 
-// Names of the sets that run here, fastest first.
+// Names of the sets that run here, fastest first; emulated ones, which are for tests, are the last.
 std::vector<std::string_view> available();
 
-// The named set, or the fastest one for "" and "auto"; null if there is no such set here.
+inline bool is_automatic(std::string_view name) { return name.empty() || name == "auto"; }
+
+// The named set, or the fastest one where the choice is automatic; null if there is no such set here.
 const Kernels* find(std::string_view name);
 
 }  // namespace spae::simd

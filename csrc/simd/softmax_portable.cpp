@@ -52,8 +52,8 @@ const Kernels* portable() { return &kKernels; }
 
 const Kernels& of(const simd::Kernels& set) {
   const std::string_view name = set.name;
-  const Kernels* kernels = name == "avx512" ? avx512() : name == "portable" ? portable() : avx2();
-  return *kernels;
+  if (name == "portable" || name == "amx-emulated") return *portable();
+  return name.starts_with("avx2") || name == "avxvnni" ? *avx2() : *avx512();
 }
 
 }  // namespace spae::softmax

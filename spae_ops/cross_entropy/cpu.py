@@ -4,7 +4,7 @@ The method and its bounds are in `csrc/distance_cross_entropy/distance_cross_ent
 Scores are computed in fp32 with the codes' common mean taken out, the target's distance and whatever fp32
 leaves too coarse in float64. The same bits come out on every run and for every number of threads
 (`torch.set_num_threads`); instruction sets (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that
-runs) round differently.
+runs) round differently. Names of AMX mean the vector instructions beside it: there are no tiles here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,18 @@
 """`nearest_code` on CPUs, compiled: an int8 or fp32 screen with a proven bound, float64 for what it leaves.
 
 The method and its proof are in `csrc/nearest_code/cpu/nearest_code.h`. Ids and distances are the definition's
-bit for bit, whatever the instruction set (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that
-runs), the screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much), pruning by a fifth of the
-dimensions first (`SPAE_PRUNE=on|off`, default where a trial on some of a call's queries finds them near
+bit for bit, whatever the instruction set (`SPAE_ISA=amx|avx512|avxvnni|avx2|portable`, default the fastest
+that runs), the screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much), pruning by a fifth of
+the dimensions first (`SPAE_PRUNE=on|off`, default where a trial on some of a call's queries finds them near
 codes) and the number of threads (`torch.set_num_threads`). Beyond its results a search takes some 16 MiB, or
 an eightieth of an fp32 [N, K] if that is more, but never less than a block of queries needs.
+
+AMX adds up the int8 screen in matrix tiles (`csrc/simd/tiles.h`), of the very panels that the others read. It
+is taken only after a self-test at first use and, where SPAE_ISA does not name it, only by searches that are
+large enough; every tile's sums are checked for lost registers, and where one fails AVX-512 answers instead,
+for the rest of the process. `SPAE_AMX=off` turns it off. No machine with AMX has run it yet: what is tested
+are its schedule and its AVX-512 part, on an emulation of the tile instructions that runs anywhere
+(`SPAE_ISA=amx-emulated|amx-emulated-avx512`, slow).
 """
 
 from __future__ import annotations
@@ -33,6 +40,16 @@ class Prepared(NamedTuple):
     panels8: Tensor
     bounds: Tensor
     frame: Tensor
+
+
+def instructions() -> str:
+    """The instruction sets that run here, fastest first, and what is to be said of AMX; "" without the
+    extension."""
+    if _extension.reason() is not None:
+        return ""
+    module = _extension.load()
+    names = [name for name in module.instruction_sets() if not name.startswith("amx-emulated")]
+    return f"{', '.join(names)} (AMX: {module.amx_status()})"
 
 
 def unavailable(device: torch.device | None) -> str | None:

@@ -17,8 +17,10 @@ from spae_ops.cross_entropy import cpu, reference
 if _extension.reason() is not None:
     pytest.skip(f"needs the compiled operators: {_extension.reason()}", allow_module_level=True)
 
-# AVX-VNNI has nothing for this op that AVX2 has not.
-INSTRUCTION_SETS = [name for name in _extension.load().instruction_sets() if name != "avxvnni"]
+# AVX-VNNI has nothing for this op that AVX2 has not, and AMX nothing that others have not.
+INSTRUCTION_SETS = [
+    name for name in _extension.load().instruction_sets() if not name.startswith(("avxvnni", "amx"))
+]
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
@@ -291,6 +293,20 @@ def test_index_is_reused_and_float64_is_the_reference():
     assert torch.equal(in_double, distance_cross_entropy(x.double(), codes, target, impl="reference"))
     with pytest.raises(RuntimeError, match="takes float32 or float16 or bfloat16, got float64"):
         distance_cross_entropy(x.double(), index, target, impl="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("amx", "avx512"), ("amx-emulated-avx512", "avx512"), ("amx-emulated", "portable")]
+)
+def test_names_of_amx_mean_the_vector_instructions_beside_it(monkeypatch, name, same):
+    if name not in _extension.load().instruction_sets():
+        pytest.skip(f"needs {name}, which this processor has not")
+    codes, x, target = gaussian(200, 24), gaussian(9, 24, seed=1), targets(9, 200)
+    prepared, results = cpu.prepare(codes), []
+    for isa in (name, same):
+        monkeypatch.setenv("SPAE_ISA", isa)
+        results.append(cpu.loss_and_gradient(x, codes, prepared, target, 1.0, True))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_errors_name_the_argument(monkeypatch):

@@ -182,6 +182,7 @@ enum class PruneChoice { kAuto, kOff, kOn };
 struct SearchOptions {
   ScreenChoice screen = ScreenChoice::kAuto;
   PruneChoice prune = PruneChoice::kAuto;
+  bool named_isa = false;  // the instruction set is somebody's choice
 };
 
 struct SearchOutput {

@@ -99,7 +99,8 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
                                tiles};
   const SearchOutput out{ids.mutable_data_ptr<int64_t>(), sqdist.mutable_data_ptr<float>(),
                          rescored.mutable_data_ptr<int64_t>()};
-  search_codes(queries, table, prepared, allow, k, kernels, {parse_screen(screen), parse_prune(prune)}, out);
+  const SearchOptions options{parse_screen(screen), parse_prune(prune), !simd::is_automatic(isa)};
+  search_codes(queries, table, prepared, allow, k, kernels, options, out);
   return {ids, sqdist, rescored};
 }
 

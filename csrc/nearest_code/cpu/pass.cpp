@@ -50,7 +50,7 @@ void Pass::split_blocks() {
   const int64_t count = (rows() + screen_->block_rows() - 1) / screen_->block_rows();
   for (int64_t b = 0; b < count; ++b) {
     const int64_t first = b * rows() / count;
-    blocks_.push_back({first, static_cast<int>((b + 1) * rows() / count - first)});
+    blocks_.push_back({first, static_cast<int>((b + 1) * rows() / count - first), b});
   }
   const int64_t largest = max_group_blocks(*screen_), groups = (count + largest - 1) / largest;
   group_blocks_ = (count + groups - 1) / groups;

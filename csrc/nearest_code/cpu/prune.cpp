@@ -24,8 +24,6 @@ constexpr int64_t kTrialTilesPerSurvivor = 16;
 // A row is given up when more than one tile in so many reaches its threshold, or one code in so many is evaluated.
 constexpr int64_t kTilesPerSurvivor = 2;
 constexpr int64_t kCodesPerEvaluation = 256;
-// Blocks that share a tile in the first-level cache.
-constexpr int64_t kGroupBlocks = 16;
 constexpr int64_t kTasksPerWorker = 8;
 constexpr int64_t kMinTilesPerTask = 32;
 constexpr int64_t kMaximaBytes = int64_t{2} << 20;
@@ -60,6 +58,23 @@ void for_each_reaching(const float* maxima, int64_t count, const float& threshol
   }
 }
 
+// Writes to maxima [rows, stride], one column for each tile of a scan.
+class MaximaSink final : public ScanSink {
+ public:
+  MaximaSink(float* maxima, int64_t first_row, int64_t stride)
+      : maxima_(maxima), first_row_(first_row), stride_(stride) {}
+
+  void take(const Block& block, int64_t tile, uint32_t, const float* largest) override {
+    float* out = maxima_ + (block.first - first_row_) * stride_ + tile;
+    for (int r = 0; r < block.rows; ++r) out[r * stride_] = largest[r];
+  }
+
+ private:
+  float* const maxima_;
+  const int64_t first_row_;
+  const int64_t stride_;
+};
+
 }  // namespace
 
 struct Pruner::Row {
@@ -80,7 +95,8 @@ std::vector<int64_t> Pruner::run(const PackedRows& pass) {
   if (!enabled_ || !is_worthwhile(pass)) return pass.ids;
   const auto count = static_cast<int64_t>(pass.blocks.size());
   const int64_t row_bytes = row_stride(static_cast<int64_t>(task_.tiles.size())) * static_cast<int64_t>(sizeof(float));
-  const int64_t step = std::max<int64_t>(kMaximaBytes / (row_bytes * pass.blocks.front().rows), kGroupBlocks);
+  const int64_t step =
+      std::max<int64_t>(kMaximaBytes / (row_bytes * pass.blocks.front().rows), screen_->prefix_blocks());
   std::vector<char> decided(pass.ids.size(), 0);
   for (int64_t first = 0; first < count && enabled_; first += step) {
     const int64_t last = std::min(first + step, count);
@@ -140,24 +156,17 @@ void Pruner::score_tiles(const PackedRows& pass, int64_t first, int64_t last, co
   const int64_t first_row = pass.blocks[static_cast<size_t>(first)].first, workers = torch::stable::get_num_threads();
   const Block& end = pass.blocks[static_cast<size_t>(last - 1)];
   maxima_.resize(static_cast<size_t>((end.first + end.rows - first_row) * stride));
-  const int64_t groups = (last - first + kGroupBlocks - 1) / kGroupBlocks;
+  const int64_t most = screen_->prefix_blocks(), groups = (last - first + most - 1) / most;
   const int64_t wanted = (kTasksPerWorker * workers + groups - 1) / groups;
   const int64_t ranges = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(count / kMinTilesPerTask, 1));
   for_each_task(groups * ranges, workers, [&](int64_t task, int64_t) {
     const int64_t begin_block = first + task % groups * (last - first) / groups;
     const int64_t end_block = first + (task % groups + 1) * (last - first) / groups;
     const int64_t begin = task / groups * count / ranges, stop = (task / groups + 1) * count / ranges;
-    float largest[simd::kMaxRows];
-    for (int64_t t = begin; t < stop; ++t) {
-      TileStep step{tiles[static_cast<size_t>(t)], tiles[static_cast<size_t>(std::min(t + 1, stop - 1))], 0,
-                    end_block - begin_block};
-      for (; step.block < step.blocks; ++step.block) {
-        const Block& block = pass.blocks[static_cast<size_t>(begin_block + step.block)];
-        screen_->run_prefix(block, step, task_.bias + step.tile * simd::kTile, largest);
-        float* out = maxima_.data() + (block.first - first_row) * stride + t;
-        for (int r = 0; r < block.rows; ++r) out[r * stride] = largest[r];
-      }
-    }
+    MaximaSink sink(maxima_.data() + begin, first_row, stride);
+    screen_->scan_prefix({&pass.blocks[static_cast<size_t>(begin_block)], end_block - begin_block, tiles.data() + begin,
+                          stop - begin, task_.bias, nullptr},
+                         sink);
   });
 }
 

@@ -36,7 +36,7 @@ class Search {
       : task_{queries, codes, prepared, kernels, out, mask, k, prepared.bias, {}},
         choice_(options.screen),
         fp32_(make_fp32_screen(prepared, kernels, queries.width())),
-        int8_(make_int8_screen(prepared, kernels, queries.width())),
+        int8_(make_int8_screen(prepared, kernels, queries.width(), queries.count(), options.named_isa)),
         pruner_(task_, int8_.get(), options.prune),
         always_prune_(int8_ != nullptr && options.prune == PruneChoice::kOn),
         pass_(task_),

@@ -51,23 +51,30 @@ int64_t Steps::num_ranges() const {
   return std::clamp<int64_t>(wanted, 1, max_ranges());
 }
 
+class Steps::Collector final : public ScanSink {
+ public:
+  Collector(Steps& steps, const int64_t* tiles, int64_t slots) : steps_(steps), tiles_(tiles), slots_(slots) {}
+
+  void take(const Block& block, int64_t tile, uint32_t hits, const float* scores) override {
+    steps_.collect(hits, block, tiles_[tile], slots_, scores);
+  }
+
+ private:
+  Steps& steps_;
+  const int64_t* const tiles_;
+  const int64_t slots_;
+};
+
 // Screens one group against tiles [begin, end) of the list, into the slots from `slots` on.
 void Steps::screen(const Group& group, int64_t begin, int64_t end, int64_t slots) {
   float* thresholds = candidates_.thresholds() + slots;
   for (int64_t row = group.first_row; row < group.last_row; ++row)
     thresholds[row] = std::max(thresholds[row], pass_.threshold(row));
-
-  alignas(64) float scores[simd::kMaxRows * simd::kTile];
-  for (int64_t t = begin; t < end; ++t) {
-    TileStep step{task_.tiles[static_cast<size_t>(t)], task_.tiles[static_cast<size_t>(std::min(t + 1, end - 1))], 0,
-                  group.last_block - group.first_block};
-    const float* bias = task_.bias + step.tile * simd::kTile;
-    for (; step.block < step.blocks; ++step.block) {
-      const Block& block = pass_.block(group.first_block + step.block);
-      const uint32_t hits = pass_.screen().run(block, step, bias, thresholds + block.first, scores);
-      if (hits != 0) collect(hits, block, step.tile, slots, scores);
-    }
-  }
+  const int64_t* tiles = task_.tiles.data() + begin;
+  Collector collector(*this, tiles, slots);
+  pass_.screen().scan({&pass_.block(group.first_block), group.last_block - group.first_block, tiles, end - begin,
+                       task_.bias, thresholds},
+                      collector);
   for (int64_t row = group.first_row; row < group.last_row; ++row) pass_.raise(row, thresholds[row]);
 }
 

@@ -25,6 +25,7 @@ class Steps {
   int64_t max_ranges() const;
   int64_t num_ranges() const;
   void screen(const Group& group, int64_t begin, int64_t end, int64_t slots);
+  class Collector;
   void collect(uint32_t hits, const Block& block, int64_t tile, int64_t slots, const float* scores);
   void make_room(int64_t row, int64_t slot);
   void finish_row(int64_t row);
