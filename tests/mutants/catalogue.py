@@ -9,6 +9,7 @@ FILES = {
     "cpu_bounds": "tests/spae_ops/test_nearest_code_cpu_bounds.py",
     "cpu": "tests/spae_ops/test_nearest_code_cpu.py",
     "cpu_operator": "tests/spae_ops/test_nearest_code_cpu_operator.py",
+    "tiles": "tests/spae_ops/test_tiles.py",
     "gpu_bounds": "tests/spae_ops/test_nearest_code_gpu_bounds.py",
     "cuda": "tests/spae_ops/test_nearest_code_cuda.py",
     "triton": "tests/spae_ops/test_nearest_code_triton.py",
@@ -33,6 +34,7 @@ H, CPU_DIR, CUDA_DIR = (
     "csrc/nearest_code/cuda/",
 )
 PTX_H, SM80, SM90A, ROWS = (CUDA_DIR + name for name in ("ptx.cuh", "sm80.cu", "sm90a.cu", "rows.cu"))
+TILES_H, SCHEDULE = "csrc/simd/tiles.h", "csrc/simd/tile_schedule.h"
 BOUND, TRITON = "spae_ops/lookup/tensor_cores.py", "spae_ops/lookup/triton_kernel.py"
 
 MUTANTS = [
@@ -53,6 +55,10 @@ MUTANTS = [
     Mutant("R_q dropped", CPU_DIR + "screens.cpp", "round_up(residual + kInteger", "round_up(0 * residual + kInteger", CPU),
     Mutant("2^-11 of prefixes dropped", CPU_DIR + "prepare.cpp", " * (1.0 + 0x1p-11));", ");", CPU),
     Mutant("2u N of r_k dropped", CPU_DIR + "prepare.cpp", "2 * kUnit * norm + quantize", "quantize", CPU),
+    # AMX's tiles: their check, and their last step.
+    Mutant("tiles' check starts at 0", TILES_H, "kCheckStart = 1 << 28", "kCheckStart = 0", ("tiles",)),
+    Mutant("tiles are not checked", SCHEDULE, "whole &= equal(", "whole |= equal(", ("tiles",)),
+    Mutant("a tile's last step adds up twice", "csrc/simd/packed_tiles.cpp", "skip = step * kLineWords - begin", "skip = 0 * begin", ("tiles",)),
     # The GPU bound (tensor_cores.py) and where the kernels evaluate it.
     Mutant("G = 0", BOUND, "gamma = padded * 2.0**-22", "gamma = 0", BOUNDS),
     Mutant("G / 8", BOUND, "gamma = padded * 2.0**-22", "gamma = padded * 2.0**-25", BOUNDS),

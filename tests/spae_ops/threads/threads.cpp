@@ -16,6 +16,7 @@
 #include "distance_cross_entropy/distance_cross_entropy.h"
 #include "nearest_code/cpu/nearest_code.h"
 #include "simd/simd.h"
+#include "simd/tiles.h"
 
 namespace {
 
@@ -153,6 +154,12 @@ int main() {
   check_searches("near", near, codes, nullptr, 3);
   check_searches("masked", near, codes, mask, 40);
   check_searches("duplicates", x, duplicates, nullptr, 1);
+  spae::simd::lose_emulated_tiles(500, 0xff, -1, 0);
+  check_searches("registers lost", near, codes, nullptr, 2);
+  bool noticed = false;
+  for (const auto* set : {spae::simd::amx_emulated(), spae::simd::amx_emulated_avx512()})
+    noticed |= set != nullptr && *set->tiles->lost;
+  if (!noticed) fail("nobody noticed lost registers");
   for (const double temperature : {0.5, 50.0}) check_cross_entropy(near, codes, temperature);
   std::puts("all right");
   return 0;
