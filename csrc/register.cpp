@@ -23,8 +23,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spae_ops, library) {
       "nearest_code_cuda_merge(Tensor partial_ids, Tensor partial, Tensor threshold, Tensor(a!) ids, "
       "Tensor(b!) sqdist) -> ()");
   library.def(
-      "distance_cross_entropy_cpu(Tensor x, Tensor codes, Tensor panels, Tensor bounds, Tensor frame, Tensor target, "
-      "float temperature, bool with_gradient, str isa) -> (Tensor loss, Tensor gradient)");
+      "distance_cross_entropy_cpu(Tensor x, Tensor codes, Tensor panels, Tensor panels8, Tensor bounds, Tensor frame, "
+      "Tensor target, float temperature, bool with_gradient, str isa, str truncate) "
+      "-> (Tensor loss, Tensor gradient, Tensor evaluated)");
   library.def(
       "pyramid_queries_cpu(Tensor z, Tensor ids, Tensor codes, Tensor positions, Tensor chains, bool average) -> Tensor");
   library.def("pyramid_features_cpu(Tensor ids, Tensor codes, Tensor chains, bool average) -> Tensor");

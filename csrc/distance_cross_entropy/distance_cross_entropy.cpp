@@ -1,17 +1,20 @@
-// The plan: every task adds the tiles of a chunk of codes (tile.h) to a group of rows (group.h), then merges its sums
-// into those of the group's earlier chunks (turn.h).
+// Rows that few codes decide are truncated (truncate.h). For the others, every task adds the tiles of a chunk of codes
+// (tile.h) to a group of rows (group.h), then merges its sums into those of the group's earlier chunks (turn.h).
 #include "distance_cross_entropy/distance_cross_entropy.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "common/parallel.h"
+#include "distance_cross_entropy/exact.h"
 #include "distance_cross_entropy/group.h"
 #include "distance_cross_entropy/plan.h"
 #include "distance_cross_entropy/problem.h"
 #include "distance_cross_entropy/tile.h"
+#include "distance_cross_entropy/truncate.h"
 #include "distance_cross_entropy/turn.h"
 
 namespace spae {
@@ -26,13 +29,14 @@ struct Workspace {
   Tile tile;
 };
 
-class CrossEntropy {
+// Rows that all codes may matter to.
+class Dense {
  public:
-  CrossEntropy(const CrossEntropyInput& input, const simd::Kernels& kernels, float* loss, float* gradient)
-      : in_(input), problem_(input, kernels, gradient != nullptr), plan_(problem_), loss_(loss), gradient_(gradient) {}
+  Dense(const Problem& problem, std::vector<int64_t> queries, const CrossEntropyOutput& out)
+      : in_(problem.in), problem_(problem), plan_(problem, std::move(queries)), out_(out) {}
 
   void run() {
-    merged_.resize(static_cast<size_t>(problem_.count));
+    merged_.resize(static_cast<size_t>(in_.queries.count()));
     turns_ = std::vector<std::atomic<int64_t>>(static_cast<size_t>(plan_.groups));
     const int64_t workers = torch::stable::get_num_threads(), tasks = plan_.groups * plan_.chunks;
     std::vector<Workspace> workspaces(static_cast<size_t>(std::min(workers, tasks)), Workspace(problem_));
@@ -50,8 +54,10 @@ class CrossEntropy {
       }
       if (turn.wait()) merge(group, chunk);
     });
-    for_each_range(problem_.count, 1, [&](int64_t begin, int64_t) {
-      if (merged_[static_cast<size_t>(begin)].query < 0) evaluate_row(begin);
+    for_each_range(static_cast<int64_t>(plan_.queries.size()), 1, [&](int64_t i, int64_t) {
+      const int64_t query = plan_.queries[static_cast<size_t>(i)];
+      out_.evaluated[query] = -1;
+      if (merged_[static_cast<size_t>(query)].query < 0) Exact(problem_, out_).write_all(query);
     });
   }
 
@@ -81,9 +87,9 @@ class CrossEntropy {
       merged.origin = origin;
       merged.total = before * merged.total + now * row.total;
     }
-    if (gradient_ == nullptr) return;
+    if (!problem_.with_gradient) return;
     const int64_t width = problem_.width;
-    float* to = gradient_ + row.query * width;
+    float* to = out_.gradient + row.query * width;
     const auto old_share = static_cast<float>(before), new_share = static_cast<float>(now);
     for (int64_t d = 0; d < width; ++d)
       to[d] = (chunk == 0 ? 0.0f : old_share * to[d]) + new_share * from[d * step];
@@ -92,51 +98,21 @@ class CrossEntropy {
   // The loss and, from the weighted sum of framed codes, the gradient.
   void finish(const Row& row, float* scratch) {
     const double odds = std::log(row.total) + (row.own - row.origin) / in_.temperature;
-    loss_[row.query] = static_cast<float>(std::fmax(odds, 0.0) + std::log1p(std::exp(-std::fabs(odds))));
-    if (gradient_ == nullptr) return;
-    float* gradient = gradient_ + row.query * problem_.width;
+    out_.loss[row.query] = loss_of(odds);
+    if (!problem_.with_gradient) return;
+    float* gradient = out_.gradient + row.query * problem_.width;
     const float* own = in_.codes.row(in_.target[row.query], scratch);
-    const double others = row.total > 0 ? 1.0 / (1.0 + std::exp(-odds)) : 0.0;
-    const double factor = 2.0 / in_.temperature * others, share = row.total > 0 ? 1.0 / (row.total * in_.scale) : 0.0;
+    const double others = row.total > 0 ? share_of(odds) : 0.0;
+    const double share = row.total > 0 ? 1.0 / (row.total * in_.prepared.scale) : 0.0;
+    const double factor = 2.0 / in_.temperature * others;
     for (int64_t d = 0; d < problem_.width; ++d)
-      gradient[d] = static_cast<float>(factor * (share * gradient[d] - (own[d] - in_.shift[d])));
-  }
-
-  // A row by the definition alone.
-  void evaluate_row(int64_t query) {
-    const int64_t width = problem_.width;
-    std::vector<float> scratch(static_cast<size_t>(2 * width));
-    std::vector<double> sums(static_cast<size_t>(width), 0.0);
-    const float* q = in_.queries.row(query, scratch.data());
-    Row row;
-    row.query = query;
-    const auto sqdist = [&](int64_t code) {
-      return problem_.definition.sqdist(q, in_.codes.row(code, scratch.data() + width), width);
-    };
-    row.own = sqdist(in_.target[query]);
-    for (int64_t k = 0; k < in_.codes.count(); ++k) {
-      if (k == in_.target[query]) continue;
-      const double distance = sqdist(k);
-      const float* code = in_.codes.row(k, scratch.data() + width);
-      const double origin = std::min(row.origin, distance), share = problem_.fade(origin, row.origin);
-      const double weight = problem_.fade(origin, distance);
-      row.origin = origin;
-      row.total = share * row.total + weight;
-      for (int64_t d = 0; d < width; ++d)
-        sums[static_cast<size_t>(d)] =
-            share * sums[static_cast<size_t>(d)] + weight * in_.scale * (code[d] - in_.shift[d]);
-    }
-    if (gradient_ != nullptr)
-      for (int64_t d = 0; d < width; ++d)
-        gradient_[query * width + d] = static_cast<float>(sums[static_cast<size_t>(d)]);
-    finish(row, scratch.data());
+      gradient[d] = static_cast<float>(factor * (share * gradient[d] - (own[d] - in_.prepared.shift[d])));
   }
 
   const CrossEntropyInput& in_;
-  const Problem problem_;
+  const Problem& problem_;
   const Plan plan_;
-  float* const loss_;
-  float* const gradient_;
+  const CrossEntropyOutput& out_;
   std::vector<Row> merged_;                  // [N]; the sums are in the gradient
   std::vector<std::atomic<int64_t>> turns_;  // [groups]: the chunk to merge next
 };
@@ -144,9 +120,10 @@ class CrossEntropy {
 }  // namespace
 }  // namespace cross_entropy
 
-void distance_cross_entropy(const CrossEntropyInput& input, const simd::Kernels& kernels, float* loss,
-                            float* gradient) {
-  cross_entropy::CrossEntropy(input, kernels, loss, gradient).run();
+void distance_cross_entropy(const CrossEntropyInput& input, const simd::Kernels& kernels, TruncateChoice truncate,
+                            const CrossEntropyOutput& out) {
+  const cross_entropy::Problem problem(input, kernels, out.gradient != nullptr);
+  cross_entropy::Dense(problem, cross_entropy::Truncation(problem, truncate, out).run(), out).run();
 }
 
 }  // namespace spae

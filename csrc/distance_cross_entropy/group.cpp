@@ -24,8 +24,8 @@ void Group::pack(const Plan& plan, int64_t group) {
     const Block block{(from - origin) * lanes, (to - from) * lanes, static_cast<int>(to - from)};
     blocks.push_back(block);
     for (int64_t r = 0; r < block.rows; ++r) {
-      const int64_t query = from * lanes + r;
-      if (query < problem_.count) pack_row(block, r, query);
+      const auto position = static_cast<size_t>(from * lanes + r);
+      if (position < plan.queries.size()) pack_row(block, r, plan.queries[position]);
     }
   }
 }
@@ -36,7 +36,7 @@ void Group::pack_row(const Block& block, int64_t r, int64_t query) {
   Row& row = rows_of(block)[r];
   float* framed = scratch.data() + width;
   const float* x = in.queries.row(query, scratch.data());
-  row.norm = frame_row(x, in.shift, in.scale, width, framed, &row.squares);
+  row.norm = frame_row(x, in.prepared.shift, in.prepared.scale, width, framed, &row.squares);
   if (!(row.norm <= kMaxScreenNorm) || width > kMaxScreenWidth) return;
   row.query = query;
   row.slack = query_slack(width, row.norm);

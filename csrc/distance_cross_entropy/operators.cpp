@@ -20,16 +20,24 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-std::tuple<Tensor, Tensor> loss_and_gradient(const Tensor& x, const Tensor& codes, const Tensor& panels,
-                                             const Tensor& bounds, const Tensor& frame, const Tensor& target,
-                                             double temperature, bool with_gradient, const std::string& isa) {
+TruncateChoice parse_truncate(const std::string& name) {
+  STD_TORCH_CHECK(name.empty() || name == "auto" || name == "on" || name == "off",
+                  "truncate must be auto, on or off, got '", name, "'");
+  return name == "on" ? TruncateChoice::kOn : name == "off" ? TruncateChoice::kOff : TruncateChoice::kAuto;
+}
+
+std::tuple<Tensor, Tensor, Tensor> loss_and_gradient(const Tensor& x, const Tensor& codes, const Tensor& panels,
+                                                     const Tensor& panels8, const Tensor& bounds, const Tensor& frame,
+                                                     const Tensor& target, double temperature, bool with_gradient,
+                                                     const std::string& isa, const std::string& truncate) {
   check_rows(x, "x");
   check_rows(codes, "codes");
   const Rows queries(x), table(codes);
   check_width(queries, table);
   const int64_t count = queries.count(), width = table.width();
-  const int64_t padded = num_tiles(table.count()) * simd::kTile;
+  const int64_t tiles = num_tiles(table.count()), padded = tiles * simd::kTile;
   check_prepared(panels, "panels", ScalarType::Float, padded * width);
+  check_prepared(panels8, "panels8", ScalarType::Byte, padded * 4 * num_words(width));
   check_prepared(bounds, "bounds", ScalarType::Float, 5 * padded);
   check_prepared(frame, "frame", ScalarType::Double, width + 1);
   STD_TORCH_CHECK(target.is_cpu() && target.scalar_type() == ScalarType::Long && target.is_contiguous() &&
@@ -43,14 +51,25 @@ std::tuple<Tensor, Tensor> loss_and_gradient(const Tensor& x, const Tensor& code
   const simd::Kernels& kernels = find_kernels(isa);
   Tensor loss = torch::stable::empty({count}, ScalarType::Float);
   Tensor gradient = torch::stable::empty({with_gradient ? count : 0, width}, ScalarType::Float);
+  Tensor evaluated = torch::stable::empty({count}, ScalarType::Long);
   const auto* bounds_data = bounds.const_data_ptr<float>();
   const auto* frame_data = frame.const_data_ptr<double>();
   const DefaultFloatEnvironment environment;
-  const CrossEntropyInput input{queries,     table,                 ids,        temperature,       panels.const_data_ptr<float>(),
-                                bounds_data, bounds_data + padded, frame_data, frame_data[width]};
-  distance_cross_entropy(input, kernels, loss.mutable_data_ptr<float>(),
-                         with_gradient ? gradient.mutable_data_ptr<float>() : nullptr);
-  return {loss, gradient};
+  const PreparedCodes prepared{panels.const_data_ptr<float>(),
+                               panels8.const_data_ptr<uint8_t>(),
+                               bounds_data,
+                               bounds_data + padded,
+                               bounds_data + 2 * padded,
+                               bounds_data + 3 * padded,
+                               bounds_data + 4 * padded,
+                               frame_data,
+                               frame_data[width],
+                               tiles};
+  const CrossEntropyOutput out{loss.mutable_data_ptr<float>(),
+                               with_gradient ? gradient.mutable_data_ptr<float>() : nullptr,
+                               evaluated.mutable_data_ptr<int64_t>()};
+  distance_cross_entropy({queries, table, prepared, ids, temperature}, kernels, parse_truncate(truncate), out);
+  return {loss, gradient, evaluated};
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 // How the rows and codes of a loss are divided: vectors of rows into blocks, blocks into groups, tiles of codes into
-// chunks. It depends on N, K and D only.
+// chunks. It depends on how many rows there are, K and D only.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "distance_cross_entropy/problem.h"
 
@@ -17,9 +19,11 @@ inline constexpr int64_t kTasks = 32;
 inline constexpr int64_t kMinTilesPerTask = 8;
 
 struct Plan {
-  explicit Plan(const Problem& problem) : tiles(problem.tiles) {
+  // Of the rows that are not truncated.
+  Plan(const Problem& problem, std::vector<int64_t> rows) : queries(std::move(rows)), tiles(problem.tiles) {
+    const auto count = static_cast<int64_t>(queries.size());
     const int64_t lanes = problem.kernels.lanes;
-    vectors = (problem.count + lanes - 1) / lanes;
+    vectors = (count + lanes - 1) / lanes;
     blocks = (vectors + softmax::kMaxVectors - 1) / softmax::kMaxVectors;
     const int64_t block_bytes = 2 * softmax::kMaxVectors * lanes * problem.width * 4;
     const int64_t most = std::max<int64_t>(kGroupBytes / block_bytes, 1);
@@ -34,6 +38,7 @@ struct Plan {
   int64_t first_vector(int64_t block) const { return block * vectors / blocks; }
   int64_t first_tile(int64_t chunk) const { return chunk * tiles / chunks; }
 
+  std::vector<int64_t> queries;
   int64_t tiles;
   int64_t vectors = 0;  // of `lanes` rows
   int64_t blocks = 0;   // which share the vectors evenly

@@ -16,6 +16,7 @@ namespace spae::cross_entropy {
 inline constexpr double kExactError = 0x1p-8;
 inline constexpr double kLeftError = 0x1p-20;
 inline constexpr double kRaise = 20;
+inline constexpr double kCutBits = 26;
 // Keeps 0 * infinity out. Exponents below 2^-20 are 0 to fp32, and from 2^80 on any difference decides.
 inline constexpr double kMinSlope = 0x1p-100, kMaxSlope = 0x1p100;
 
@@ -30,19 +31,25 @@ struct Row {
   double total = 0;                                         // Z
 };
 
+// log(1 + e^a) and 1 / (1 + e^-a).
+inline float loss_of(double odds) {
+  return static_cast<float>(std::fmax(odds, 0.0) + std::log1p(std::exp(-std::fabs(odds))));
+}
+inline double share_of(double odds) { return 1.0 / (1.0 + std::exp(-odds)); }
+
 struct Problem {
   Problem(const CrossEntropyInput& input, const simd::Kernels& set, bool with_gradient)
       : in(input),
         definition(set),
         kernels(softmax::of(set)),
         with_gradient(with_gradient),
-        count(input.queries.count()),
         width(input.codes.width()),
         padded(num_tiles(input.codes.count()) * simd::kTile),
         tiles((padded + softmax::kTileCodes - 1) / softmax::kTileCodes),
         error_slope(query_slope(width)),
-        slope(std::clamp(2.0 / (input.scale * input.scale * input.temperature), kMinSlope, kMaxSlope)),
-        gap(std::log(static_cast<double>(input.codes.count())) + 26 * std::log(2.0)) {}
+        scale(input.prepared.scale),
+        slope(std::clamp(2.0 / (scale * scale * input.temperature), kMinSlope, kMaxSlope)),
+        gap(std::log(static_cast<double>(input.codes.count())) + kCutBits * std::log(2.0)) {}
 
   // The definition's distance of a query and a code; scratch [2, D].
   double sqdist(int64_t query, int64_t code, float* scratch) const {
@@ -56,10 +63,10 @@ struct Problem {
   }
 
   float score_of(const Row& row, double sqdist) const {
-    return static_cast<float>(0.5 * (row.squares - in.scale * sqdist * in.scale));
+    return static_cast<float>(0.5 * (row.squares - scale * sqdist * scale));
   }
 
-  double sqdist_of(const Row& row, float score) const { return (row.squares - 2.0 * score) / in.scale / in.scale; }
+  double sqdist_of(const Row& row, float score) const { return (row.squares - 2.0 * score) / scale / scale; }
 
   // Makes a distance the row's origin and its score the reference, which float rounds. The origin is what that float
   // stands for, so that exponents in fp32 and those of evaluated codes agree; where that would move it far, the distance.
@@ -87,11 +94,13 @@ struct Problem {
   const simd::Kernels& definition;
   const softmax::Kernels& kernels;
   const bool with_gradient;
-  const int64_t count;   // N
   const int64_t width;   // D
   const int64_t padded;  // codes with those that fill up the panels
   const int64_t tiles;   // of kTileCodes
-  const double error_slope, slope, gap;
+  const double error_slope;
+  const double scale;  // s
+  const double slope;
+  const double gap;    // G
 };
 
 }  // namespace spae::cross_entropy

@@ -13,12 +13,13 @@ void Tile::open(int64_t tile, bool has_next) {
   first_ = tile * kTileCodes;
   codes_ = std::min(kTileCodes, problem_.padded - first_);
   next_ = has_next ? first_ + kTileCodes : problem_.padded;
-  const float* norms = problem_.in.norms + first_;
+  const float* norms = problem_.in.prepared.norms + first_;
   largest_norm_ = *std::max_element(norms, norms + codes_);
   // Without the term in nearest_code.h's bound that screening needs.
   for (int64_t k = 0; k < codes_; ++k) {
     const double norm = norms[k];
-    bias_[static_cast<size_t>(k)] = static_cast<float>(problem_.in.bias[first_ + k] - kCodeSlope * norm * norm);
+    const float bias = problem_.in.prepared.bias[first_ + k];
+    bias_[static_cast<size_t>(k)] = static_cast<float>(bias - kCodeSlope * norm * norm);
   }
 }
 
@@ -38,7 +39,7 @@ void Tile::score(const Group& group, size_t index, float* best) {
   const Block& block = group.blocks[index];
   softmax::ScoreArguments score{};
   score.queries = group.queries_of(block);
-  score.panels = problem_.in.panels + first_ * problem_.width;
+  score.panels = problem_.in.prepared.panels + first_ * problem_.width;
   score.bias = bias_.data();
   score.width = problem_.width;
   score.codes = codes_;
@@ -53,7 +54,7 @@ void Tile::plan_prefetch(softmax::ScoreArguments& score, size_t index, size_t bl
   const int64_t bytes = std::min(kTileCodes, problem_.padded - next_) * problem_.width * 4;
   const auto begin = static_cast<int64_t>(index) * bytes / static_cast<int64_t>(blocks);
   const auto end = static_cast<int64_t>(index + 1) * bytes / static_cast<int64_t>(blocks);
-  score.prefetch = reinterpret_cast<const char*>(problem_.in.panels + next_ * problem_.width) + begin;
+  score.prefetch = reinterpret_cast<const char*>(problem_.in.prepared.panels + next_ * problem_.width) + begin;
   score.prefetch_bytes = end - begin;
 }
 
@@ -161,7 +162,7 @@ void Tile::accumulate(Group& group, const Block& block, int64_t count) {
   Row* row = group.rows_of(block);
   for (int64_t r = 0; r < block.rows; ++r) row[r].total += totals[r];
   if (!problem_.with_gradient) return;
-  const float* panels = problem_.in.panels + first_ * problem_.width;
+  const float* panels = problem_.in.prepared.panels + first_ * problem_.width;
   problem_.kernels.add[block.vectors](
       {weights, selected_.data(), count, panels, problem_.width, group.sums_of(block)});
 }

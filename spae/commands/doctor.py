@@ -32,6 +32,7 @@ VARIABLES = {
     "SPAE_AMX": "off: no AMX, unless by emulation (default: where it passes its self-test)",
     "SPAE_SCREEN": "how the CPU lookup screens: int8, fp32 or auto (default)",
     "SPAE_PRUNE": "whether the CPU lookup prunes: on, off or auto (default)",
+    "SPAE_TRUNCATE": "whether the CPU cross-entropy leaves out codes: on, off or auto (default)",
     "TRITON_INTERPRET": "1: Triton's kernels run in its interpreter, on CPU tensors, by name",
     "TIKTOKEN_CACHE_DIR": "where tiktoken keeps its ranks, which serve the codebook cl100k",
     "DATA_GYM_CACHE_DIR": "the same, after TIKTOKEN_CACHE_DIR",

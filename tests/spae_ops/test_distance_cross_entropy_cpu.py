@@ -23,10 +23,18 @@ INSTRUCTION_SETS = [
 ]
 
 
-@pytest.fixture(params=INSTRUCTION_SETS)
+# Every row truncated too, with the instruction sets that have an int8 screen: S may then be all codes.
+WAYS = [
+    (name, way) for name in INSTRUCTION_SETS for way in ("auto", "on") if (name, way) != ("portable", "on")
+]
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
 def isa(request, monkeypatch):
-    monkeypatch.setenv("SPAE_ISA", request.param)
-    return request.param
+    name, truncate = request.param
+    monkeypatch.setenv("SPAE_ISA", name)
+    monkeypatch.setenv("SPAE_TRUNCATE", truncate)
+    return name
 
 
 def gaussian(*shape, seed=0):
@@ -321,6 +329,9 @@ def test_errors_name_the_argument(monkeypatch):
     ]:
         with pytest.raises(RuntimeError, match=message):
             cpu.loss_and_gradient(*arguments, True)
+    monkeypatch.setenv("SPAE_TRUNCATE", "a little")
+    with pytest.raises(RuntimeError, match="truncate must be auto, on or off, got 'a little'"):
+        cpu.loss_and_gradient(x, codes, prepared, target, 1.0, True)
     monkeypatch.setenv("SPAE_ISA", "abacus")
     with pytest.raises(RuntimeError, match="isa must be"):
         cpu.loss_and_gradient(x, codes, prepared, target, 1.0, True)
