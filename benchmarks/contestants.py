@@ -22,7 +22,9 @@ def _available() -> None:
 class Contestant:
     """One way to answer a question.
 
-    name: unique per device. kind: "ours" must be right, a "peer" may err, and a "yardstick" answers nothing.
+    name: unique per device. kind: "ours" must be right; a "peer" computes in the contest's precision and may
+    err by its rounding; an "inexact" one rounds further, and no ratio is taken with it; a "yardstick" answers
+    nothing.
     prepare: codes [K, D] -> call; call: a case's inputs, and its parameters by name -> its answers, arrays in
     the question's order (one alone needs no tuple; None of a yardstick). For the lookup: queries -> ids.
     unavailable: why it cannot run on this machine, or None; it must import nothing heavy.
@@ -32,7 +34,7 @@ class Contestant:
     """
 
     name: str
-    kind: Literal["ours", "peer", "yardstick"]
+    kind: Literal["ours", "peer", "inexact", "yardstick"]
     device: str
     prepare: Callable[[Any], Call]
     unavailable: Callable[[], str | None] = _available

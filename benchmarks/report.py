@@ -16,7 +16,8 @@ from benchmarks.contest import Case, Setting
 from benchmarks.contestants import Contestant
 
 Rows = list[dict[str, Any]]
-_COLOURS = {"ours": "#1b6ca8", "peer": "#8a9299"}
+INEXACT = "Those in italics round the values further; the fastest peer is the fastest that does not."
+_COLOURS = {"ours": "#1b6ca8", "peer": "#8a9299", "inexact": "#c08a3e"}
 
 
 class Reading(Protocol):
@@ -149,7 +150,13 @@ def sentence(text: str) -> str:
 
 
 def contestant(row: dict[str, Any]) -> str:
-    return f"**{row['contestant']}**" if row["role"] == "ours" else row["contestant"]
+    styles = {"ours": "**{}**", "inexact": "*{}*"}
+    return styles.get(row["role"], "{}").format(row["contestant"])
+
+
+def limit(row: dict[str, Any]) -> str:
+    """A yardstick's first cell."""
+    return f"limit: {row['contestant']} alone, {row['gflops']:,.0f} GFLOP/s"
 
 
 def times(row: dict[str, Any]) -> str:
@@ -193,7 +200,9 @@ def plot_panels(question: Reading, results: dict[str, Any], file: Path) -> None:
         axis.set_xlabel("ms a call, log scale", fontsize=9)
     yardstick = next((row["contestant"] for row in results["rows"] if row["role"] == "yardstick"), None)
     dashed = f", {yardstick.split(', ')[-1]} dashed" if yardstick else ""
-    figure.suptitle(f"{heading(results)}: ours in blue{dashed}", fontsize=11)
+    inexact = any(row["role"] == "inexact" for row in results["rows"])
+    colours = "ours in blue" + ", inexact in ochre" * inexact
+    figure.suptitle(f"{heading(results)}: {colours}{dashed}", fontsize=11)
     figure.savefig(file, dpi=130)
 
 
@@ -225,15 +234,17 @@ def _panel(axis: Any, rows: Rows) -> None:
         place_of_text = {"xy": (row["p80_ms"], place), "xytext": (6, 0), "textcoords": "offset points"}
         axis.annotate(label, **place_of_text, va="center", fontsize=8, color="#333333")
     yardstick = [row["median_ms"] for row in rows if row["role"] == "yardstick"]
-    if len(yardstick) == 1:
-        axis.axvline(yardstick[0], color="#444444", linestyle="--", linewidth=1)
+    own = [
+        None if row["yardstick_share"] is None else row["yardstick_share"] * row["median_ms"]
+        for row in answers
+    ]
+    dashes = {"color": "#444444", "linestyle": "--", "linewidth": 1}
+    if own and own[0] is not None and np.allclose([x or np.nan for x in own], own[0], rtol=1e-6):
+        axis.axvline(own[0], **dashes)
     else:
-        for place, row in enumerate(answers):
-            if row["yardstick_share"] is not None:
-                own = row["yardstick_share"] * row["median_ms"]
-                axis.plot(
-                    [own, own], [place - 0.3, place + 0.3], color="#444444", linestyle="--", linewidth=1
-                )
+        for place, at in enumerate(own):
+            if at is not None:
+                axis.plot([at, at], [place - 0.3, place + 0.3], **dashes)
     low = min([row["p20_ms"] for row in answers] + yardstick)
     high = max(row["p80_ms"] for row in answers)
     axis.set_xscale("log")

@@ -48,8 +48,12 @@ def peers(device: str) -> list[Contestant]:
     ]
     cut = needs(device, "cut_cross_entropy", "triton")
     if device == "cuda":
-        kernel = Contestant("cut-cross-entropy", "peer", device, lambda codes: _cut(codes, "cce"), cut)
-        rows.append(kernel)
+        rows += [
+            Contestant("cut-cross-entropy", "peer", device, lambda codes: _cut(codes, "cce"), cut),
+            Contestant(
+                "cut-cross-entropy exact", "peer", device, lambda codes: _cut(codes, "cce_exact"), cut
+            ),
+        ]
     compiled = "cut-cross-entropy torch_compile"
     return [*rows, Contestant(compiled, "peer", device, lambda codes: _cut(codes, "torch_compile"), cut)]
 
@@ -69,12 +73,13 @@ def _with_gradient(loss: Callable[..., Any]) -> Call:
     return call
 
 
-def _in_chunks(loss: Callable[..., Any], codes: Any) -> Call:
-    """By as many rows as keep the scores within LIMIT, each with its own backward, as its users would."""
+def _in_chunks(loss: Callable[..., Any], codes: Any, most: int | None = None) -> Call:
+    """By as many rows as keep the scores within LIMIT, or `most`, each with its own backward, as its users
+    would."""
     import torch
 
     call = _with_gradient(loss)
-    size = max(1, LIMIT // (4 * len(codes)))
+    size = most or max(1, LIMIT // (4 * len(codes)))
 
     def chunked(x: Any, target: Any, *, temperature: float, gradient: bool) -> Any:
         if len(x) <= size:
@@ -116,7 +121,10 @@ def _cut(codes: Any, impl: str) -> Call:
     of the classifier (three that add up to it, so that 16 bits are enough), opposite columns of the inputs
     that hold 1 / temperature. Nothing is filtered, for the sake of the gradient."""
     import torch
-    from cut_cross_entropy import linear_cross_entropy
+    from cut_cross_entropy import LinearCrossEntropyImpl, linear_cross_entropy
+
+    if impl.upper() not in LinearCrossEntropyImpl.__members__:
+        raise ValueError(f"the installed cut-cross-entropy has no {impl}")
 
     bias = -codes.double().square().sum(1)
     columns = codes.new_zeros(len(codes), 8 + -codes.shape[1] % 8)  # to a multiple of 8

@@ -87,10 +87,14 @@ class CrossEntropy(Question):
             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         ]
         for row in rows:
+            speed = f"{peer['median_ms'] / row['median_ms']:.2f}" if peer else "-"
+            if row["role"] == "yardstick":
+                lines.append(f"| {report.limit(row)} | {report.times(row)} | {speed} | | | | no loss | | |")
+                continue
             cells = [
                 report.contestant(row),
                 report.times(row),
-                f"{peer['median_ms'] / row['median_ms']:.2f}" if peer else "-",
+                speed,
                 f"{row['gflops']:,.0f}",
                 report.memory(row, 4 * row["queries"] * results["num_codes"]),
                 f"{row['loss_error']:.1e}",

@@ -19,6 +19,7 @@ class Lookup(Question):
     name = "lookup"
     about = (__doc__ or "").splitlines()[0]
     labels = ("kind", "queries")
+    note = f"{Question.note} {report.INEXACT}"
 
     def add_arguments(self, add: Callable[..., Any]) -> None:
         add("--queries", type=positive, nargs="+", default=[64, 597, 4776], metavar="N")
@@ -49,14 +50,18 @@ class Lookup(Question):
             "|---|--:|--:|--:|--:|--:|--:|--:|",
         ]
         for row in rows:
-            if row["role"] == "yardstick":
-                rate = f"GEMM alone, {row['gflops']:,.0f} GFLOP/s"
-                lines.append(f"| {rate} | {report.times(row)} | | 100% | | | |")
-                continue
             speed = f"{peer['median_ms'] / row['median_ms']:.2f}" if peer else "-"
+            if row["role"] == "yardstick":
+                share = f"{row['yardstick_share']:.0%}"
+                lines.append(
+                    f"| {report.limit(row)} | {report.times(row)} | {speed} | {share} | | | no ids |"
+                )
+                continue
             share = "-" if row["yardstick_share"] is None else f"{row['yardstick_share']:.0%}"
             memory = report.memory(row, 4 * row["queries"] * results["num_codes"])
             wrong = f"{row['mismatches']} of {row['compared']}"
+            if row["role"] == "inexact":
+                wrong += f" ({row['mismatches'] / row['compared']:.1%})"
             lines.append(
                 f"| {report.contestant(row)} | {report.times(row)} | {speed} | {share} | {memory} | {wrong} |"
             )

@@ -11,6 +11,7 @@ import torch
 from benchmarks import exactness
 from benchmarks.contest import Case
 from benchmarks.peers import cross_entropy as peers
+from benchmarks.peers import cross_entropy_inexact as inexact
 from benchmarks.question import Inexact
 from benchmarks.questions.cross_entropy import CrossEntropy
 from spae.testing import oracles
@@ -24,12 +25,16 @@ def test_a_run_judges_losses_and_gradients_and_writes_its_results(bench, tmp_pat
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "tiny.json").read_text())
     rows = {(row["contestant"], row["passes"]): row for row in record["rows"]}
+    limits = ("gemm", "gemm bf16", "gemm int8")
     assert set(rows) == {
         (name, passes)
-        for name in ("spae_ops torch", "torch addmm")
+        for name in ("spae_ops torch", "torch addmm", *limits)
         for passes in ("forward", "forward+backward")
     }
-    for (_, passes), row in rows.items():
+    for (name, passes), row in rows.items():
+        if name in limits:
+            assert row["role"] == "yardstick"
+            continue
         assert row["mismatches"] == 0
         assert row["compared"] == 20
         assert row["temperature"] == 2.5
@@ -68,6 +73,25 @@ def test_a_wrong_loss_or_gradient_of_ours_ends_the_run(spoilt):
         CrossEntropy().judge(case, codes, ["one"])
     answer[spoilt][7] = np.nan
     assert CrossEntropy().judge(case, codes, [])["one"]["mismatches"] == 1
+
+
+def test_bf16_rounds_scores_and_its_products_are_of_the_size_they_stand_for():
+    codes, x, target = torch.randn(50, 6), torch.randn(23, 6), torch.arange(23)
+    exact = peers._addmm(codes)(x, target, temperature=2.0, gradient=True)
+    found = inexact.bf16_addmm(codes)(x, target, temperature=2.0, gradient=True)
+    for part, expected in zip(found, exact, strict=True):
+        assert 0 < (part - expected).abs().max() < 0.2
+    for make in (inexact.gemm, inexact.gemm_bf16, inexact.gemm_int8):
+        for gradient in (False, True):
+            assert make(codes)(x, target, temperature=2.0, gradient=gradient) is None
+
+
+def test_a_release_without_an_exact_kernel_is_said_to_have_none():
+    cut = pytest.importorskip("cut_cross_entropy", exc_type=ImportError)
+    if "CCE_EXACT" in cut.LinearCrossEntropyImpl.__members__:
+        pytest.skip("needs a cut-cross-entropy without one")
+    with pytest.raises(ValueError, match="cut-cross-entropy has no cce_exact"):
+        peers._cut(torch.eye(4), "cce_exact")
 
 
 def test_peers_give_the_same_by_chunks(monkeypatch):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import spae_ops
 from benchmarks import exactness, guard, host, inputs, peers, registry, report
@@ -47,7 +48,11 @@ def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(bench, t
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "results" / "tiny.json").read_text())
     rows = {row["contestant"]: row for row in record["rows"]}
-    assert set(rows) == {"gemm", "spae_ops torch", "torch addmm+argmin, chunked", "furthest code"}
+    limits = {"gemm", "gemm bf16", "gemm int8"}
+    peers = {"torch addmm+argmin, chunked", "torch bf16 addmm+argmin, chunked"}
+    assert set(rows) == {"spae_ops torch", "furthest code"} | limits | peers
+    assert {name for name, row in rows.items() if row["role"] == "yardstick"} == limits
+    assert rows["torch bf16 addmm+argmin, chunked"]["role"] == "inexact"
     assert rows["spae_ops torch"]["mismatches"] == 0
     assert rows["furthest code"]["mismatches"] == rows["furthest code"]["compared"] == 20
     for row in rows.values():
@@ -57,6 +62,7 @@ def test_a_run_writes_its_record_table_and_plot_and_counts_a_wrong_peer(bench, t
     assert str(tmp_path) not in json.dumps(record)
     table = (tmp_path / "results" / "tiny.md").read_text()
     assert "20 of 20" in table
+    assert "limit: gemm int8 alone" in table
     assert table in done.stdout
     if (tmp_path / "results" / "tiny.png").exists():
         assert (tmp_path / "results" / "tiny.png").read_bytes().startswith(b"\x89PNG")
@@ -91,6 +97,56 @@ def test_a_contestant_that_needs_no_torch_runs_without_it():
     script = "import sys; from benchmarks import worker; worker.find('lookup', 'FAISS IndexFlatL2', 'cpu')"
     check = "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{script}; {check}"], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def settings():
+    """Where a contestant is asked in this process, what it sets for its own is set back."""
+    yield
+    if "faiss" in sys.modules:
+        sys.modules["faiss"].cvar.distance_compute_blas_threshold = 128_000
+
+
+# Those that torch.compile would take long for are asked by `make bench` alone.
+ANSWERING = [
+    contestant
+    for contestant in registry.contestants("lookup", "cpu")
+    if contestant.kind in ("peer", "inexact") and "compiled" not in contestant.name
+]
+
+
+@pytest.mark.parametrize("contestant", ANSWERING, ids=lambda one: one.name)
+def test_a_contestant_answers_right_where_rounding_decides_nothing(contestant, settings):
+    if reason := contestant.unavailable():
+        pytest.skip(reason)
+    codes = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
+    right = np.random.default_rng(1).integers(300, size=70)  # a block of NumKong's, and more
+    x = codes[right] + np.float32(0.01)
+    array = (lambda values: values) if contestant.takes == "numpy" else torch.from_numpy
+    found = contestant.prepare(array(codes))(array(x))
+    np.testing.assert_array_equal(np.asarray(found), right)
+
+
+def test_an_inexact_one_is_no_peer_of_a_ratio_and_its_share_of_wrong_ids_is_shown():
+    common = {"p20_ms": 1.0, "p80_ms": 1.0, "peak_extra_bytes": None, "queries": 5, "yardstick_share": 1.0}
+    rows = [
+        {"contestant": name, "role": role, "median_ms": time, "mismatches": wrong, "compared": 20, **common}
+        for name, role, time, wrong in [
+            ("a", "ours", 2.0, 0),
+            ("b", "peer", 6.0, 0),
+            ("c", "inexact", 1.0, 3),
+        ]
+    ]
+    assert report.ratio(rows) == 3.0
+    lines = Lookup().table(rows, {"num_codes": 7})
+    assert "| 3 of 20 (15.0%) |" in lines[-1]
+    assert lines[-1].startswith("| *c* |")
+
+
+def test_faiss_takes_its_matrix_products_for_few_queries_too(settings):
+    faiss = pytest.importorskip("faiss")
+    registry.find("lookup", "FAISS IndexFlatL2", "cpu").prepare(np.eye(4, dtype=np.float32))
+    assert faiss.cvar.distance_compute_blas_threshold == 1
 
 
 PEER = """
