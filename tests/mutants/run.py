@@ -130,7 +130,7 @@ def run_tests(name: str) -> str:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider", FILES[name]]
-    command = ["nice", "-n", "5", sys.executable, "-X", "faulthandler", "-m", "pytest", *options]
+    command = [sys.executable, "-X", "faulthandler", "-m", "pytest", *options]
     try:
         result = subprocess.run(
             command, cwd=TREE, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT

@@ -64,6 +64,51 @@ def test_every_step_of_a_sum_loses_half_a_unit(isa, screen, width):
     check(x, codes)
 
 
+# Where most codes lie, so that it becomes the shift: a bit less than half a unit of queries near 2^10, and of codes near 1.
+MEDIAN = -(2.0**-4 + 2.0**-14 - 9 * 2.0**-27)
+
+
+def scored(x: np.ndarray, codes: np.ndarray, fused: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of pairs [.., 2], their scores, and v as the fp32 screen rounds it but with a slope A of gamma_D alone."""
+    q, c = x.astype(np.float64) - MEDIAN, codes.astype(np.float64) - MEDIAN
+    framed, stored = q.astype(np.float32), c.astype(np.float32)
+    norm = (np.linalg.norm(c, axis=-1) * (1 + 2.0**-20)).astype(np.float32)
+    slope = (2 * U / (1 - 2 * U) * np.linalg.norm(q, axis=-1) * (1 + 2.0**-20)).astype(np.float32)
+    bias = (-0.5 * (c * c).sum(-1) + 3 * U * norm.astype(np.float64) ** 2).astype(np.float32)
+    products = framed.astype(np.float64) * stored
+    first = products[..., 0].astype(np.float32)
+    second, raised = products[..., 1], slope.astype(np.float64) * norm
+    if not fused:
+        second, raised = second.astype(np.float32), raised.astype(np.float32)
+    v = ((first + second).astype(np.float32) + raised).astype(np.float32) + bias
+    return (q * c).sum(-1) - 0.5 * (c * c).sum(-1), v
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_roundings_beside_those_of_the_sum(isa, screen, fused):
+    """The 7u of A: query and code lose half a unit each when framed, and the score what it can; a code that is hardly
+    farther loses nothing."""
+    rng = np.random.default_rng(0)
+    x = (2.0**10 * (1 + 1e-3 * rng.random((80_000, 2)))).astype(np.float32)
+    codes = (1 + MEDIAN + 1e-3 * rng.random((80_000, 2))).astype(np.float32)
+    score, v = scored(x, codes, fused)
+    worst = np.flatnonzero((score - v) / np.spacing(v) > 1.02)[
+        :20
+    ]  # thresholds are rounded down, to a whole one
+    steps = np.stack(np.meshgrid(*2 * [np.arange(-30, 31)]), -1).reshape(-1, 2)
+    tried = 0
+    for query, best in zip(x[worst], codes[worst], strict=True):
+        near = best + steps.astype(np.float32) * np.spacing(best)
+        (score, v), (own_score, own_v) = scored(query[None], near, fused), scored(query, best, fused)
+        farther = (score < own_score) & (score > own_v + np.spacing(own_v)) & (v > own_v)
+        if not farther.any():
+            continue
+        tried += 1
+        table = np.concatenate([near[farther][:1], best[None], np.full((40, 2), MEDIAN, np.float32)])
+        check(torch.from_numpy(query)[None], torch.from_numpy(table))
+    assert tried >= 5
+
+
 def test_norms_that_differ_by_less_than_a_unit(isa, screen):
     """B: the codes' biases lie just below -1/2, the best scores just above, where the unit is half of theirs."""
     codes = torch.nn.functional.normalize(gaussian(300, 8).double(), dim=1)
