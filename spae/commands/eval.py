@@ -121,7 +121,8 @@ def _add_llm(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--llm-model", help="of a server: the model's name there (default: its only one)")
     parser.add_argument(
-        "--llm-tokenizer", help="of a server: the model's tokenizer, as --llm names models (default: smollm2)"
+        "--llm-tokenizer",
+        help="of a server: the model's tokenizer, as --llm names models, or cl100k (default: smollm2)",
     )
     parser.add_argument("--context-window", type=int, help="of a server, in tokens (default: what it says)")
     parser.add_argument(

@@ -17,7 +17,7 @@ from spae.llm import answers
 from spae.llm.client import Client, Patience
 from spae.llm.protocol import GREEDY, ContextOverflow, Cost, LLMError, Prefix, Sampling
 from spae.llm.sampling import uniform
-from spae.llm.tokens import TextTokenizer, text_of
+from spae.llm.tokens import LLMTokenizer, server_tokenizer, text_of
 
 T = TypeVar("T")
 
@@ -30,7 +30,8 @@ class Server:
 
     url: up to the version, "http://127.0.0.1:8000/v1". model: its name there; None takes the only one that
     the server lists. tokenizer: the model's tokenizer on this machine (a name, GGUF file or folder as for
-    `spae.llm.load`, or a `TextTokenizer`): prompts go out as text, so that it must be the server's own.
+    `spae.llm.load`, "cl100k", or a `TextTokenizer` or `TiktokenTokenizer` of `spae.llm.tokens`): prompts go
+    out as text, so that it must be the server's own.
     context_window: None takes what the server says (vLLM's `max_model_len`).
     endpoint: "completions" continues a text; "chat" asks for it as a user's message.
     allowed_ids: how generation is held to the allowed ids. "retry": what came is cut at the first other word
@@ -42,7 +43,7 @@ class Server:
 
     url: str = field(repr=False)  # it may hold a password
     model: str | None = None
-    tokenizer: str | os.PathLike[str] | TextTokenizer = "smollm2"
+    tokenizer: str | os.PathLike[str] | LLMTokenizer = "smollm2"
     context_window: int | None = None
     endpoint: Literal["completions", "chat"] = "completions"
     allowed_ids: Literal["retry", "server"] = "retry"
@@ -88,10 +89,7 @@ class HTTPLLM:
         self.server = server
         log = None if server.log is None else Path(server.log)
         self._client = Client(server.url, api_key=server.api_key, patience=server.patience, log=log)
-        if isinstance(server.tokenizer, TextTokenizer):
-            self._tokenizer = server.tokenizer
-        else:
-            self._tokenizer = TextTokenizer.load(server.tokenizer, parse_special=True)
+        self._tokenizer = server_tokenizer(server.tokenizer)
         self.start_ids = self._tokenizer.start_ids
         self.special_ids = self._tokenizer.special_ids
         self.name, self.context_window = self._about()

@@ -4,10 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from spae.assets.cl100k import ranks, ranks_file
 from spae.llm import folders
 from spae.llm.protocol import FrozenLLM
+from spae.optional import needs
+
+# What cl100k_base cuts a text into before it merges, and its control tokens, as tiktoken has them.
+_CL100K_PIECES = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+_CL100K_SPECIAL = {
+    "<|endoftext|>": 100257,
+    "<|fim_prefix|>": 100258,
+    "<|fim_middle|>": 100259,
+    "<|fim_suffix|>": 100260,
+    "<|endofprompt|>": 100276,
+}
+
+
+class LLMTokenizer(Protocol):
+    """What a language model behind a server needs of its tokenizer: the like of `FrozenLLM`'s."""
+
+    @property
+    def start_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class TextTokenizer:
@@ -41,6 +70,54 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         return self._tokenizer.decode(list(ids), **options)
+
+
+class TiktokenTokenizer:
+    """A tiktoken encoding as an `LLMTokenizer`. Text that spells a control token is read as that token, so
+    that it is never sent.
+
+    encoding: a `tiktoken.Encoding`.
+    """
+
+    start_ids: tuple[int, ...] = ()
+
+    def __init__(self, encoding: Any) -> None:
+        self._encoding = encoding
+        names = encoding.special_tokens_set
+        self.special_ids = frozenset(encoding.encode_single_token(name) for name in names)
+
+    @classmethod
+    def cl100k(cls) -> TiktokenTokenizer:
+        """cl100k_base, from the file that the codebook "cl100k" is made of.
+
+        Raises ImportError without tiktoken, and `spae.assets.AssetNotCached` where the file may not be
+        fetched.
+        """
+        try:
+            import tiktoken
+        except ImportError as error:
+            raise ImportError(needs("the tokenizer cl100k", "tiktoken")) from error
+        table = ranks(ranks_file())
+        encoding = tiktoken.Encoding(
+            "cl100k_base", pat_str=_CL100K_PIECES, mergeable_ranks=table, special_tokens=_CL100K_SPECIAL
+        )
+        return cls(encoding)
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoding.encode(text, allowed_special="all")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._encoding.decode(list(ids))
+
+
+def server_tokenizer(source: str | os.PathLike[str] | LLMTokenizer) -> LLMTokenizer:
+    """The tokenizer that `spae.llm.http.Server` names: "cl100k", a model's as for `TextTokenizer.load`, or
+    itself."""
+    if source == "cl100k":
+        return TiktokenTokenizer.cl100k()
+    if isinstance(source, str | os.PathLike):
+        return TextTokenizer.load(source, parse_special=True)
+    return source
 
 
 def text_of(llm: FrozenLLM, ids: Sequence[int]) -> str:

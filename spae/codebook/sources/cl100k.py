@@ -3,11 +3,7 @@ encoder."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spae import assets
+from spae.assets.cl100k import ranks, ranks_file
 from spae.assets.resumable import resumable
 from spae.codebook import vocabulary
 from spae.codebook.data import CodebookData
@@ -24,12 +21,11 @@ from spae.models.minilm import MiniLM
 
 _VERSION = 1
 _CHUNK = 2048  # words per encoder call, and per file that survives an interruption
-_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 
 
 def load(encode: Callable[[list[str]], Tensor] | None, *, progress: bool = True) -> CodebookData:
     """The codebook, with vectors from `encode` (n texts -> [n, D]) or, if that is None, from MiniLM."""
-    ids, words = valid_tokens(_ranks_file(progress))
+    ids, words = valid_tokens(ranks_file(progress=progress))
     if encode is not None:
         vectors = np.concatenate([_encoded(encode, chunk) for chunk in _chunks(words)])
         return _codebook(ids, words, vectors, "cl100k")
@@ -50,29 +46,14 @@ def load(encode: Callable[[list[str]], Tensor] | None, *, progress: bool = True)
     return prepared(entry, make)
 
 
-def valid_tokens(ranks: Path) -> tuple[list[int], list[str]]:
+def valid_tokens(file: Path) -> tuple[list[int], list[str]]:
     """The ranks and texts of the tokens that are UTF-8 on their own, by rank."""
     ids, words = [], []
-    for line in ranks.read_bytes().splitlines():
-        token, rank = line.split()
-        if (text := vocabulary.decoded(base64.b64decode(token))) is not None:
-            ids.append(int(rank))
+    for token, rank in ranks(file).items():
+        if (text := vocabulary.decoded(token)) is not None:
+            ids.append(rank)
             words.append(text)
     return ids, words
-
-
-def _ranks_file(progress: bool) -> Path:
-    """The ranks: from our cache, else from tiktoken's own, else fetched."""
-    try:
-        return assets.path("cl100k")
-    except assets.AssetNotCached:
-        folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-        folder = Path(folder or Path(tempfile.gettempdir()) / "data-gym-cache")
-        file = folder / hashlib.sha1(_URL.encode()).hexdigest()
-        expected = assets.REGISTRY["cl100k"].files[0].sha256
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == expected:
-            return file
-        return assets.require("cl100k", progress=progress)
 
 
 def _codebook(ids: list[int], words: list[str], vectors: np.ndarray, name: str) -> CodebookData:
