@@ -23,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=Path(),
         help="folder for the images, which keep the folders of their names (default: here)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
     add_model(parser)
     add_device(parser)
 
@@ -46,7 +47,11 @@ def run(arguments: argparse.Namespace) -> None:
     if not names:
         raise ValueError(f"{arguments.tokens}: expected at least one image, got none")
     ending, save = writer(model)
-    targets = iter(outputs(names, arguments.out, ending))
+    paths = outputs(names, arguments.out, ending)
+    there = next((path for path in paths if os.path.lexists(path)), None)
+    if there is not None and not arguments.overwrite:
+        raise ValueError(f"out: expected no file where one is to be written, got {there} (or --overwrite)")
+    targets = iter(paths)
     rows = tqdm(read_tokens(arguments.tokens, model), total=len(names), unit="image", disable=None)
     for batch in in_batches(rows, arguments.batch_size):
         tokens = as_tokens(batch, model).to(model.device)

@@ -232,6 +232,28 @@ def test_outputs_keep_their_folders_and_never_meet():
             assert ".." not in path.parts
 
 
+def test_decoding_replaces_no_file_unless_told_to(toy, picture, capsys):
+    """Neither its own of before nor anybody else's; and nothing is written before that is known."""
+    for number in range(3):
+        picture(Path(f"in/{number}.png"), number)
+    assert main(["encode", "in", "--model", toy, "--out", "t.jsonl"]) == 0
+    Path("out/in").mkdir(parents=True)
+    Path("out/in/2.decoded.png").symlink_to("somewhere else")
+    assert main(["decode", "t.jsonl", "--model", toy, "--out", "out"]) == 1
+    message = "out: expected no file where one is to be written, got out/in/2.decoded.png (or --overwrite)"
+    assert message in capsys.readouterr().err
+    assert [path.name for path in Path("out/in").iterdir()] == ["2.decoded.png"]
+    Path("out/in/2.decoded.png").unlink()
+    assert main(["decode", "t.jsonl", "--model", toy, "--out", "out"]) == 0
+    before = {path: path.read_bytes() for path in Path("out/in").iterdir()}
+    assert main(["decode", "t.jsonl", "--model", toy, "--out", "out", "--layers", "1"]) == 1
+    assert {path: path.read_bytes() for path in Path("out/in").iterdir()} == before
+    assert main(["decode", "t.jsonl", "--model", toy, "--out", "out", "--layers", "1", "--overwrite"]) == 0
+    after = {path: path.read_bytes() for path in Path("out/in").iterdir()}
+    assert after.keys() == before.keys()
+    assert all(after[path] != before[path] for path in before)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
