@@ -88,7 +88,7 @@ class PyramidTokens:
 
     def layer(self, layer: int) -> Tensor:
         """The ids of one layer (0-based), int64 [B, n_l] in raster order of `pyramid.grids[layer]`."""
-        if not isinstance(layer, int) or not 0 <= layer < self.num_layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.num_layers:
             raise ValueError(f"layer: expected 0..{self.num_layers - 1}, got {layer!r}")
         start = self.pyramid.num_tokens_upto(layer)
         return self.ids[:, start : self.pyramid.num_tokens_upto(layer + 1)]
@@ -99,8 +99,9 @@ class PyramidTokens:
 
     def upto(self, num_layers: int) -> PyramidTokens:
         """The same images in the first `num_layers` layers only, 1 <= num_layers <= the layers held."""
-        if not isinstance(num_layers, int) or not 1 <= num_layers <= self.num_layers:
-            raise ValueError(f"num_layers: expected 1..{self.num_layers}, got {num_layers!r}")
+        held = self.num_layers
+        if isinstance(num_layers, bool) or not isinstance(num_layers, int) or not 1 <= num_layers <= held:
+            raise ValueError(f"num_layers: expected 1..{held}, got {num_layers!r}")
         return PyramidTokens(self.ids[:, : self.pyramid.num_tokens_upto(num_layers)], self.pyramid)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PyramidTokens:

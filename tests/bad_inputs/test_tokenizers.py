@@ -48,6 +48,8 @@ TOKENS = [
     (lambda g: g.tokens.layer(-1), r"layer: expected 0\.\.2, got -1"),
     (lambda g: g.tokens.layer(1.0), r"layer: expected 0\.\.2, got 1.0"),
     (lambda g: g.tokens.layer("1"), r"layer: expected 0\.\.2, got '1'"),
+    (lambda g: g.tokens.layer(True), r"layer: expected 0\.\.2, got True"),
+    (lambda g: g.tokens.upto(True), r"num_layers: expected 1\.\.3, got True"),
     (lambda g: g.tokens.upto(0), r"num_layers: expected 1\.\.3, got 0"),
     (lambda g: g.tokens.upto(1).upto(2), r"num_layers: expected 1\.\.1, got 2"),
     (lambda g: g.tokens.upto(None), r"num_layers: expected 1\.\.3, got None"),
