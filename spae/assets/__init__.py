@@ -17,13 +17,13 @@ entry.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
 
 from spae.assets.asset import Asset, AssetError, AssetFile, AssetNotCached
 from spae.assets.cache import cache_root, cached, publish, sha256
+from spae.assets.hub import offline
 from spae.assets.packages import download, extract
 from spae.assets.registry import REGISTRY
 
@@ -75,7 +75,7 @@ def fetch(name: str, *, archives: Path | None = None, progress: bool = True) -> 
     folder = _asset_folder(asset)
 
     def build(staged: Path) -> None:
-        if archives is None and _offline():
+        if archives is None and offline():
             raise AssetNotCached(
                 f"asset {name!r} ({_about(asset)}): {_fault(asset, folder, thorough=True)}, and SPAE_OFFLINE "
                 f"is set. To get it, unset that and run: spae fetch {name}; or, from packages in a folder: "
@@ -113,7 +113,7 @@ def require(name: str, *, progress: bool = True) -> Path:
     fault = _fault(asset, folder, thorough=True)
     if fault is None:
         return folder / asset.main
-    if not asset.on_demand or _offline():
+    if not asset.on_demand or offline():
         raise _not_cached(asset, fault)
     return fetch(name, progress=progress)
 
@@ -122,10 +122,6 @@ def _not_cached(asset: Asset, fault: str) -> AssetNotCached:
     return AssetNotCached(
         f"asset {asset.name!r} ({_about(asset)}): {fault}. To get it: spae fetch {asset.name}"
     )
-
-
-def _offline() -> bool:
-    return os.environ.get("SPAE_OFFLINE", "0") not in ("", "0")
 
 
 def _asset(name: str) -> Asset:

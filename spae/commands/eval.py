@@ -111,7 +111,8 @@ def _add_llm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--llm",
         default="smollm2",
-        help="smollm2, gemma3, a GGUF file, a folder, or an OpenAI-compatible base URL (default: smollm2)",
+        help="smollm2, gemma3, a GGUF file, a folder, a hub repository, or an OpenAI-compatible base URL "
+        "(default: smollm2)",
     )
     parser.add_argument(
         "--dtype",

@@ -7,29 +7,35 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spae import assets
+from spae.assets.hub import is_repository, snapshot
 from spae.optional import needs
 
 NAMES = ("smollm2", "gemma3")
 _VERSION = 2  # of what a converted folder holds
 _WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")  # and what configures it
+_EXPECTED = (
+    f"one of {', '.join(NAMES)}, a GGUF file, a folder with config.json, a hub repository or a server's URL"
+)
 
 
 def folder(source: str | os.PathLike[str], *, progress: bool = True) -> tuple[str, str, Path]:
-    """(name, identity, folder) of a model: an asset's name, a GGUF file or a folder of transformers.
+    """(name, identity, folder) of a model: an asset's name, a GGUF file, a folder of transformers or a
+    repository of the hub, which is downloaded.
 
     A GGUF is converted the first time, into the cache: dequantised to float32, as safetensors, with a config
     that names the architecture and no quantization, so that it loads in seconds and can be served.
     The identity changes with the weights.
     """
-    expected = f"one of {', '.join(NAMES)}, a GGUF file, a folder with config.json or the URL of a server"
     if not isinstance(source, str | os.PathLike):
-        raise TypeError(f"source: expected {expected}, got {source!r:.80}")
+        raise TypeError(f"source: expected {_EXPECTED}, got {source!r:.80}")
     if source in NAMES:
         file = assets.require(str(source), progress=progress)
         digest = next(f.sha256 for f in assets.REGISTRY[str(source)].files if f.name == file.name)
@@ -37,13 +43,33 @@ def folder(source: str | os.PathLike[str], *, progress: bool = True) -> tuple[st
     path = Path(source)
     if path.is_file():
         return _converted(path.stem, _of_files([path]), path, progress)
+    if is_repository(source):
+        path = _downloaded(str(source), [*_TOKENIZER, "*.safetensors"])
     if (path / "config.json").is_file():
         weights = sorted(file for pattern in _WEIGHTS for file in path.glob(pattern))
         if not weights:
             raise ValueError(f"source: expected weights ({', '.join(_WEIGHTS)}) in {path}, got none")
-        name = path.resolve().name
+        name = Path(source).name if is_repository(source) else path.resolve().name
         return name, f"{name}-{_of_files([path / 'config.json', *weights])[:12]}", path
-    raise ValueError(f"source: expected {expected}, got {str(source)!r}")
+    raise ValueError(f"source: expected {_EXPECTED}, got {str(source)!r}")
+
+
+def tokenizer_folder(source: str | os.PathLike[str]) -> Path:
+    """The folder of a model's tokenizer alone: as `folder`, but no weights are asked for."""
+    if is_repository(source):
+        return _downloaded(str(source), _TOKENIZER)
+    if isinstance(source, str | os.PathLike) and source not in NAMES and any(Path(source).glob("tokenizer*")):
+        return Path(source)
+    return folder(source)[2]
+
+
+def _downloaded(name: str, patterns: Sequence[str]) -> Path:
+    try:
+        return snapshot(name, patterns)
+    except LookupError as error:
+        raise ValueError(
+            f"source: expected {_EXPECTED}, got {name!r}, which the hub does not give: {error}"
+        ) from error
 
 
 def _of_files(files: list[Path]) -> str:

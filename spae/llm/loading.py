@@ -42,10 +42,10 @@ def load(source: str | os.PathLike[str] = "smollm2", **options: Any) -> FrozenLL
 
     Args:
         source: "smollm2" (SmolLM2-135M-Instruct), "gemma3" (Gemma-3 270M, after `spae fetch gemma3`), a GGUF
-            file, a folder that transformers' `AutoModelForCausalLM` loads, a folder that `spae tune` or peft
-            saved an adapter in, for a model that has one of these names, the base URL of an
-            OpenAI-compatible server ("http://127.0.0.1:8000/v1"), or what a back end is registered for
-            (`spae.llm.backend`).
+            file, a folder that transformers' `AutoModelForCausalLM` loads, a hub repository ("owner/name")
+            with such a model in safetensors, none of whose code is run, a folder that `spae tune` or peft
+            saved an adapter in, for a model that has one of these names, the base URL of an OpenAI-compatible
+            server ("http://127.0.0.1:8000/v1"), or what a back end is registered for (`spae.llm.backend`).
         options: for a model on this machine the arguments of `spae.llm.local.load` (device, dtype,
             pack_tokens, progress), for a server the fields of `spae.llm.http.Server` (model, tokenizer, ..),
             else what the back end takes.

@@ -57,9 +57,9 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, parse_special: bool = False) -> TextTokenizer:
-        """The tokenizer of a model that `spae.llm.load` loads from this machine."""
+        """That of a model that `spae.llm.load` loads on this machine; of a hub repository nothing else."""
         transformers = folders.require_transformers()
-        _, _, path = folders.folder(source)
+        path = folders.tokenizer_folder(source)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         return cls(tokenizer, parse_special=parse_special)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from spae.assets.hub import is_repository, snapshot
 from spae.codebook import NAMES, Codebook
 from spae.processing import FILE as PROCESSOR
 
 WEIGHTS, CONFIG, CODEBOOK = "model.safetensors", "config.json", "codebook"
 ROWS = "codebook_rows"  # in the weights' file beside the state dict, if the codebook is a part of a table
 BUNDLED = Path(__file__).parent.parent / "bundled"
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def bundled_models() -> list[str]:
@@ -88,26 +87,20 @@ def find(
     for folder in (Path(name), BUNDLED / str(name)):
         if (folder / CONFIG).is_file():
             return folder
-    is_repository = isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
-    if not is_repository or Path(name).exists() or Path(name).parent.is_dir():
+    if not is_repository(name):
         raise FileNotFoundError(f"name: expected {expected}, got {str(name)!r}")
-    # Here, because it takes longer to import than all the rest.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    options = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
     try:
-        folder = snapshot_download(
-            str(name),
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only or os.environ.get("SPAE_OFFLINE", "0") not in ("", "0"),
-            allow_patterns=[WEIGHTS, CONFIG, PROCESSOR, f"{CODEBOOK}/*"],
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        folder = snapshot(str(name), [WEIGHTS, CONFIG, PROCESSOR, f"{CODEBOOK}/*"], **options)
+    except LookupError as error:
         raise FileNotFoundError(
             f"name: expected {expected}, got {str(name)!r}, which the hub does not give: {error}"
         ) from error
-    if not (Path(folder) / CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"name: expected a hub repository with {CONFIG}, got {str(name)!r} without")
-    return Path(folder)
+    return folder

@@ -1,13 +1,15 @@
 """The mutation run, `make mutants`: applies every mutant of catalogue.py to a copy of the tree, rebuilds what it needs and
-runs the tests named with it, which must fail. Writes results/mutants.md.
+runs the tests named with it, which must fail; then, without a mutant, those that did, which must pass.
 
-One mutant after another at low priority; half an hour or so on two cores. `--only` takes parts of names, `--resume`
-keeps the verdicts of the run before, and `--table` writes the table from what there is.
+Writes results/mutants.json, and the same as a table beside it. One mutant after another; half an hour or so on two
+idle cores. A verdict keeps a digest of the sources and tests that it is of. `--resume` keeps those that have not
+changed since, `--only` takes parts of names, and `--table` only writes the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -16,39 +18,89 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from catalogue import FILES, MUTANTS, Mutant
+from catalogue import CPU, FILES, MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build/mutants"
-TREE, VERDICTS, LOG = FOLDER / "tree", FOLDER / "verdicts.json", FOLDER / "log"
-TABLE = ROOT / "results/mutants.md"
+TREE, LOG = FOLDER / "tree", FOLDER / "log"
+VERDICTS = ROOT / "results/mutants.json"
 TIME_LIMIT = 1800
+SURVIVED, NO_BUILD, NOT_RUN = "survived", "does not build", "not run"
+# What a verdict rests on, beside the tests' own files and what Git ignores.
+SOURCES = (
+    "csrc/common",
+    "csrc/simd",
+    "csrc/nearest_code",
+    "setup.py",
+    "spae_ops/lookup",
+    "spae/testing/oracles.py",
+    "tests/spae_ops/conftest.py",
+)
+EMULATOR = "tests/spae_ops/cuda_emulator"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Applies mutants and runs the tests that must fail.")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of mutants; default all")
-    parser.add_argument("--resume", action="store_true", help="keep the verdicts of the last run")
+    parser.add_argument("--resume", action="store_true", help="keep verdicts on what has not changed")
     parser.add_argument("--table", action="store_true", help="only write the table")
     arguments = parser.parse_args()
     check_list()
     verdicts = json.loads(VERDICTS.read_text()) if VERDICTS.exists() else {}
-    if not (arguments.resume or arguments.table or arguments.only):
-        verdicts = {}
     if not arguments.table:
         chosen = [m for m in MUTANTS if not arguments.only or any(part in m.name for part in arguments.only)]
-        chosen = [m for m in chosen if not (arguments.resume and m.name in verdicts)]
+        if arguments.resume:
+            chosen = [m for m in chosen if verdicts.get(m.name, {}).get("sources") != sources_of(m)]
         copy_tree()
-        check_unchanged({name for mutant in chosen for name in mutant.tests})
-        last = ""
-        for mutant in chosen:
-            verdicts[mutant.name] = verdict = judge(mutant, rebuild=is_built(mutant.file) or is_built(last))
-            last = mutant.file
-            VERDICTS.write_text(json.dumps(verdicts, indent=1))
-            print(f"{mutant.name}: {verdict}", flush=True)
+        run(chosen, verdicts)
     write_table(verdicts)
-    return sum(not is_explained(m, verdicts.get(m.name, "not run")) for m in MUTANTS)
+    return sum(not is_explained(m, verdict_of(m, verdicts)) for m in MUTANTS)
+
+
+def run(chosen: list[Mutant], verdicts: dict[str, Any]) -> None:
+    """Judges mutants, each as soon as it is known into VERDICTS; a killer must pass where nothing is changed."""
+    last, passes = "", {}
+    for mutant in chosen:
+        killer = judge(mutant, rebuild=is_built(mutant.file) or is_built(last))
+        last = mutant.file
+        if "::" in killer:
+            if killer not in passes:
+                rebuilt = not is_built(mutant.file) or build()
+                passes[killer] = rebuilt and not run_tests(killer.partition(" ")[0])
+                last = ""
+            if not passes[killer]:
+                raise RuntimeError(f"{killer} fails without a mutant too, see {FOLDER / 'tests.log'}")
+        verdicts[mutant.name] = {
+            "verdict": killer,
+            "date": time.strftime("%Y-%m-%d"),
+            "sources": sources_of(mutant),
+        }
+        VERDICTS.write_text(json.dumps(verdicts, indent=1) + "\n")
+        print(f"{mutant.name}: {killer}", flush=True)
+
+
+def sources_of(mutant: Mutant) -> str:
+    """A digest of the files that decide whether a mutant survives, as they are now, and of the mutant."""
+    tests = [FILES[name] for name in mutant.tests]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *SOURCES, EMULATOR, *tests],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    digest = hashlib.sha256(repr((mutant.file, mutant.old, mutant.new, mutant.tests)).encode())
+    for name in sorted(filter(None, listed.stdout.split("\0"))):
+        if (mutant.tests[0] in CPU and name.startswith(EMULATOR)) or not (ROOT / name).is_file():
+            continue
+        digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def verdict_of(mutant: Mutant, verdicts: dict[str, Any]) -> str:
+    return verdicts.get(mutant.name, {}).get("verdict", NOT_RUN)
 
 
 def check_list() -> None:
@@ -84,28 +136,15 @@ def copy_tree() -> None:
         raise RuntimeError(f"the tree does not build, see {LOG}")
 
 
-def check_unchanged(names: set[str]) -> None:
-    """The tests pass where nothing is changed.
-
-    Raises:
-        RuntimeError: one fails.
-    """
-    for name in sorted(names):
-        if failed := run_tests(name):
-            raise RuntimeError(
-                f"{failed} of {FILES[name]} fails without a mutant, see {FOLDER / 'tests.log'}"
-            )
-
-
 def judge(mutant: Mutant, rebuild: bool) -> str:
-    """Applies the mutant, and takes it back: what kills it, or "survived"."""
+    """Applies the mutant, and takes it back: the test that kills it (its id in pytest), or SURVIVED."""
     file = TREE / mutant.file
     text = file.read_text()
     file.write_text(text.replace(mutant.old, mutant.new))
     try:
         if rebuild and not build():
-            return "does not build"
-        return next(filter(None, map(run_tests, mutant.tests)), "survived")
+            return NO_BUILD
+        return next(filter(None, (run_tests(FILES[name]) for name in mutant.tests)), SURVIVED)
     finally:
         file.write_text(text)
 
@@ -122,59 +161,60 @@ def build() -> bool:
         return subprocess.run(command, cwd=TREE, env=environment, stdout=log, stderr=log).returncode == 0
 
 
-def run_tests(name: str) -> str:
-    """The first test of a file that fails; empty if none does."""
+def run_tests(chosen: str) -> str:
+    """Of a file of tests, or one of them, the first that fails; empty if none does."""
     environment = os.environ | {
         "PYTHONPATH": str(TREE),
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider", FILES[name]]
+    options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider", chosen]
     command = [sys.executable, "-X", "faulthandler", "-m", "pytest", *options]
     try:
         result = subprocess.run(
             command, cwd=TREE, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT
         )
     except subprocess.TimeoutExpired:
-        return f"{FILES[name]} runs longer than {TIME_LIMIT} s"
+        return f"{chosen} runs longer than {TIME_LIMIT} s"
     (FOLDER / "tests.log").write_text(result.stdout + result.stderr)
     if result.returncode == 0:
         return ""
-    failed = re.search(r"^FAILED \S+?::(\S+)", result.stdout, re.MULTILINE)
-    if failed:
+    if failed := re.search(r"^FAILED (\S+?::\S+)", result.stdout, re.MULTILINE):
         return failed[1]
     crashed = re.search(r'File ".*?", line \d+ in (test_\w+)', result.stderr)
     if result.returncode < 0 and crashed:
-        return f"{crashed[1]} (ends by signal {-result.returncode})"
-    return "does not build"  # an error in a fixture or in collection is no verdict on the mutant
+        return f"{chosen.partition('::')[0]}::{crashed[1]} (ends by signal {-result.returncode})"
+    return NO_BUILD  # an error in a fixture or in collection is no verdict on the mutant
 
 
 def is_explained(mutant: Mutant, verdict: str) -> bool:
-    return bool(mutant.survives) if verdict == "survived" else verdict not in ("not run", "does not build")
+    return bool(mutant.survives) if verdict == SURVIVED else verdict not in (NOT_RUN, NO_BUILD)
 
 
-def write_table(verdicts: dict[str, str]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    found = [(m, verdicts.get(m.name, "not run")) for m in MUTANTS]
-    ran = [(m, verdict) for m, verdict in found if verdict != "not run"]
-    killed = [m for m, verdict in ran if verdict not in ("survived", "does not build")]
+def write_table(verdicts: dict[str, Any]) -> None:
+    found = [(m, verdict_of(m, verdicts)) for m in MUTANTS]
+    ran = [(m, verdict) for m, verdict in found if verdict != NOT_RUN]
+    killed = [m for m, verdict in ran if verdict not in (SURVIVED, NO_BUILD)]
     lines = [
         "# Mutants of the exact lookup",
         "",
-        f"`make mutants` at {commit.stdout.strip()}, {time.strftime('%Y-%m-%d')}: of {len(found)} mutants {len(ran)} ran and "
-        f"{len(killed)} were killed. Each is one change to the source (`tests/mutants/catalogue.py`); what kills it is the "
-        "first test that fails. A run may be in parts (`--only`, `--resume`): a verdict is that of the mutant's last run.",
+        f"`make mutants`: of {len(found)} mutants {len(ran)} ran and {len(killed)} were killed. Each is one change to the "
+        "source (`tests/mutants/catalogue.py`); what kills it is the first test that fails. Dates in brackets: a file of "
+        "tests, or what they share, has changed since in some line.",
         "",
-        "| mutant | file | killed by |",
-        "|---|---|---|",
+        "| mutant | file | killed by | on |",
+        "|---|---|---|---|",
     ]
     for mutant, verdict in found:
-        if verdict in ("survived", "not run", "does not build"):
-            verdict = f"**{verdict}** {mutant.survives}".strip()
+        if verdict in (SURVIVED, NOT_RUN, NO_BUILD):
+            said = f"**{verdict}** {mutant.survives}".strip()
         else:
-            verdict = f"`{verdict}`"
-        lines.append(f"| {mutant.name} | {Path(mutant.file).name} | {verdict} |")
-    TABLE.write_text("\n".join(lines) + "\n")
+            test, _, how = verdict.rpartition("::")[2].partition(" ")
+            said = f"`{test}` {how}".strip()
+        known = verdicts.get(mutant.name, {"date": "", "sources": ""})
+        on = known["date"] if known["sources"] == sources_of(mutant) else f"({known['date']})"
+        lines.append(f"| {mutant.name} | {Path(mutant.file).name} | {said} | {on} |")
+    VERDICTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from spae.assets.hub import offline
 from spae.codebook import vocabulary
 from spae.codebook.data import CodebookData
 
@@ -16,8 +17,9 @@ def read(model: Any, tokenizer: Any = None, *, name: str | None = None) -> Codeb
     if isinstance(model, str | os.PathLike):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-        model = AutoModelForCausalLM.from_pretrained(model)
+        options = {"local_files_only": offline()}
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model, **options)
+        model = AutoModelForCausalLM.from_pretrained(model, **options)
     elif tokenizer is None:
         raise TypeError("tokenizer: expected the model's tokenizer, got None (only a folder brings its own)")
     table = model.get_input_embeddings().weight.detach().float().cpu().clone()
