@@ -165,3 +165,21 @@ def test_bundled_models_of_a_context_window_are_what_the_readme_says():
         text = " ".join(README.split())
         assert f"{', '.join(figures[:3])} and {figures[3]} dB" in text
         assert f"right for {report['named']:.1%} of" in text
+
+
+def test_promises_are_those_of_the_results():
+    """Counts of mutants, kills and adversarial queries; how many bad inputs there are at the least."""
+    mutants = json.loads((ROOT / "results/mutants.json").read_text())
+    killed = sum("::" in known["verdict"] for known in mutants.values())
+    assert f"killed {killed} of {len(mutants)} mutants" in README
+    torture = (ROOT / "results/torture.md").read_text(encoding="utf-8")
+    kills = sum(map(int, re.findall(r"^\|.*\| (\d+) \|", torture, re.MULTILINE)))
+    assert f"{kills} processes killed" in README
+    asked = json.loads((ROOT / "results/adversarial.json").read_text())
+    small, large = (
+        {known["queries"] for name, known in asked.items() if name.endswith("ed") == is_small}
+        for is_small in (True, False)
+    )
+    assert f"{min(large):,} adversarial\nqueries" in README
+    assert f"{min(small):,} to each emulated" in README
+    assert not any(known["wrong"] for known in asked.values())

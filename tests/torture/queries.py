@@ -311,6 +311,7 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=10_000_000, help="for each of the CPU's and torch")
     parser.add_argument("--small", type=int, default=20_000, help="for each of the emulated and interpreted")
     parser.add_argument("--minutes", type=float, default=60, help="stop after these")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of implementations' names; default all")
     parser.add_argument("--out", type=Path, default=Path("results/adversarial.json"))
     arguments = parser.parse_args()
     state: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
@@ -326,8 +327,12 @@ def main() -> int:
         (lambda: {"torch": on_torch}, FULL, arguments.queries, 1),
     ]
     for searches, scale, wanted, share in turns:
-        if wanted:
-            run(state, searches(), scale, wanted, began + 60 * arguments.minutes * share, arguments.out)
+        chosen = {
+            name: search
+            for name, search in (searches() if wanted else {}).items()
+            if not arguments.only or any(part in name for part in arguments.only)
+        }
+        run(state, chosen, scale, wanted, began + 60 * arguments.minutes * share, arguments.out)
     for name, record in state.items():
         print(f"{name}: {record['queries']:,} queries, {record['wrong']:,} wrong, {record['seconds']:.0f} s")
     return int(any(record["wrong"] for record in state.values()))
