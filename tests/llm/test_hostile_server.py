@@ -323,6 +323,25 @@ def test_a_failure_keeps_the_answers_that_are_under_way(serve, tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(serve, status):
+    """Neither prompt nor key goes where a server points."""
+    with socket.socket() as elsewhere:
+        elsewhere.bind(("127.0.0.1", 0))
+        elsewhere.listen()
+        elsewhere.settimeout(0.2)
+        place = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/v1/completions"
+        _, model = serve(
+            ("wire", lambda handler: handler.reply(status, b"{}", {"Location": place})),
+            api_key=KEY,
+            patience=ONCE,
+        )
+        with pytest.raises(llm.LLMError, match=f"status {status}"):
+            model.generate([[5]], 2)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+
+
 @pytest.mark.parametrize("where", ["api_key", "url"])
 @pytest.mark.parametrize("status", [401, 500])
 def test_secrets_that_a_server_repeats_are_not_shown(serve, where, status):

@@ -86,6 +86,9 @@ def test_in_a_shell(model, here):
     assert [len(layer) for layer in row["words"]] == [1, 4, 16]
     assert "missing.png: No such file or directory" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not any(
+        sign in done.stderr for sign in ("\r", "image/s", "it/s")
+    )  # no progress where nobody looks
 
 
 @pytest.mark.parametrize("form", ["text", "csv", "jsonl"])
