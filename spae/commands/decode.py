@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from spae.commands._images import in_batches, legible
+    from spae.commands._images import give_memory_back, in_batches, legible
     from spae.files import writer
     from spae.token_files import as_tokens, read_tokens
 
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             save(image, path)
             tqdm.write(legible(path))
+        give_memory_back()
 
 
 def outputs(names: Sequence[str], out: Path, ending: str = ".png") -> list[Path]:

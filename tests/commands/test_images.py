@@ -5,6 +5,8 @@ import gc
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,37 @@ def test_nothing_is_held_of_what_was_encoded(toy, picture):
         gc.unfreeze()
     assert len(counts) == 12
     assert counts[-1] <= counts[3]  # after the first ones have filled what is kept once
+
+
+FREED = """
+import platform, sys
+import torch
+from spae.commands._images import give_memory_back
+
+def held():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) // 1024
+
+if platform.libc_ver()[0] != "glibc":
+    sys.exit("no glibc")
+before = held()
+blocks = [torch.ones(16_000) for _ in range(2_000)]  # 64 kB each, 128 MB; not mapped one by one
+del blocks[:-1]  # the last keeps the heap from shrinking
+kept = held() - before
+give_memory_back()
+print(kept, held() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_freed_memory_goes_back_to_the_system():
+    """Also what lies below memory still in use, which the allocator would keep."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True)
+    if "no glibc" in done.stderr:
+        pytest.skip("needs glibc")
+    kept, left = map(int, done.stdout.split())
+    assert kept > 100
+    assert left < 20
 
 
 def test_bad_files_are_named_and_skipped(toy, picture, capsys):
