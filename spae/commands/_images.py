@@ -136,7 +136,7 @@ def legible(path: Path) -> str:
 
 def give_memory_back() -> None:
     """Return to the system what the allocator keeps of freed memory, where it is glibc's: after a batch all
-    of the batch's, whatever small pieces lie in between, so that a long run takes no more than a short one."""
+    of the batch's, whatever small pieces lie in between, so that long runs take no more than short ones."""
     with suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
