@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+import tarfile
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,15 @@ def test_every_kind_of_archive_is_read(tmp_path, write):
             "a/x.txt": b"x" * 1000,
             "z.txt": b"",
         }
+
+
+def test_links_are_no_files(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in (("x", tarfile.REGTYPE), ("y", tarfile.SYMTYPE), ("z", tarfile.LNKTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "x"
+            archive.addfile(entry)
+    assert list(contents(tmp_path / "a.tar", lambda name: True)) == [("x", b"")]
 
 
 @pytest.mark.parametrize("name", ["a.whl", "a.tgz", "a.tar", "a.deb", "a.rar"])

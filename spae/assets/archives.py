@@ -70,7 +70,7 @@ def _members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
         else:
             for entry in opened:
                 name = entry.name.removeprefix("./")
-                if wanted(name) and (stream := opened.extractfile(entry)) is not None:
+                if entry.isreg() and wanted(name) and (stream := opened.extractfile(entry)) is not None:
                     yield name, stream
 
 

@@ -172,6 +172,17 @@ DATASETS = (
         ),
     ),
     _archives(
+        "openclipart",
+        "clip art with titles, of the Open Clip Art Library",
+        "public domain",
+        (
+            "apt:openclipart-svg=1:0.18+dfsg-19",
+            "openclipart-svg_1%3a0.18+dfsg-19_all.deb",
+            24919068,
+            "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+        ),
+    ),
+    _archives(
         "pysiogame",
         "drawings of things and actions, of pySioGame",
         "GPL-3+, pictures CC-BY-SA",

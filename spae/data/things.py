@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -20,7 +22,7 @@ from spae.data.packaged import Prepared, check_choice, check_size, open_pixels, 
 from spae.data.rcc import resources
 from spae.optional import needs
 
-SOURCES = ("emoji", "emoji-more", "gcompris", "pysiogame", "stamps")
+SOURCES = ("emoji", "emoji-more", "gcompris", "openclipart", "pysiogame", "stamps")
 SPLITS = ("train", "dev", "test")
 
 _PYSIOGAME = "usr/share/games/pysiogame/res/images/art4apps/"
@@ -35,6 +37,15 @@ _ACTIVITIES = (
     "explore_world_animals",
     "lang",
 )
+_OPENCLIPART = "usr/share/openclipart/svg/"
+_CLIP_ART = re.compile(
+    r"(animals|buildings|containers|decorations|education|electronics|food|office|plants|recreation(?!/games/)"
+    r"|science|tools|transportation(?!/(aiga-symbols|roadsigns))|people/(bodypart|clothing))/.+\.svg"
+)
+_TITLE = re.compile(r"<dc:title>\s*([^<]*?)\s*<")
+_COLLECTION = re.compile(r"^clipart by [^-]*- |\(.*?\)|\b(illustration|clipart|clip art|bw|b and w)\b", re.I)
+_MOST_CLIP_ART = 300_000  # bytes: a few drawings take longer than all others
+_MOST_OF_A_TITLE = 8  # "Road Signs": that is a collection's, not a picture's
 
 
 class Things(Dataset[tuple[Tensor, int]]):
@@ -49,8 +60,9 @@ class Things(Dataset[tuple[Tensor, int]]):
         split: "train", "dev" or "test".
         size: pixels a side; each source is drawn once at each size, and cached.
         sources: some of `SOURCES`: "emoji", the 849 concepts of `Emoji` by four vendors; "emoji-more", those
-            of them that four more vendors draw; "gcompris", photographs and drawings; "pysiogame", drawings
-            of things and actions; "stamps", of Tux Paint, a package of 161 MB.
+            of them that four more vendors draw; "gcompris", photographs and drawings; "openclipart", drawings
+            of things under their titles, a few of them in Italian; "pysiogame", drawings of things and
+            actions; "stamps", of Tux Paint, a package of 161 MB.
         held_out_vendor: one of `emoji.VENDORS`.
 
     Attributes:
@@ -201,6 +213,39 @@ def _pysiogame(folder: Path, size: int) -> Iterator[tuple[str, str, NDArray]]:
         yield readable(PurePosixPath(path).stem), "pysiogame", decode(file)
 
 
+def _openclipart(folder: Path, size: int) -> Iterator[tuple[str, str, NDArray]]:
+    draw = emoji.svg_drawer(size)
+    (archive,) = folder.glob("*.deb")
+    files = {
+        path: text.decode("utf-8", "replace")
+        for path, text in contents(archive, lambda name: _is_clip_art(name.removeprefix(_OPENCLIPART)))
+        if len(text) <= _MOST_CLIP_ART
+    }
+    titles = {path: title_of(svg) for path, svg in files.items()}
+    uses = Counter(titles.values())
+    for path, title in sorted(titles.items()):
+        if title and uses[title] <= _MOST_OF_A_TITLE:
+            try:
+                yield title, "openclipart", draw(files[path])
+            except ValueError:  # what no SVG is, of which the collection has some
+                continue
+
+
+def _is_clip_art(path: str) -> bool:
+    # One painter's titles are Italian; his name is in his files'.
+    return _CLIP_ART.fullmatch(path) is not None and "archi" not in path
+
+
+def title_of(svg: str) -> str:
+    """What a drawing of Open Clip Art shows, from its metadata; "" for none.
+
+    >>> title_of("<dc:title>Clipart by Nicu Buculei - Hat_02 (B and W)</dc:title>")
+    'hat'
+    """
+    found = _TITLE.search(svg)
+    return "" if found is None else readable(_COLLECTION.sub(" ", html.unescape(found[1])))
+
+
 def _decoder(size: int) -> Callable[[bytes], NDArray]:
     try:
         from PIL import Image
@@ -213,6 +258,7 @@ _OPENERS: dict[str, Callable[[int], Prepared]] = {
     "emoji": emoji.prepared,
     "emoji-more": lambda size: _prepare("emoji-more", size, _more_emoji),
     "gcompris": lambda size: _prepare("gcompris", size, _gcompris),
+    "openclipart": lambda size: _prepare("openclipart", size, _openclipart),
     "pysiogame": lambda size: _prepare("pysiogame", size, _pysiogame),
     "stamps": stamps.prepared,
 }

@@ -41,6 +41,7 @@ def sources(monkeypatch):
         "emoji": {"concepts": CONCEPTS, "vendors": VENDORS},
         "emoji-more": {"pictures": [(c["name"], "emoji/other") for c in CONCEPTS]},
         "gcompris": {"pictures": [(name, "gcompris") for name in OTHERS]},
+        "openclipart": {"pictures": [(name.title(), "openclipart") for name in OTHERS]},
         "pysiogame": {"pictures": [(name.upper(), "pysiogame") for name in OTHERS]},
         "stamps": {
             "stamps": [{"file": f"{i}.png", "captions": {"en": f"A {n}."}} for i, n in enumerate(OTHERS)]
@@ -62,7 +63,7 @@ def test_no_concept_is_in_training_and_held_out(sources):
     test_words = set().union(*map(content_words, TEST))
     assert all(name & test_words for name in words["test"])
     assert all(name & held_out and not name & test_words for name in words["dev"])
-    total = 32 * 4 + 32 + 3 * len(OTHERS)
+    total = 32 * 4 + 32 + 4 * len(OTHERS)
     # What is missing are the pictures of the held-out vendor outside the test split.
     assert sum(map(len, split.values())) == total - (32 - 4)
     assert "emoji/twemoji" not in split["train"].sources + split["dev"].sources
@@ -100,6 +101,46 @@ def test_development_concepts_are_others():
 )  # fmt: skip
 def test_files_are_named_after_what_they_show(stem, name):
     assert readable(stem) == name
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [("Red Hat_02", "red hat"), (" Clipart by Nicu Buculei - cheese ", "cheese"), ("Cone (4 scoop) (B and W)", "cone"),
+     ("Bed &amp; sail illustration", "bed sail")],
+)  # fmt: skip
+def test_clip_art_is_named_by_its_title(title, name):
+    assert things.title_of(f"<svg><dc:title>{title}</dc:title></svg>") == name
+    assert things.title_of("<svg/>") == ""
+
+
+def test_only_clip_art_of_things_is_taken(monkeypatch, tmp_path):
+    svg = "<svg><dc:title>{}</dc:title></svg>"
+    files = {
+        "animals/mammals/cat.svg": svg.format("Cat 1"),
+        "animals/dog_architetto_01.svg": svg.format("Cane"),
+        "recreation/games/cards/ace.svg": svg.format("card"),
+        "computer/icons/disk.svg": svg.format("Disk"),
+        "tools/broken.svg": svg.format("Saw"),
+        "tools/big.svg": svg.format("Axe") + " " * things._MOST_CLIP_ART,
+        **{f"food/{i}.svg": svg.format("Food Clipart") for i in range(things._MOST_OF_A_TITLE + 1)},
+        "food/nameless.svg": "<svg/>",
+    }
+
+    def contents(archive, wanted):
+        paths = [f"usr/share/openclipart/svg/{name}" for name in files]
+        return [(path, files[path.split("svg/", 1)[1]].encode()) for path in paths if wanted(path)]
+
+    def draw(text):
+        if "Saw" in text:
+            raise ValueError("no SVG")
+        return text
+
+    monkeypatch.setattr(things, "contents", contents)
+    monkeypatch.setattr(emoji, "svg_drawer", lambda size: draw)
+    (tmp_path / "x.deb").touch()
+    assert list(things._openclipart(tmp_path, 8)) == [
+        ("cat", "openclipart", files["animals/mammals/cat.svg"])
+    ]
 
 
 @pytest.mark.parametrize(
