@@ -18,11 +18,58 @@ from spae_ops import Pyramid
 
 _ASSET = "efficientnet-lite0"
 _STRIDES = (16, 32)
-_MIN_PIXELS = 128
 _INITIAL_GAIN = 0.3
 
 
-class SemanticFeatures(nn.Module):
+class FrozenFeatures(nn.Module):
+    """What a module has that reads the frozen EfficientNet-Lite0.
+
+    The network is `Frozen`: in no state dict, and shared by deep copies. State dicts hold its name and
+    checksum; loading them beside another network raises ValueError.
+
+    size: images below so many pixels a side are enlarged to it for the network.
+    """
+
+    last_stride = _STRIDES[-1]
+    after_norm = False  # where in `latents_of` the module comes
+
+    def __init__(self, size: int = 128) -> None:
+        super().__init__()
+        self._frozen = Frozen(Lite0.load())
+        self._size = size
+
+    @property
+    def network(self) -> Lite0:
+        return self._frozen.network
+
+    @torch.no_grad()
+    def maps(self, images: Tensor) -> dict[int, Tensor]:
+        """`Lite0.features` of images float [B, 3, H, W] in [-1, 1]."""
+        small = min(images.shape[2:]) < self._size
+        return self.network.features(images.float(), size=self._size if small else None)
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint holds of the network: its name and its file's SHA-256."""
+        return {"name": _ASSET, "checksum": assets.REGISTRY[_ASSET].files[0].sha256}
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(json.dumps(self.identity()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = json.loads(bytes(state.tolist()).decode())
+        if saved != self.identity():
+            raise ValueError(
+                f"semantic_features: expected the checkpoint's, {saved}, got {self.identity()}; "
+                "its weights fit no other features"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenFeatures:
+        super()._apply(fn, recurse)
+        self._frozen.follow(fn)
+        return self
+
+
+class SemanticFeatures(FrozenFeatures):
     """Joins features of the frozen EfficientNet-Lite0 to the latents, at the positions of the first layers.
 
     Latents float [B, D, h, w] and their images float [B, 3, H, W] in [-1, 1] -> latents float [B, D, h, w].
@@ -31,11 +78,7 @@ class SemanticFeatures(nn.Module):
     variance, thinned by dropout, taken to the latents' width by 1x1 convolutions, resized to the latent grid
     and added to the latents, which a learned gain for each position scales before: at first 1, and less where
     features are added. All positions but those of the first `layers` layers keep the encoder's latents alone:
-    a convolutional encoder does not know which positions stand for the whole image. Images below 128 pixels
-    are enlarged to 128 for the network.
-
-    The network is `Frozen`: in no state dict, and shared by deep copies. State dicts hold its name and
-    checksum; loading them beside another network raises ValueError.
+    a convolutional encoder does not know which positions stand for the whole image.
 
     Args:
         latent_dim: D.
@@ -44,6 +87,7 @@ class SemanticFeatures(nn.Module):
         dropout: probability that a feature channel is left out in training.
         rank: of the projections, which are then two convolutions, to so many channels and on; None: full.
         frozen: the projections do not train, only the gains do.
+        size: see `FrozenFeatures`.
 
     Raises:
         spae.assets.AssetNotCached: the weights are not cached and may not be fetched.
@@ -60,9 +104,9 @@ class SemanticFeatures(nn.Module):
         dropout: float = 0.0,
         rank: int | None = None,
         frozen: bool = False,
+        size: int = 128,
     ) -> None:
-        super().__init__()
-        self._frozen = Frozen(Lite0.load())
+        super().__init__(size)
         self.grid = pyramid.shape
         mask = torch.zeros(self.grid)
         for layer in range(layers):
@@ -107,7 +151,7 @@ class SemanticFeatures(nn.Module):
         The projected vectors get unit variance in every channel, as the latents have before the matched norm.
         Also sets the statistics that evaluation mode takes for the features.
         """
-        moments = [_Moments() for _ in self.project]
+        moments = [Moments() for _ in self.project]
         for images, targets in batches:
             features = self._features(images)
             for moment, feature in zip(moments, features, strict=True):
@@ -133,31 +177,9 @@ class SemanticFeatures(nn.Module):
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> list[Tensor]:
-        network = self._frozen.network
-        size = _MIN_PIXELS if min(images.shape[2:]) < _MIN_PIXELS else None
-        maps = network.features(images.float(), size=size)
-        pooled = network.head(maps[_STRIDES[-1]]).mean((2, 3), keepdim=True)
+        maps = self.maps(images)
+        pooled = self.network.head(maps[_STRIDES[-1]]).mean((2, 3), keepdim=True)
         return [*(maps[stride] for stride in _STRIDES), pooled]
-
-    def identity(self) -> dict[str, str]:
-        """What a checkpoint holds of the network: its name and its file's SHA-256."""
-        return {"name": _ASSET, "checksum": assets.REGISTRY[_ASSET].files[0].sha256}
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(list(json.dumps(self.identity()).encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        saved = json.loads(bytes(state.tolist()).decode())
-        if saved != self.identity():
-            raise ValueError(
-                f"semantic_features: expected the checkpoint's, {saved}, got {self.identity()}; "
-                "its weights fit no other features"
-            )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SemanticFeatures:
-        super()._apply(fn, recurse)
-        self._frozen.follow(fn)
-        return self
 
 
 def _projection(width: int, latent_dim: int, rank: int | None) -> list[nn.Module]:
@@ -168,7 +190,7 @@ def _projection(width: int, latent_dim: int, rank: int | None) -> list[nn.Module
     return [down, convolution(rank, latent_dim, 1, ndim=2)]
 
 
-class _Moments:
+class Moments:
     """Sums over images, in float64: enough for statistics and a regression, whatever the number of images."""
 
     def __init__(self) -> None:
@@ -195,10 +217,14 @@ class _Moments:
     def variance(self) -> Tensor:
         return (self.squares / self.cells - self.mean.square()).clamp_min(0)
 
+    @property
+    def deviation(self) -> Tensor:
+        return (self.variance + 1e-5).sqrt()  # the batch norm's epsilon
+
     def ridge(self, penalty: float) -> tuple[Tensor, Tensor]:
         """Weights [C, D] from standardised features to centred targets, and the variance [D] of what they
         give."""
-        deviation = (self.variance + 1e-5).sqrt()  # the batch norm's epsilon
+        deviation = self.deviation
         covariance = self.products / self.cells - torch.outer(self.mean, self.mean)
         correlation = covariance / torch.outer(deviation, deviation)
         crossed = self.crossed / self.cells - torch.outer(self.mean, self.target / self.cells)

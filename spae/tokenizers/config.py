@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from spae.configs import Config, Count, Range
+from spae.configs import Config, Count, Range, Share
 from spae.models import BackboneConfig
 from spae_ops import Pyramid
 
@@ -29,8 +29,12 @@ class SPAEConfig(Config):
         positions of the first `semantic_layers` layers (`SemanticFeatures`), with `semantic_dropout`. "none"
         is the paper's: it has millions of images to learn what they show.
     semantic_projection: "learned", or "frozen" as the start fitted it (`spae.training.start_guidance`): then
-        a small set cannot be learnt by heart through it. semantic_rank: of the projections' matrices; None:
-        full.
+        a small set cannot be learnt by heart through it. "words": the latents of these positions are the
+        vectors of words that are chosen in the scorer's space (`SemanticWords`), frozen as well, and nothing
+        is joined; the rule is "saq" then, without vocabularies and word_dim. semantic_rank: of the
+        projections' matrices; None: full, which "words" does not take.
+    semantic_pools, semantic_local: of "words", see `SemanticWords`. semantic_size: images below so many
+        pixels a side are enlarged to it for the network.
     word_dim: the width of what words are looked up by, their vectors through a projector that begins with the
         table's leading principal directions. In hundreds of dimensions no word is nearer to a latent than the
         words' mean is, and encoders settle on a few of them; in 8 most are used. None: the table as it is, as
@@ -58,8 +62,11 @@ class SPAEConfig(Config):
     semantic_features: Literal["none", "lite0"] = "none"
     semantic_layers: Count = 3
     semantic_dropout: Dropout = 0.1
-    semantic_projection: Literal["learned", "frozen"] = "learned"
+    semantic_projection: Literal["learned", "frozen", "words"] = "learned"
     semantic_rank: Count | None = None
+    semantic_pools: tuple[Count, ...] | None = None
+    semantic_local: Share = 0.0
+    semantic_size: Count = 128
     word_dim: Count | None = None
     word_projector: Literal["learned", "frozen"] = "learned"
     vocabularies: tuple[str, ...] | None = None
@@ -86,6 +93,7 @@ class SPAEConfig(Config):
                 raise ValueError(
                     f"semantic_layers: expected 1 to {len(self.grids)}, got {self.semantic_layers}"
                 )
+            self._check_semantic_words()
         if self.vocabularies is not None and len(self.vocabularies) != len(self.grids):
             raise ValueError(
                 f"vocabularies: expected a name for each of {len(self.grids)} layers, got {self.vocabularies}"
@@ -101,6 +109,25 @@ class SPAEConfig(Config):
         if self.word_dim is not None and self.latent_norm == "unit":
             raise ValueError("latent_norm: expected 'matched' or 'none' beside word_dim, got 'unit'")
         _ = self.pyramid  # raises for grids that do not fit
+
+    def _check_semantic_words(self) -> None:
+        words, pools = self.semantic_projection == "words", self.semantic_pools
+        for name, value, expected, fits in (
+            ("semantic_rank", self.semantic_rank, "a number", self.semantic_rank is not None),
+            ("rule", self.rule, "'saq'", self.rule == "saq"),
+            ("vocabularies", self.vocabularies, "null", self.vocabularies is None),
+            ("word_dim", self.word_dim, "null", self.word_dim is None),
+            (
+                "semantic_pools",
+                pools,
+                f"null or one for each of {self.semantic_layers} layers",
+                pools is None or len(pools) == self.semantic_layers,
+            ),
+        ):
+            if words and not fits:
+                raise ValueError(
+                    f"{name}: expected {expected} beside semantic_projection 'words', got {value!r}"
+                )
 
     @property
     def ndim(self) -> int:

@@ -15,6 +15,7 @@ from spae.tokenizers.quantizers import FreeLatents, MatchedNorm, PyramidQuantize
 
 if TYPE_CHECKING:
     from spae.models.semantic_features import SemanticFeatures
+    from spae.models.semantic_words import SemanticWords
 
 
 class Parts(NamedTuple):
@@ -22,7 +23,7 @@ class Parts(NamedTuple):
     Quantized latents to pixels: `decoder`."""
 
     encoder: Encoder
-    semantic: SemanticFeatures | None
+    semantic: SemanticFeatures | SemanticWords | None
     latent_norm: MatchedNorm | UnitNorm | FreeLatents
     quantizer: PyramidQuantizer
     decoder: Decoder
@@ -37,7 +38,7 @@ def build_parts(config: SPAEConfig, codebook: VectorTable, vocabularies: Vocabul
     backbone = config.backbone(codebook.width)
     return Parts(
         encoder=Encoder(backbone),
-        semantic=_semantic_features(config, codebook.width),
+        semantic=_semantic(config, codebook),
         latent_norm=latent_norm(config.latent_norm, codebook, config.ndim),
         quantizer=PyramidQuantizer(
             config.pyramid,
@@ -56,7 +57,7 @@ class ToLatents(Protocol):
     @property
     def encoder(self) -> Encoder: ...
     @property
-    def semantic(self) -> SemanticFeatures | None: ...
+    def semantic(self) -> SemanticFeatures | SemanticWords | None: ...
     @property
     def latent_norm(self) -> MatchedNorm | UnitNorm | FreeLatents: ...
 
@@ -67,23 +68,41 @@ def latents_of(parts: ToLatents, images: Tensor, *, inference: bool) -> Tensor:
     inference: use and move no statistics of the batch and drop nothing, whatever mode the parts are in.
     """
     z = parts.encoder(images).float()
-    if parts.semantic is not None:
-        z = parts.semantic(z, images, inference=inference)
-    return parts.latent_norm(z, inference=inference).to(torch.float32)
+    semantic = parts.semantic
+    if semantic is not None and not semantic.after_norm:
+        z = semantic(z, images, inference=inference)
+    z = parts.latent_norm(z, inference=inference).to(torch.float32)
+    if semantic is not None and semantic.after_norm:
+        z = semantic(z, images, inference=inference)
+    return z
 
 
-def _semantic_features(config: SPAEConfig, width: int) -> SemanticFeatures | None:
+def _semantic(config: SPAEConfig, table: VectorTable) -> SemanticFeatures | SemanticWords | None:
     if config.semantic_features == "none":
         return None
+    if config.semantic_projection == "words":
+        from spae.models.semantic_words import SemanticWords
+
+        assert config.semantic_rank is not None
+        return SemanticWords(
+            table,
+            config.pyramid,
+            config.semantic_layers,
+            rank=config.semantic_rank,
+            pools=config.semantic_pools,
+            local=config.semantic_local,
+            size=config.semantic_size,
+        )
     from spae.models.semantic_features import SemanticFeatures
 
     return SemanticFeatures(
-        width,
+        table.width,
         config.pyramid,
         config.semantic_layers,
         dropout=config.semantic_dropout,
         rank=config.semantic_rank,
         frozen=config.semantic_projection == "frozen",
+        size=config.semantic_size,
     )
 
 

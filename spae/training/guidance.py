@@ -14,13 +14,15 @@ from torch.utils.data import Dataset, Subset
 from spae import scorers
 from spae.codebook.kinds import of_kind
 from spae.configs import Count, Natural, Positive, Share, Weight, check_arguments
+from spae.data import open_data
 from spae.data.views import Views
 from spae.losses import Regions, SemanticLoss, TargetRules, hub_offset
 from spae.losses.semantic import THRESHOLDS
 from spae.losses.targets import Draw, Sizes
+from spae.models.semantic_words import SemanticWords
 from spae.scorers import TextFeatureCache, region_features
 from spae.tokenizers import Tokenizer
-from spae.training.semantic_start import start_semantic_features
+from spae.training.semantic_start import start_semantic_features, start_semantic_words
 
 _SECTION = "objective.semantic"
 _SCORERS = {"caption": "CaptionScorer", "conse": "ConSEScorer", "open_clip": "OpenCLIPScorer"}
@@ -157,8 +159,10 @@ def _kinds_of_layers(kinds: Any, num_layers: int) -> list[list[str]]:
 
 def start_guidance(entries: dict[str, Any], model: Tokenizer, loss: Any, guided: Any) -> None:
     """What "start" among the entries of a semantic guidance asks for: its arguments are those of
-    `start_semantic_features`, which sets the model's semantic features from the data set (from the images
-    themselves, if it is one of views).
+    `start_semantic_features`, or of `start_semantic_words` for a model with model.semantic_projection
+    "words"; these set the model's semantic features from a data set: from what "data" opens, its split
+    "train" (`open_data`), by default from the training set (from the images themselves, if it is one of
+    views).
 
     loss, guided: from `semantic_guidance`. Raises ValueError for a model without semantic features.
     """
@@ -171,9 +175,21 @@ def start_guidance(entries: dict[str, Any], model: Tokenizer, loss: Any, guided:
             "objective.semantic.start: expected a model with semantic features "
             "(model.semantic_features), got one without"
         )
+    data = start.pop("data", None)
     views = guided.dataset
-    once = Subset(guided, range(views.size)) if isinstance(views, Views) else guided
-    start_semantic_features(features, loss, model.table, once, **start)
+    if data is not None:
+        once = guide(entries, model, open_data(data, "train", image_size=model.config.image_size))
+    else:
+        once = Subset(guided, range(views.size)) if isinstance(views, Views) else guided
+    if not isinstance(features, SemanticWords):
+        start_semantic_features(features, loss, model.table, once, **start)
+    elif "sharpness" in start:
+        raise ValueError(
+            "objective.semantic.start.sharpness: expected none beside model.semantic_projection 'words', "
+            f"got {start['sharpness']!r}"
+        )
+    else:
+        start_semantic_words(features, loss, once, **start)
 
 
 def check_guidance(entries: Any) -> None:
@@ -202,7 +218,8 @@ def _parts(entries: Any) -> _Guidance:
             f"got {regions.grids}"
         )
     if start is not None:
-        check_arguments(f"{_SECTION}.start", start_semantic_features, start, given=4)
+        check_arguments(f"{_SECTION}.start", _start_entries, start)
+        start = dict(start)
     rules = {entry: rest.pop(entry) for entry in ("draw", "least", "most") if entry in rest}
     hubs, neighbours = rest.pop("hubs", 0.0), rest.pop("hub_neighbours", 10)
     words, loss = rest.pop("words", None), {"thresholds": THRESHOLDS, **rest}
@@ -225,3 +242,12 @@ def _loss_entries(
     words: _Kind | Sequence[_Kind | Sequence[_Kind]] | None = None,
 ) -> None:
     """What a configuration says of a semantic loss."""
+
+
+def _start_entries(
+    ridge: Positive = 3.0,
+    sharpness: Weight = 33.0,
+    batch_size: Count = 64,
+    data: str | Mapping[str, Any] | None = None,
+) -> None:
+    """What a configuration says of a start."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch.utils.data import Dataset
 
 from spae.codebook import Codebook, WordChoice
@@ -18,6 +19,7 @@ from spae.data.open import parse
 from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
+from spae.tokenizers.checkpoints import WEIGHTS, find, read_weights
 from spae.tokenizers.lqae import bert_codebook
 from spae.tokenizers.v2l import V2LConfig, V2LTokenizer
 from spae.tokenizers.v2l_words import V2LWords
@@ -33,7 +35,7 @@ _CONFIGS: dict[str, type[SPAEConfig]] = {
     "lqae": LQAEConfig,
     "v2l": V2LConfig,
 }
-_SECTIONS = ("data", "tokenizer", "codebook", "model", "objective", "train")
+_SECTIONS = ("data", "tokenizer", "codebook", "model", "weights", "objective", "train")
 _QUANTIZER = (
     *("grids", "rule", "latent_norm", "vocabularies", "layer_dropout", "word_noise"),
     *("codebook_size", "codebook_dim", "update", "mask_rate"),
@@ -48,6 +50,9 @@ class Preset(Config):
     codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae", of `V2LWords.load` for "v2l";
         "vqgan" has none. If its "words"
         are a `WordChoice`, model.vocabularies may name its "names" and "others".
+
+    weights: a saved model, by name or folder; weights of the same name and shape begin as there. None: all
+        begin at random.
 
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
         "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
@@ -66,6 +71,7 @@ class Preset(Config):
     train: dict[str, Any]
     tokenizer: Literal["spae", "vqgan", "lqae", "v2l"] = "spae"
     codebook: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
     objective: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -156,18 +162,21 @@ class Preset(Config):
         return objective, dataset
 
     def initialise(self, model: Tokenizer, objective: Objective | None, dataset: Dataset[Any]) -> None:
-        """Fit the weights that do not begin at random (`start_guidance`): once, before a run's first step. A
-        run that goes on has them in its checkpoint.
+        """Set the weights that do not begin at random, by `weights` and then by `start_guidance`: once,
+        before a run's first step. A run that goes on has them in its checkpoint.
 
-        objective, dataset: from `build_objective`.
+        objective, dataset: from `build_objective`. Raises FileNotFoundError or ValueError if `weights` are of
+        no model, or of one that has nothing in common with this.
         """
+        if self.weights is not None:
+            _take_weights(model, self.weights)
         guidance = (self.objective or {}).get("semantic")
         if guidance is not None and objective is not None:
             start_guidance(guidance, model, objective.semantic, dataset)
 
     def to_dict(self) -> dict[str, Any]:
         """As a preset's file holds it: without what has its default."""
-        defaults = {"tokenizer": "spae", "codebook": {}, "objective": None}
+        defaults = {"tokenizer": "spae", "codebook": {}, "weights": None, "objective": None}
         values = asdict(self)
         return {name: values[name] for name in _SECTIONS if values[name] != defaults.get(name, ...)}
 
@@ -223,6 +232,17 @@ def _set(values: dict[str, Any], override: str) -> None:
         values[last] = json.loads(text)
     except (ValueError, RecursionError):
         values[last] = text
+
+
+def _take_weights(model: Tokenizer, name: str) -> None:
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    saved = read_weights(find(name) / WEIGHTS)
+    same = {key for key, value in saved.items() if key in own and own[key].shape == value.shape}
+    if not same:
+        raise ValueError(f"weights: expected a model like the preset's, got {name!r}, which shares none")
+    with torch.no_grad():
+        for key in same:
+            own[key].copy_(saved[key])
 
 
 def _check_objective(objective: dict[str, Any]) -> None:

@@ -83,6 +83,7 @@ def _settings(preset: Preset, dataset: Dataset[Any]) -> dict[str, Any]:
     return {
         "objective": {key: part for key, part in (preset.objective or {}).items() if part is not None},
         "data": {kind: place, **options, "sha256": _sample_checksum(dataset)},
+        **({} if preset.weights is None else {"weights": preset.weights}),
     }
 
 

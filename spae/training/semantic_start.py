@@ -12,6 +12,7 @@ from spae.codebook import VectorTable
 from spae.configs import Count, Positive, Weight
 from spae.losses.semantic import SemanticLoss, relative_scores
 from spae.models.semantic_features import SemanticFeatures
+from spae.models.semantic_words import SemanticWords
 
 
 def start_semantic_features(
@@ -53,3 +54,26 @@ def start_semantic_features(
 
     with torch.no_grad():
         features.fit(batches(), ridge=ridge)
+
+
+def start_semantic_words(
+    words: SemanticWords,
+    semantic: SemanticLoss,
+    dataset: Dataset[Any],
+    *,
+    ridge: Positive = 3.0,
+    batch_size: Count = 64,
+) -> None:
+    """`SemanticWords.fit` to what the scorer sees in the images of a data set as wholes. One pass over it.
+
+    Args:
+        words: the model's. semantic: for its text features.
+        dataset: of (image, feature of the image or of its regions, the image as a whole first).
+        ridge: see `SemanticWords.fit`.
+    """
+    device = words.words.device
+    batches = (
+        (images.to(device), (guidance if guidance.ndim == 2 else guidance[:, 0]).to(device))
+        for images, guidance in DataLoader(dataset, batch_size=batch_size)
+    )
+    words.fit(batches, semantic.text_features, ridge=ridge)

@@ -198,7 +198,7 @@ def test_compile_fullgraph():
         ("semantic_features: expected 'none' but for .* got 'lite0' for 1 channels", {"in_channels": 1}),
         ("semantic_layers: expected 1 to 4, got 5", {"semantic_layers": 5}),
         (
-            "semantic_projection: expected 'learned' or 'frozen', got 'fixed'",
+            "semantic_projection: expected one of 'learned', 'frozen', 'words', got 'fixed'",
             {"semantic_projection": "fixed"},
         ),
         ("semantic_rank: expected a whole number from 1 or null, got 0", {"semantic_rank": 0}),

@@ -109,3 +109,73 @@ def test_a_start_needs_semantic_features(preset):
         ValueError, match=r"objective.semantic.start: expected a model with semantic features"
     ):
         preset.initialise(model, objective, dataset)
+
+
+def test_words_may_start_from_other_data_than_the_run_s(preset, tmp_path):
+    """From the images that "data" opens, with the scorer's features of these, and none of the run's."""
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "images/test", other / "train")
+    for number, folder in enumerate(sorted((other / "train").iterdir())):
+        folder.rename(folder.with_name("x" * (10 + number)))
+    shown = load_preset(
+        preset,
+        [
+            "model.semantic_projection=words",
+            "model.semantic_rank=2",
+            f'objective.semantic.start={{"ridge": 0.1, "data": {{"folder": "{other}"}}}}',
+        ],
+    )
+    model = shown.build()
+    dataset = shown.dataset("train", model.config.image_size)
+    objective, guided = shown.build_objective(model, dataset)
+    shown.initialise(model, objective, guided)
+    found = model.eval().encode(torch.stack([image for image, *_ in dataset.dataset])).layer(0)
+    opened = shown.dataset("train", (32, 32))  # the run's own captions are one to three letters long
+    assert max(map(len, opened.captions)) <= 3
+    assert min(len(model.codebook.words[word]) for word in found[:, 0].tolist()) > 6
+
+    refused = load_preset(
+        preset,
+        ["model.semantic_projection=words", "model.semantic_rank=2", "objective.semantic.start.sharpness=20"],
+    )
+    with pytest.raises(ValueError, match=r"start\.sharpness: expected none beside .* 'words', got 20"):
+        refused.initialise(model, objective, guided)
+
+
+def test_weights_begin_as_a_saved_model_s(preset, tmp_path):
+    """All of the same name and shape; of the others none, and a resumed run takes them no second time."""
+    torch.manual_seed(5)
+    saved = load_preset(preset, ["model.grids=[1, 2, 2]", "model.channels=8"]).build()
+    saved.save_pretrained(tmp_path / "wide")
+    with torch.no_grad():
+        for value in (same := load_preset(preset).build()).parameters():
+            value.fill_(0.25)
+    same.save_pretrained(tmp_path / "same")
+    overrides = ["train.learning_rate=1e-9", "objective.semantic.start=null"]
+
+    begun = load_preset(preset, [*overrides, f"weights={tmp_path / 'same'}"])
+    assert load_preset(preset).weights is None
+    assert begun.to_dict()["weights"] == str(tmp_path / "same")
+    model = begun.build()
+    begun.initialise(model, None, None)
+    assert all((value == 0.25).all() for value in model.parameters())
+
+    other = load_preset(preset, [*overrides, f"weights={tmp_path / 'wide'}"])
+    model, untouched = other.build(), dict(saved.named_parameters())
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    other.initialise(model, None, None)
+    shared = {name for name, value in before.items() if untouched[name].shape == value.shape}
+    assert shared
+    assert shared < set(before)
+    for name, value in model.named_parameters():
+        assert torch.equal(value, untouched[name] if name in shared else before[name]), name
+
+    assert train(begun, tmp_path / "run")
+    with pytest.raises(ValueError, match="weights"):
+        train(other, tmp_path / "run")
+
+
+def test_weights_of_nothing_are_refused(preset, tmp_path):
+    shown = load_preset(preset, [f"weights={tmp_path / 'none'}"])
+    with pytest.raises(FileNotFoundError, match="expected a folder with"):
+        shown.initialise(shown.build(), None, None)

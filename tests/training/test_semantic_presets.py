@@ -9,7 +9,7 @@ from spae.training.presets import FOLDER, load_preset, preset_names
 from spae_ops import Pyramid
 
 
-@pytest.mark.parametrize("name", ["emoji64", "fashion", "mnist", "mnist-semantic"])
+@pytest.mark.parametrize("name", ["emoji64", "emoji64-words", "fashion", "mnist", "mnist-semantic"])
 def test_guided_presets_hold_together(name):
     """Without the data, the codebook's file or the scorer: fields are known and layers fit the pyramid."""
     assert name in preset_names()
