@@ -104,7 +104,15 @@ class SemanticWords(FrozenFeatures):
     def choose(self, images: Tensor) -> Tensor:
         """The words of the positions, of the first layer first, then of what the second adds ..: int64 [B,
         n]."""
-        seen = self.network.head(self.maps(images)[self.last_stride])
+        return self.choose_from(self.last_map(images))
+
+    @torch.no_grad()
+    def last_map(self, images: Tensor) -> Tensor:
+        """What is pooled, float [B, 1280, h, w]."""
+        return self.network.head(self.maps(images)[self.last_stride])
+
+    def choose_from(self, seen: Tensor) -> Tensor:
+        """`choose` for the network's last maps."""
         whole = seen.mean((2, 3))[:, None]
         chosen: dict[int, Tensor] = {}
         for grid, places, pool in zip(self._grids, self._layers, self._pools, strict=True):
@@ -126,7 +134,6 @@ class SemanticWords(FrozenFeatures):
         """The network's pooled features float [.., 1280] -> how well each word fits, float [.., K]."""
         return ((features - self.mean) / self.scale @ self.weight + self.centre) @ self.words.T
 
-    @torch.no_grad()
     def fit(
         self, batches: Iterable[tuple[Tensor, Tensor]], text_features: Tensor, *, ridge: float = 3.0
     ) -> None:
@@ -136,13 +143,20 @@ class SemanticWords(FrozenFeatures):
             all. text_features: the scorer's, of the table's words [K, E]. ridge: weight of the penalty for
             each image's square, in units of the standardised features' variance.
         """
+        pooled = ((self.last_map(images).mean((2, 3)), guidance) for images, guidance in batches)
+        self.fit_pooled(pooled, text_features, ridge=ridge)
+
+    @torch.no_grad()
+    def fit_pooled(
+        self, batches: Iterable[tuple[Tensor, Tensor]], text_features: Tensor, *, ridge: float = 3.0
+    ) -> None:
+        """`fit` to the network's pooled features [B, 1280] in place of images."""
         words = text_features.double().to(self.words.device)
         words = words - words.mean(0)  # what all have in common tells no word from another
         directions = torch.linalg.svd(words, full_matrices=False).Vh[: self.words.shape[1]].T
         moments = Moments()
-        for images, guidance in batches:
-            pooled = self.network.head(self.maps(images)[self.last_stride]).mean((2, 3), keepdim=True)
-            moments.add(pooled, guidance.double().to(directions.device) @ directions)
+        for pooled, guidance in batches:
+            moments.add(pooled[:, :, None, None], guidance.double().to(directions.device) @ directions)
         rank = directions.shape[1]  # fewer where there are fewer words or features
         weight, _ = moments.ridge(ridge)
         for buffer, value in (

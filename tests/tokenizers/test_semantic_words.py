@@ -167,6 +167,15 @@ def test_compile_fullgraph():
     assert torch.equal(compiled(x).tokens.ids, spae(x).tokens.ids)
 
 
+@torch.no_grad()
+def test_exported_as_a_program():
+    from spae.export.programs import encoding
+
+    spae, x = model(semantic_pools=(1, 4, 8), semantic_local=0.5), images(3)
+    ids = encoding(spae, None).module()(x)[0]
+    assert torch.equal(ids, spae.encode(x).ids)
+
+
 @pytest.mark.parametrize(
     ("message", "changes"),
     [
