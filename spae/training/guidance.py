@@ -15,6 +15,7 @@ from spae import scorers
 from spae.codebook.kinds import of_kind
 from spae.configs import Count, Natural, Positive, Share, Weight, check_arguments
 from spae.data import open_data
+from spae.data.open import parse
 from spae.data.views import Views
 from spae.losses import Regions, SemanticLoss, TargetRules, hub_offset
 from spae.losses.semantic import THRESHOLDS
@@ -220,6 +221,8 @@ def _parts(entries: Any) -> _Guidance:
     if start is not None:
         check_arguments(f"{_SECTION}.start", _start_entries, start)
         start = dict(start)
+        if isinstance(start.get("data"), Mapping):
+            parse(start["data"])
     rules = {entry: rest.pop(entry) for entry in ("draw", "least", "most") if entry in rest}
     hubs, neighbours = rest.pop("hubs", 0.0), rest.pop("hub_neighbours", 10)
     words, loss = rest.pop("words", None), {"thresholds": THRESHOLDS, **rest}

@@ -44,6 +44,7 @@ GOOD = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
         ("objective.semantic.thresholds=[0.9, 2]", r"objective.semantic.thresholds: expected a list of: a number from 0 to 1, got \[0.9, 2\]"),
         ("objective.semantic.temperature=0", "objective.semantic.temperature: expected a number above 0, got 0"),
         ("objective.semantic.start.ridge=-1", "objective.semantic.start.ridge: expected a number above 0, got -1"),
+        ("objective.semantic.start.data.tar=x", "data: expected exactly one of name, folder"),
         ("objective.semantic.start=0.5", "objective.semantic.start: expected a mapping of ridge, sharpness, batch_size, data, got 0.5"),
         ("objective.discriminator=patch", "objective.discriminator.kind: expected 'patch' or 'residual', got 'patch'"),
         ('objective.discriminator={"kind": "patch", "channels": 0}', "objective.discriminator.channels: expected a whole number from 1, got 0"),
