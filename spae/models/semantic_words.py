@@ -95,7 +95,12 @@ class SemanticWords(FrozenFeatures):
     def forward(self, latents: Tensor, images: Tensor, *, inference: bool = False) -> Tensor:
         """inference: as in evaluation mode, whatever the mode."""
         once = self.training and not inference and not torch.compiler.is_compiling()
-        ids = self._seen.ids(images, self.choose) if once else self.choose(images)
+        if once:
+            # Words that mixed precision moves would be other ones than those of inference.
+            with torch.autocast(images.device.type, enabled=False):
+                ids = self._seen.ids(images, self.choose)
+        else:
+            ids = self.choose(images)
         vectors = self._table[0].vectors[ids].to(latents).mT
         places = self.places.expand(vectors.shape)
         return latents.flatten(2).scatter(2, places, vectors).reshape(latents.shape)

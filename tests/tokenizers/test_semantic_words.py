@@ -144,6 +144,13 @@ def test_training_asks_once_and_gives_what_inference_gives(monkeypatch):
     assert torch.equal(spae(x).tokens.ids[:, :21], first.tokens.ids[:, :21])
     assert asked == [1, 1]
     assert torch.equal(spae.encode(x).ids[:, :21], first.tokens.ids[:, :21])
+    spae.semantic._seen.clear()
+    more = images(16, seed=7)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = spae(more).tokens.ids[:, :21]
+    assert torch.equal(mixed, spae.encode(more).ids[:, :21]), (
+        "words are those of inference in mixed precision"
+    )
     sum(first.losses.values()).backward()
     assert all(p.grad is not None for p in spae.parameters())
     assert not list(spae.semantic.parameters())
