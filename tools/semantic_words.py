@@ -240,8 +240,8 @@ def by_layer(trial: Trial, label: str, ids: dict[str, Tensor]) -> str:
 
 
 def paired(names: Sequence[str]) -> Iterator[str]:
-    """By how much the second model's words fit better than the first's, in layers 1 to 3 on new concepts: mean
-    differences, and half the widths of 95% intervals over concepts."""
+    """By how much the second model's words fit better than the first's, in layers 1 to 3 on new concepts:
+    mean differences, and half the widths of 95% intervals over concepts."""
     scorer = CaptionScorer()
     models = [spae.load(name).eval() for name in names]
     found: dict[int, list[Tensor]] = {}
