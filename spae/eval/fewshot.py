@@ -104,7 +104,8 @@ def evaluate_fewshot(
     of what was freely written to the label, by MiniLM (of two episodes or more, as differences). Without a
     language model: "word overlap" chooses the class whose examples share most words with the query; "centroid
     on words" the one whose examples' mean histogram of words is nearest, and "centroid on .." the same with
-    each of `images.features`. "exact over .." is the difference of two shares of the same episodes.
+    each of `images.features`. "exact over .." and "ranked over .." are differences of two shares of the same
+    episodes.
 
     journal: keeps each episode's record under `key`, which must name all that the answers depend on but the
     reading and the seed, so that an interrupted run goes on where it stopped.
@@ -128,8 +129,9 @@ def evaluate_fewshot(
             right[f"centroid on {name}"].append(guess(episode, generator) == way)
     figures = {name: proportion(sum(hits), len(episodes)) for name, hits in right.items()}
     if len(episodes) > 1:
-        for other in ("shuffled exact", "word overlap"):
-            figures[f"exact over {other}"] = difference(right["exact"], right[other])
+        for kind in ("exact", "ranked"):
+            for other in (f"shuffled {kind}", "word overlap"):
+                figures[f"{kind} over {other}"] = difference(right[kind], right[other])
     if reading.max_tokens is not None and len(episodes) > 1:
         names = [images.names[episode.classes[episode.query.way]] for episode in episodes]
         for kind in ("", "shuffled "):

@@ -163,16 +163,27 @@ def labelled_set(
     """What episodes about some data are drawn from: one of `DATA`, or the test split of whatever
     `spae.data.open_data` opens, up to `MOST` items of a class.
 
-    classes: names of the classes, where the data does not know them. split: "dev" is a third of the items,
-    which no choice of prompts or options may go beyond, "report" the others; None is all. Of sets whose
-    queries are of other pictures of the same concepts the concepts are divided.
+    classes: names of all classes in place of the data's own, or where it has none. split: "dev" is a third
+    of the items, which no choice of prompts or options may go beyond, "report" the others; None is all. Of
+    sets whose queries are of other pictures of the same concepts the concepts are divided.
 
-    Raises ValueError for classes without names, and what `open_data` raises.
+    Raises ValueError for classes without names and for others than data with questions can have, and what
+    `open_data` raises.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split: expected {' or '.join(SPLITS)}, got {split!r}")
-    found = DATA[name](size) if name in DATA else _opened(name, size, classes)
+    found = _named(name, size, classes) if name in DATA else _opened(name, size, classes)
     return found if split is None else _part(found, split)
+
+
+def _named(name: str, size: int, classes: Sequence[str]) -> LabelledSet:
+    found = DATA[name](size)
+    if not classes:
+        return found
+    if found.questions is not None or len(classes) != len(found.names):
+        expected = "none for questions" if found.questions is not None else f"{len(found.names)} names"
+        raise ValueError(f"classes: expected {expected} of {name!r}, got {len(classes)}")
+    return replace(found, names=tuple(classes))
 
 
 def _opened(spec: str, size: int, classes: Sequence[str]) -> LabelledSet:

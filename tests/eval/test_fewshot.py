@@ -1,5 +1,6 @@
 """Whole runs on toy data with the tiny language model: what is kept, what is compared, what is refused."""
 
+import argparse
 import json
 
 import pytest
@@ -136,6 +137,8 @@ def test_answers_are_written_freely(tmp_path, spae, tiny, monkeypatch):
         "shuffled similarity",
         "exact over shuffled exact",
         "exact over word overlap",
+        "ranked over shuffled ranked",
+        "ranked over word overlap",
     }
     with pytest.raises(ValueError, match="episodes: expected at least 2, got 1"):
         FewShot("easy-vqa", (1,), (FewShotSetting(2),), 1, reading=reading)
@@ -199,6 +202,38 @@ def test_large_sets_are_cut():
     assert kept.count(0) == 100
     assert kept[100:150] == [-1] * 50
     assert kept[150:] == [1] * 30
+
+
+def test_settings_are_chosen_by_shots_and_repeats():
+    parser = argparse.ArgumentParser()
+    task.add(parser)
+    parser.set_defaults(seed=0)
+    (asked,) = task.settings(parser.parse_args([]))
+    assert len(asked.settings) == 14
+    (asked,) = task.settings(parser.parse_args(["--ways", "5", "--shots", "1", "3", "--repeats", "0", "3"]))
+    assert [setting.name for setting in asked.settings] == [
+        "5-way 1-shot, no induction",
+        "5-way 1-shot",
+        "5-way 3-shot",
+        "5-way 1-shot x4",
+    ]
+
+
+def test_classes_may_be_called_otherwise(tmp_path, spae, tiny, interrupted):
+    """By as many names; what was answered with others is asked again."""
+    names = tuple("abcdefghij")
+    assert labelled_set("garments", 8, classes=names).names == names
+    assert labelled_set("digits", 8).names[0] == "zero"
+    with pytest.raises(ValueError, match="classes: expected 10 names of 'digits', got 2"):
+        labelled_set("digits", 8, classes=("a", "b"))
+    with pytest.raises(ValueError, match="classes: expected none for questions of 'easy-vqa', got 2"):
+        labelled_set("easy-vqa", 8, classes=("a", "b"))
+    for classes in ((), names):
+        llm = interrupted(tiny)
+        asked = FewShot("digits", (1,), (FewShotSetting(2),), 3, classes=classes)
+        for _ in range(2):
+            run_fewshot(spae, llm, [asked], tmp_path)
+        assert llm.calls == 6
 
 
 def test_options_of_reading_are_kept_apart(tmp_path, spae, tiny, interrupted):

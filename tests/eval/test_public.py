@@ -189,6 +189,8 @@ def test_the_other_formats_run_from_the_command(v2l, vl_icl, spae, tiny, tmp_pat
         ("--episodes {0}/e.csv --format v2l --ways 2", "ways: expected the default, [2, 5], for the file"),
         ("--episodes {0}/e.csv --format frozen --names {0}/n.json", "names: expected None but for v2l, got"),
         ("--shots 1 2", "shots: expected some of 1, 3, 5, got 2"),
+        ("--repeats 0 2", "repeats: expected some of 0, 1, 3, 5, got 2"),
+        ("--shots 3 --repeats 1", "settings: expected at least one, got none"),
     ],
 )
 def test_options_that_nothing_reads_are_refused(tmp_path, capsys, options, message):

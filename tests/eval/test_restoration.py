@@ -82,6 +82,10 @@ def test_only_what_is_hidden_is_predicted(tmp_path, spae, tiny, interrupted, mon
     assert not (methods["random words"].tokens.ids == bench.tokens.ids).all()
     runs = len("".join("x" if one else " " for one in hidden.tolist()).replace("xx", "x ").split())
     assert llm.calls == 2 * 2 * runs
+    alone = Denoising(images=2, tasks=("outpainting",), stride=2, control=False)
+    restore("denoise", spae, llm, tmp_path, alone)
+    assert llm.calls == 2 * 2 * runs
+    assert [*pages[1][2][0][1]] == [name for name in methods if name != "wrong image"]
 
 
 def test_other_data_is_read_by_its_features(tmp_path, spae, tiny, monkeypatch):

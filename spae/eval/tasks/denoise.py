@@ -37,6 +37,7 @@ from spae.tokenizers.batches import encode_all
 ABOUT = "Degraded images restored after ten copies, corrupted less and less."
 USES_LLM = True
 SCHEMES = ("windows", "layers")
+KINDS = ("language model", "wrong image")
 _DECODING = {field.name for field in fields(Drawing)} - {"stride", "layers"}
 _ONLY_WITH = {"window": "windows", "condition_layers": "layers", **dict.fromkeys(_DECODING, "layers")}
 
@@ -46,12 +47,14 @@ class Denoising(Restoration):
     """tasks: names of `DEGRADATIONS`. scheme: "windows", as V2L predicts a few words at a time (`stride`)
     from the `window` before them, of the hidden positions only where the task hides some; or "layers", all
     words by progressive decoding, conditioned on the degraded image's first `condition_layers`. The window is
-    the former's alone; the latter's are `condition_layers` and all of `Drawing` but `stride` and `layers`."""
+    the former's alone; the latter's are `condition_layers` and all of `Drawing` but `stride` and `layers`.
+    control: restore each image from what is shown of another one, too."""
 
     tasks: tuple[str, ...] = tuple(DEGRADATIONS)
     scheme: str = "windows"
     window: int = Windows.before
     stride: int = Windows.predicted
+    control: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +95,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=Denoising.window,
         help=f"of the scheme windows, words before those predicted (default: {Denoising.window})",
     )
+    parser.add_argument(
+        "--no-control",
+        action="store_true",
+        help="do not restore each image from what is shown of another one, too, which is half the work",
+    )
 
 
 def settings(arguments: argparse.Namespace) -> Denoising:
@@ -99,6 +107,7 @@ def settings(arguments: argparse.Namespace) -> Denoising:
         tasks=tuple(arguments.tasks),
         scheme=arguments.scheme,
         window=arguments.window,
+        control=not arguments.no_control,
         **restoration_options(arguments),
     )
 
@@ -114,27 +123,25 @@ def table(report: dict[str, Any]) -> str:
 def measure(run: Run) -> Measured:
     """Restore images of every task.
 
-    Beside the language model's images stand, by name: "wrong image", the same with another image's words in
-    place of what each prompt shows of this one; "majority", at each position the commonest of the examples'
-    words (the copies share most of the answer, so this is what a model must reach to have understood the
-    examples); "nearest example", that of them that is most like the original; "degraded", the input as it is;
-    "random words"; and "own words", the original's in as many layers. Where only some positions are hidden
-    all methods have the original's words at the others.
+    Beside the language model's images stand, by name: "wrong image", the control, the same with another
+    image's words in place of what each prompt shows of this one; "majority", at each position the commonest
+    of the examples' words (the copies share most of the answer, so this is what a model must reach to have
+    understood the examples); "nearest example", that of them that is most like the original; "degraded", the
+    input as it is; "random words"; and "own words", the original's in as many layers. Where only some
+    positions are hidden all methods have the original's words at the others.
 
     What is finished is kept in `segments.jsonl`.
     """
     lab = Lab(run)
     rows, pages = [], []
     for name in run.settings.tasks:
-        methods = restore(lab, name)
+        methods = restore(lab, name, KINDS if run.settings.control else KINDS[:1])
         rows += lab.rows(name, methods)
         pages.append((f"{name}:\noriginal", methods))
     return lab.measured(rows, pages)
 
 
-def restore(
-    lab: Lab, name: str, kinds: tuple[str, ...] = ("language model", "wrong image")
-) -> dict[str, Restored]:
+def restore(lab: Lab, name: str, kinds: tuple[str, ...] = KINDS) -> dict[str, Restored]:
     """One task's images by method. kinds: the language model's, one or both."""
     chosen: Denoising = lab.chosen  # type: ignore[assignment]
     degraded = DEGRADATIONS[name](lab.originals)

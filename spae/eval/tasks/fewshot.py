@@ -22,7 +22,9 @@ from spae.incontext.tasks.classification import FORMS
 
 ABOUT = "Few-shot classification of images' words by a frozen language model."
 USES_LLM = True
-_SHOTS = sorted({setting.inner_shots for setting in paper_settings(2)})
+_SHOTS, _REPEATS = (
+    sorted({getattr(setting, name) for setting in paper_settings(2)}) for name in ("inner_shots", "repeats")
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         "emoji-groups: their kinds, such as bird and tool; or any labelled data as for training: a folder "
         "of class folders, shards, cifar10:ARCHIVE, ..",
     )
-    parser.add_argument("--classes", nargs="+", default=[], help="names, where the data has only numbers")
+    parser.add_argument(
+        "--classes", nargs="+", default=[], help="names of all classes, in place of the data's own"
+    )
     parser.add_argument("--ways", type=int, nargs="+", default=[2, 5], help="classes (default: 2 5)")
     parser.add_argument(
         "--shots", type=int, nargs="+", default=_SHOTS, help="inner shots of the settings (default: 1 3 5)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        nargs="+",
+        default=_REPEATS,
+        help="of the settings, how often each example stands in the prompt again (default: 0 1 3 5)",
     )
     parser.set_defaults(default_of=parser.get_default)
     add_reading(parser, "per setting (default: 200); or a file of published ones, with --format")
@@ -135,7 +146,7 @@ def settings(arguments: argparse.Namespace) -> tuple[FewShot | Published, ...]:
         setting
         for ways in arguments.ways
         for setting in paper_settings(ways)
-        if setting.inner_shots in arguments.shots
+        if setting.inner_shots in arguments.shots and setting.repeats in arguments.repeats
     )
     options = chosen(arguments, form=arguments.form)
     return (FewShot(arguments.data, settings=played, classes=tuple(arguments.classes), **options),)
@@ -144,11 +155,12 @@ def settings(arguments: argparse.Namespace) -> tuple[FewShot | Published, ...]:
 def _check_source(arguments: argparse.Namespace) -> None:
     """Raises ValueError for options that nothing would read: of our own episodes beside a file of published
     ones, or of such a file without one."""
-    if unknown := sorted(set(arguments.shots) - set(_SHOTS)):
-        raise ValueError(f"shots: expected some of {', '.join(map(str, _SHOTS))}, got {unknown[0]}")
+    for name, known in (("shots", _SHOTS), ("repeats", _REPEATS)):
+        if unknown := sorted(set(getattr(arguments, name)) - set(known)):
+            raise ValueError(f"{name}: expected some of {', '.join(map(str, known))}, got {unknown[0]}")
     given, why = ("images", "names"), "only a file of episodes, with --format, has it"
     if arguments.format is not None:
-        given, why = ("data", "classes", "ways", "shots", "split"), "the file says what is shown"
+        given, why = ("data", "classes", "ways", "shots", "repeats", "split"), "the file says what is shown"
     for name in given:
         value, default = getattr(arguments, name), arguments.default_of(name)
         if value != default:
@@ -201,6 +213,7 @@ def _rows(
     run: Run, part: FewShot, labelled: LabelledSet, played: list[tuple[FewShotSetting, list[Episode]]]
 ) -> list[dict[str, Any]]:
     model, llm, rows = run.model, run.asked, []
+    called = f":{part.classes}" if part.classes else ""
     pictures = _Pictures(labelled, [e for _, episodes in played for e in episodes])
     tokens = [encode_items(model, of) for of in pictures.each]
     features = {"pixels": pictures.features(pixels)}
@@ -231,7 +244,7 @@ def _rows(
                 reading=part.reading,
                 seed=part.seed,
                 journal=run.journal,
-                key=f"{run.key}:{layers}:{slug}",
+                key=f"{run.key}:{layers}:{slug}{called}",
             )
             facts = {name: getattr(part, name) for name in ("data", "seed", "split")}
             facts |= {"reading": str(part.reading), "layers": layers, "words": num_words}
