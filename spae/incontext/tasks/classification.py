@@ -103,8 +103,10 @@ def classify(
     longest = max(map(len, answers)) + 1
     room = longest if max_tokens is None else max_tokens
     whole = prompt(llm, task, Example(condition), max(room, longest))
-    examples = llm.prefix(whole.ids[: whole.num_shared]) if whole.num_shared else None
-    shared = llm.prefix(whole.ids[whole.num_shared : -1], examples)
+    # Only calibration asks something else behind the same examples.
+    known = whole.num_shared if calibrate else 0
+    examples = llm.prefix(whole.ids[:known]) if known else None
+    shared = llm.prefix(whole.ids[known:-1], examples)
     row = llm.generate([whole.ids[-1:]], room, prefix=shared, stop=ends)[0].tolist()
     written = [token for token in row if token >= 0]
 
