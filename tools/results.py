@@ -231,8 +231,10 @@ def _by_repeats(report: dict[str, Any]) -> dict[str, Curve]:
             r for r in report["rows"] if r.get("ways") == ways and r["induction"] and r["inner_shots"] == 1
         ]
         rows = sorted(rows, key=lambda row: row["repeats"])
+        if len({row["repeats"] for row in rows}) < 2:
+            continue
         for measure in ("exact", "shuffled exact", "word overlap"):
-            if rows and all(measure in row for row in rows) and len({r["words"] for r in rows}) == 1:
+            if all(measure in row for row in rows) and len({r["words"] for r in rows}) == 1:
                 lines[f"{ways}-way, {measure}"] = _line([row["repeats"] + 1 for row in rows], rows, measure)
     return lines
 

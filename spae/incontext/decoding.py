@@ -181,6 +181,7 @@ def _passes(
 ) -> Iterator[Written]:
     """Every pass, as the log has it or else written now; what is drawn so far is read in each."""
     reader = Reader(writer.llm)
+    in_blocks = any(span.blocks for group in groups for span in group)
     for group in groups:
         missing = []
         for span in group:
@@ -190,7 +191,7 @@ def _passes(
             else:
                 yield span, found, log.scores(span.tokens)
         for spans in _batches(missing, lexicon):
-            for span, ids, scores in _generate(reader, writer, drawn, spans, lexicon, sampling):
+            for span, ids, scores in _generate(reader, writer, drawn, spans, lexicon, sampling, in_blocks):
                 log.put(span.tokens, ids, scores)
                 yield span, ids, scores
 
@@ -202,8 +203,9 @@ def _generate(
     spans: Sequence[Span],
     lexicon: Lexicon,
     sampling: Sampling,
+    in_blocks: bool,
 ) -> Iterator[Written]:
-    """Passes that do not depend on each other."""
+    """Passes that do not depend on each other. in_blocks: a pass's examples begin as those before do."""
     allowed = [lexicon.allowed(position) for position in spans[0].tokens]
     sections = {span: writer.shared(span) for span in spans}
 
@@ -225,7 +227,11 @@ def _generate(
         yield from ((span, [row], None) for span, row in zip(spans, rows, strict=True))
         return
     for span in spans:
-        yield span, *ask(drawn.tails(writer, span), sections[span], drawn.streams(span))
+        tails, read = drawn.tails(writer, span), sections[span]
+        if len(tails) == 1 and not in_blocks:  # nobody else reads these examples: all in one go
+            tails = [[token for section in (*read[1:], *tails) for token in section]]
+            read = read[:1]
+        yield span, *ask(tails, read, drawn.streams(span))
 
 
 def _asked(
