@@ -167,6 +167,21 @@ def test_in_segments_no_example_is_read_twice(tiny, task, lexicon):
     assert counting.read == examples + tails
 
 
+@pytest.mark.parametrize("num_queries", [1, 2])
+def test_only_what_several_read_is_read_before(tiny, task, lexicon, num_queries):
+    """A pass's examples are read ahead for several queries; one query reads them with its own line."""
+    ahead = []
+
+    class Watched(Counting):
+        def prefix(self, ids, base=None):
+            ahead.append(len(ids))
+            return super().prefix(ids, base)
+
+    decode(Watched(tiny), task, QUERIES[:num_queries], lexicon, stride=4)
+    head = len(tiny.start_ids)
+    assert ahead == [head] if num_queries == 1 else len(ahead) == 1 + 6 and min(ahead[1:]) > head
+
+
 def test_independent_segments_of_one_query_run_as_one_batch_per_layer(tiny, task, lexicon):
     counting = Counting(tiny)
     decode(counting, task, QUERIES[:1], lexicon, mode="pnar", stride=4)
