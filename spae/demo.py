@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from importlib.util import find_spec
@@ -11,8 +12,11 @@ from pathlib import Path
 import torch
 
 from spae import assets
+from spae.clips import clip_page, frame_words
+from spae.data import open_data
 from spae.data.mnist import HELD_OUT_PER_CLASS, WORDS, MNISTDigits
 from spae.eval.episodes import FewShotSetting, sample_episodes
+from spae.eval.images import spread, stack
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
 from spae.eval.sums import said_sums, sum_text
 from spae.figures import picture_grid, pyramid_text, reconstruction_page, shown
@@ -29,7 +33,7 @@ from spae.tokenizers.batches import encode_all
 from spae.tokenizers.checkpoints import find
 from spae_ops import implementations
 
-EXAMPLES = "examples.json"
+EXAMPLES, PRESET = "examples.json", "preset.json"
 _SETTING, _SHOWN_LAYERS = FewShotSetting(5, 1), 2
 _EXAMPLES, _NUMERAL, _SUM, _DRAWN_LAYERS = 50, "3", (1, 7), 2
 
@@ -98,6 +102,32 @@ def run_sound(model: Tokenizer, model_name: str, num_sounds: int, out: Path) -> 
     titles = [f"{Path(row.name).stem}: {count}" for row in rows for count in counts]
     picture_grid(pictures, titles, out, columns=total, width=1.6)
     print(f"Their spectrograms, by number of words: {out}")
+
+
+def run_clips(model: Tokenizer, model_name: str, num_clips: int, out: Path) -> None:
+    """Encode held-out clips of the data that a model of clips was trained on (the `PRESET` of its run, beside
+    it or one folder up, says which), print their words, measure them, and draw an animated page."""
+    folder = find(model_name)
+    file = next((f / PRESET for f in (folder, folder.parent) if (f / PRESET).is_file()), None)
+    if file is None:
+        raise ValueError(
+            f"model: expected {PRESET} beside a model of clips, which says what they are of, got none in "
+            f"{folder}"
+        )
+    print(f"{model_name}: {sum(p.numel() for p in model.parameters()):,} parameters, {model.codebook}\n")
+    spec = json.loads(file.read_text(encoding="utf-8"))["data"]
+    clips = spread(open_data(spec, "test", image_size=model.config.image_size), num_clips)
+    videos = stack(clips, range(len(clips)))
+    tokens = encode_all(model, videos)
+    print("held-out clips, the words of theirs that stand for a moment or for all (_ is a leading space):")
+    for caption, words in zip(clips.captions, model.words(tokens), strict=True):
+        moments = frame_words(words, model.pyramid, model.pyramid.shape[0])
+        print(f"  {caption or 'a clip'}: {', '.join(moments)}")
+    print()
+    print(layer_table(evaluate_reconstruction(model, videos, tokens=tokens)))
+    page = out.with_suffix(".gif")
+    clip_page(model, videos, tokens, page)
+    print(f"\nThe clips beside what their words make of them, from 1 layer to all, animated: {page}")
 
 
 def _in_context(model: Tokenizer, held_out: MNISTDigits, out: Path) -> None:

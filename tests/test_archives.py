@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-import tarfile
 
 import pytest
 from hypothesis import given

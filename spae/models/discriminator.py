@@ -76,6 +76,24 @@ class ResidualDiscriminator(nn.Module):
         return self.head(self.body(images))
 
 
+class FrameDiscriminator(nn.Module):
+    """A discriminator of images that judges each frame of a clip by itself, and so sees no motion; those
+    above, of three axes, see clips as a whole.
+
+    Shapes: clips [B, C, T, H, W] to logits [B, T, *those of one image but the batch].
+    """
+
+    def __init__(self, of_images: nn.Module):
+        super().__init__()
+        self.of_images = of_images
+
+    def forward(self, clips: Tensor) -> Tensor:
+        if clips.ndim != 5:
+            raise ValueError(f"clips: expected [B, C, T, H, W], got {list(clips.shape)}")
+        frames = clips.transpose(1, 2)
+        return self.of_images(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
 class _DownBlock(nn.Module):
     """Two convolutions and a skip, all on a grid that shrinks by `strides`: [B, C_in, *] -> [B, C_out, *]."""
 

@@ -213,6 +213,11 @@ def _parts(entries: Any) -> _Guidance:
     check_arguments(f"{_SECTION}.scorer", load, arguments | ({"vocabulary": []} if own_words else {}))
     check_arguments(_SECTION, _loss_entries, rest)
     regions = Regions.from_dict(rest.pop("regions", {}))
+    if name == "caption" and regions.moments > 1:
+        raise ValueError(
+            f"{_SECTION}.regions.moments: expected 1 for the scorer 'caption', which sees no frames, "
+            f"got {regions.moments}"
+        )
     if name == "caption" and len(regions) > 1:
         raise ValueError(
             f"{_SECTION}.regions.grids: expected (1,) for the scorer 'caption', which sees no pixels, "

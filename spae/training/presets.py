@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from spae.codebook import Codebook, WordChoice
@@ -17,7 +18,7 @@ from spae.configs import Config, Count, check_arguments, checked
 from spae.data import open_data
 from spae.data.open import parse
 from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
-from spae.models import PatchDiscriminator, ResidualDiscriminator
+from spae.models import FrameDiscriminator, PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
 from spae.tokenizers.checkpoints import WEIGHTS, find, read_weights
 from spae.tokenizers.lqae import bert_codebook
@@ -56,7 +57,8 @@ class Preset(Config):
 
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
         "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
-        "discriminator": {"kind": "patch"|"residual"} and that one's arguments;
+        "discriminator": {"kind": "patch"|"residual"} and that one's arguments; of clips it sees all frames at
+        once, or with "per_frame": true each by itself;
         "semantic": see `semantic_guidance`, and `start_guidance` for its "start".
     None stands for the model's own losses, weighed by the loss_weights of `train`.
 
@@ -273,16 +275,25 @@ def _check_discriminator(entries: Any) -> None:
     check_arguments("objective.discriminator", _patch if entries["kind"] == "patch" else _residual, entries)
 
 
-def _patch(kind: str, channels: Count = 64, num_layers: Count = 3) -> None:
-    """What a configuration says of a `PatchDiscriminator`."""
+def _patch(kind: str, channels: Count = 64, num_layers: Count = 3, per_frame: bool = False) -> None:
+    """What a configuration says of a `PatchDiscriminator`, or of one in a `FrameDiscriminator`."""
 
 
-def _residual(kind: str, channels: Count = 64) -> None:
-    """What a configuration says of a `ResidualDiscriminator`."""
+def _residual(kind: str, channels: Count = 64, per_frame: bool = False) -> None:
+    """What a configuration says of a `ResidualDiscriminator`, or of one in a `FrameDiscriminator`."""
 
 
-def _discriminator(entries: dict[str, Any], config: SPAEConfig) -> PatchDiscriminator | ResidualDiscriminator:
+def _discriminator(entries: dict[str, Any], config: SPAEConfig) -> nn.Module:
     arguments = {"in_channels": config.in_channels, **entries}
-    if arguments.pop("kind") == "patch":
-        return PatchDiscriminator(ndim=config.ndim, **arguments)
-    return ResidualDiscriminator(config.image_size, **arguments)
+    kind, per_frame = arguments.pop("kind"), arguments.pop("per_frame", False)
+    if per_frame and config.ndim != 3:
+        raise ValueError(
+            f"objective.discriminator.per_frame: expected false for a model of images, got true with "
+            f"{config.image_size}"
+        )
+    size = config.image_size[1:] if per_frame else config.image_size
+    if kind == "patch":
+        judge: nn.Module = PatchDiscriminator(ndim=len(size), **arguments)
+    else:
+        judge = ResidualDiscriminator(size, **arguments)
+    return FrameDiscriminator(judge) if per_frame else judge

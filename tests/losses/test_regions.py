@@ -88,3 +88,26 @@ def test_blending_moves_crops_towards_the_whole():
 def test_errors(grids, options, message):
     with pytest.raises(ValueError, match=message):
         Regions(grids, **options)
+
+
+def test_frames_of_a_clip_guide_the_cells_that_they_lie_in():
+    clip = Pyramid((6, 2, 2), ((1, 1, 1), (3, 1, 1), (6, 2, 2), (2, 2, 2)))
+    regions = Regions(moments=3)
+    assert len(regions) == 4
+    assert regions.of_layer(clip, 0).tolist() == [0]
+    assert regions.of_layer(clip, 1).tolist() == [1, 2, 3]
+    assert regions.of_layer(clip, 2).tolist() == [1] * 8 + [2] * 8 + [3] * 8
+    assert regions.of_layer(clip, 3).tolist() == [0] * 8  # two cells do not hold three frames
+    # Of 12 frames a cell holds two, and the frame that is seen lies in its third; causal clips of 9 likewise.
+    assert [frame // 4 for frame in regions.frames(12)] == [0, 1, 2]
+    assert [-(-frame // 4) for frame in regions.frames(9)] == [0, 1, 2]
+    assert regions.mirrored().tolist() == [0, 1, 2, 3]
+    section = "objective.semantic.regions"
+    with pytest.raises(ValueError, match=rf"{section}.moments: expected 1 for a grid of \(1, 1\), .* got 3"):
+        regions.of_layer(PYRAMID, 0)
+    with pytest.raises(ValueError, match=rf"{section}.moments: expected at most 2, got 3"):
+        regions.frames(2)
+    with pytest.raises(
+        ValueError, match=rf"{section}.moments: expected 1 beside grids of crops, \(1, 2\), got 3"
+    ):
+        Regions((1, 2), moments=3)

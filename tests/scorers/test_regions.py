@@ -92,3 +92,30 @@ def test_a_feature_that_is_not_finite_is_named_and_not_kept(cache):
     with pytest.raises(ValueError, match=r"scorer: expected finite features of means, got .* for 1"):
         region_features(Broken(), IMAGES, Regions(), progress=False)
     assert not list(cache.rglob("features.npy"))
+
+
+def test_frames_of_clips_are_seen_one_by_one():
+    clip = torch.stack([torch.full((3, 8, 8), float(value)) for value in range(1, 10)], 1)
+    clip[1:] = 0
+    clips = [(clip, "label"), (-clip, "label")]
+
+    class Unit(Means):
+        def image_features(self, images):
+            return F.normalize(super().image_features(images) + torch.tensor([0.0, 1.0, 0.0]), dim=1)
+
+    frames = F.normalize(torch.tensor([[1.0, 1, 0], [5, 1, 0], [9, 1, 0]]), dim=1)
+    features = region_features(Unit(), clips, Regions(moments=3), progress=False)
+    torch.testing.assert_close(features[0, 1:], frames)
+    torch.testing.assert_close(features[0, 0], F.normalize(frames.mean(0), dim=0))
+    torch.testing.assert_close(features[1], features[0] * torch.tensor([-1.0, 1, 1]))
+    whole = region_features(Unit(), clips, Regions(), progress=False)
+    torch.testing.assert_close(whole[0], frames[1:2])  # the middle one
+    with pytest.raises(ValueError, match=r"regions.grids: expected \(1,\) for clips, got \(1, 2\)"):
+        region_features(Unit(), clips, Regions((1, 2)), progress=False)
+    with pytest.raises(ValueError, match=r"regions.moments: expected 1 for images, got 3"):
+        region_features(Unit(), IMAGES, Regions(moments=3), progress=False)
+    named = CaptionScorer(lambda texts: torch.ones(len(texts), 1), checksum="0")
+    with pytest.raises(
+        ValueError, match=r"regions.moments: expected 1 for caption-minilm, .* no frames, got 3"
+    ):
+        region_features(named, clips, Regions(moments=3), progress=False)

@@ -182,3 +182,24 @@ def test_a_pyramid_of_video_is_guided_as_a_whole():
     loss, guided = semantic_guidance(entries | {"regions": {"grids": [1, 2]}}, model(), data())
     with pytest.raises(ValueError, match=r"regions.grids: expected \(1,\) for a grid of \(1, 1, 1\)"):
         loss.targets(guided.features, pyramid, 5)
+
+
+def test_frames_of_a_clip_guide_the_words_of_their_moments():
+    pyramid = Pyramid((3, 4, 4), ((1, 1, 1), (3, 1, 1), (3, 4, 4)))
+    colours = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # of each moment
+    moving = colours.T[:, :, None, None].expand(3, 3, 16, 16)
+    clips: Any = [(moving, "x"), (torch.zeros(3, 3, 16, 16), "y")]
+    entries = {"scorer": "conse", "thresholds": [1.0] * 3, "regions": {"moments": 3}}
+    loss, guided = semantic_guidance(entries, model(), clips)
+    assert guided[0][1].shape == (4, 3)
+    whole, moments, cells = loss.targets(guided.features, pyramid, 2)
+    words = Colours.text_features(WORDS)
+    for clip in range(2):
+        seen = torch.stack([Colours.image_features(clips[clip][0][None, :, t])[0] for t in range(3)])
+        best = (seen @ words.T).argmax(1)
+        assert len(best.unique()) == (3 if clip == 0 else 1)
+        assert torch.equal(moments[clip], best)
+        assert torch.equal(cells[clip], best.repeat_interleave(16))
+        assert whole[clip].tolist() == [(seen.mean(0) @ words.T).argmax()]
+    with pytest.raises(ValueError, match=r"regions.moments: expected 1 for the scorer 'caption', .* got 3"):
+        check_guidance({**entries, "scorer": "caption"})

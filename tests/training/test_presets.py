@@ -11,7 +11,7 @@ from spae import SPAE, Codebook, SPAEConfig
 from spae.cli import main
 from spae.data.mnist import WORDS
 from spae.losses import ObjectiveConfig
-from spae.models import PatchDiscriminator, ResidualDiscriminator
+from spae.models import FrameDiscriminator, PatchDiscriminator, ResidualDiscriminator
 from spae.training import TrainConfig, read_log
 from spae.training.presets import Preset, load_preset, preset_names
 from spae.training.run import train
@@ -185,6 +185,37 @@ def test_parts_of_an_objective_by_name():
             build("emoji128", [*plain, override])
     with pytest.raises(ValueError, match=r"train: expected no fields but .*, got \['epochs'\]"):
         TrainConfig.from_dict({"epochs": 3})
+
+
+@pytest.mark.parametrize("entries", [{"kind": "patch"}, {"kind": "residual", "per_frame": True}])
+def test_clips_are_judged_whole_or_frame_by_frame(entries, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow (the extra data)")
+    toy_book(tmp_path)
+    for clip in range(8):
+        folder = tmp_path / "clips" / ("train" if clip % 2 else "test")
+        folder.mkdir(parents=True, exist_ok=True)
+        frames = [image.new("RGB", (32, 32), (30 * clip, 40 * time, 0)) for time in range(5)]
+        frames[0].save(folder / f"clip{clip}.gif", save_all=True, append_images=frames[1:])
+    overrides = [
+        f"data={json.dumps({'folder': str(tmp_path / 'clips')})}",
+        f"codebook={json.dumps({'source': str(tmp_path / 'book')})}",
+        "model.image_size=[5,32,32]",
+        "model.grids=[[1,1,1],[2,1,1],[2,4,4]]",
+        *("model.vocabularies=null", "model.channels=4", "objective.semantic=null"),
+        f"objective.discriminator={json.dumps({'channels': 4, **entries})}",
+        *("train.steps=1", "train.batch_size=2", "train.num_workers=0", "train.progress=false"),
+    ]
+    preset = load_preset("moving-mnist", overrides)
+    goal, _ = preset.build_objective(SimpleNamespace(config=SPAEConfig.from_dict(preset.model)), "data")
+    assert isinstance(goal.discriminator, FrameDiscriminator if len(entries) == 2 else PatchDiscriminator)
+    assert train(preset, tmp_path / "run")
+    (record,) = read_log(tmp_path / "run/log.jsonl")
+    assert {"loss/generator", "discriminator/hinge", "eval/psnr_3_layers"} <= record.keys()
+    model = SimpleNamespace(config=SPAEConfig(image_size=(32, 32), grids=(1, 4)))
+    parts = ["objective.perceptual=null", "objective.semantic=null", "objective.discriminator.per_frame=true"]
+    of_images = load_preset("emoji128", parts)
+    with pytest.raises(ValueError, match=r"discriminator.per_frame: expected false for a model of images"):
+        of_images.build_objective(model, "data")
 
 
 def test_train_command_from_preset_to_model(tmp_path, capsys):
