@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from spae import SPAE, Codebook
+from spae.cli import main
 from spae.clips import clip_page, frame_words
+from spae.eval.features import ImageFeatures
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
-from spae.metrics import psnr, psnr_per_frame, temporal_difference_error
+from spae.metrics import frechet_distance, psnr, psnr_per_frame, temporal_difference_error
 from spae_ops import Pyramid
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow (the extra data)")
@@ -96,3 +100,60 @@ def test_an_animated_page(tmp_path, model):
             middle = frame.getpixel((6 + 3 * scale + scale // 2, 14 + 6 + 5 * scale + scale // 2))
             wanted = (video[0, :, time, 5, 3] + 1) * 127.5
             assert max(abs(a - b) for a, b in zip(middle, wanted.tolist(), strict=True)) < 60  # 256 colours
+
+
+def test_features_over_time_are_of_frames_and_of_their_changes(model):
+    def see(images):
+        pooled = images.mean((2, 3))
+        return pooled, pooled.log_softmax(1)
+
+    seen = ImageFeatures("toy", see).over_time()
+    video = clips(40)  # 200 frames, more than go through at once
+    features, classes = seen.all_of(video, batch_size=20)
+    means = video.mean((3, 4))
+    changes = (means[:, :, 1:] - means[:, :, :-1]).abs().mean(2)
+    torch.testing.assert_close(features, torch.cat([means.mean(2), changes], 1))
+    torch.testing.assert_close(classes.exp(), means.softmax(1).mean(2))
+    still = video.mean(2, keepdim=True).expand_as(video)  # as bright on the whole, but nothing moves
+    without, _ = seen.all_of(still)
+    torch.testing.assert_close(without[:, :3], features[:, :3])
+    assert without[:, 3:].abs().max() < 1e-6
+    assert frechet_distance(features, without) > 10 * frechet_distance(features[:20], features[20:])
+    report = evaluate_reconstruction(model, video, features=seen)
+    assert report["layers"][2]["frechet"] > 0
+    assert "of the features of toy over time, not I3D; PSNR" in layer_table(report)
+
+
+def test_the_command_measures_clips(tmp_path, monkeypatch, model, capsys):
+    def see(images):
+        pooled = images.mean((2, 3))
+        return pooled, pooled.log_softmax(1)
+
+    monkeypatch.setattr(ImageFeatures, "lite0", lambda size: ImageFeatures(f"toy at {size}", see))
+    monkeypatch.setattr("spae.commands.eval.load_tokenizer", lambda name: model)
+    monkeypatch.setattr("spae.eval.tasks.reconstruction.open_data", lambda *_, **__: Coloured(clips(6)))
+    command = [
+        "eval",
+        "reconstruction",
+        "--data",
+        "x",
+        "--lpips",
+        "none",
+        "--out",
+        str(tmp_path / "o"),
+        "--json",
+    ]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["features"] == "toy at 128 over time"
+    assert report["features_width"] == 6
+    assert report["layers"][2]["frechet"] > 0
+    with Image.open(tmp_path / "o" / "reconstruction.gif") as page:
+        assert page.n_frames == 5
+
+
+class Coloured(list):
+    captions, labels, keys, classes = None, None, None, ()
+
+    def __getitem__(self, index):
+        return super().__getitem__(index), 0

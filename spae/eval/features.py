@@ -1,4 +1,5 @@
-"""Named features of images, whose distributions are compared: what Inception is to the FID."""
+"""Named features of images and clips, whose distributions are compared: what Inception is to the FID and I3D
+to the FVD."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from spae.eval.statistics import Interval
 from spae.metrics import class_score, frechet_distance, kernel_distance
 
 _SIZE = 224  # what Lite0 was trained at
+_FRAME_SIZE = 128  # of clips, whose frames are many
+_FRAMES = 64  # at once
 _Z95 = 1.96
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """A network that sees images.
+    """A network that sees images, or clips.
 
     name: stands beside every figure, for no two networks' figures compare. of: images [B, 3, H, W] in
     [-1, 1] to features [B, E] and the log-probabilities of its classes [B, classes].
@@ -28,8 +31,8 @@ class ImageFeatures:
     of: Callable[[Tensor], tuple[Tensor, Tensor]]
 
     @classmethod
-    def lite0(cls) -> ImageFeatures:
-        """EfficientNet-Lite0 at 224 x 224: the 1,280 features before its 1,000 classes of ImageNet.
+    def lite0(cls, size: int = _SIZE) -> ImageFeatures:
+        """EfficientNet-Lite0 at `size` x `size`: the 1,280 features before its 1,000 classes of ImageNet.
 
         Raises AssetNotCached or AssetError where the weights cannot be had.
         """
@@ -38,14 +41,34 @@ class ImageFeatures:
         model = Lite0.load()
 
         def of(images: Tensor) -> tuple[Tensor, Tensor]:
-            features = model.embed(images, size=_SIZE)
+            features = model.embed(images, size=size)
             return features, model.classifier(features).log_softmax(1)
 
         return cls("Lite0", of)
 
+    @classmethod
+    def lite0_over_time(cls) -> ImageFeatures:
+        """`over_time` of `lite0` at 128 x 128, which raises the same."""
+        return cls.lite0(_FRAME_SIZE).over_time()
+
+    def over_time(self) -> ImageFeatures:
+        """Of clips [B, 3, T, H, W], T of at least 2: the mean of the frames' features beside the mean
+        absolute change from each to the next, [B, 2 E], and the log of the frames' mean probabilities."""
+
+        def of(clips: Tensor) -> tuple[Tensor, Tensor]:
+            frames = clips.transpose(1, 2)
+            parts = [self.of(batch) for batch in frames.flatten(0, 1).split(_FRAMES)]
+            features, classes = (
+                torch.cat(part).float().unflatten(0, frames.shape[:2]) for part in zip(*parts, strict=True)
+            )
+            seen = torch.cat([features.mean(1), features.diff(dim=1).abs().mean(1)], 1)
+            return seen, classes.exp().mean(1).log()
+
+        return ImageFeatures(f"{self.name} over time", of)
+
     @torch.no_grad()
     def all_of(self, images: Tensor, *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-        """Of images [N, 3, H, W], in batches: float32 [N, E], [N, classes]."""
+        """Of images [N, 3, H, W] or clips, in batches: float32 [N, E], [N, classes]."""
         parts = [self.of(batch) for batch in images.split(batch_size)]
         features, classes = (torch.cat(part).float().cpu() for part in zip(*parts, strict=True))
         return features, classes

@@ -192,12 +192,14 @@ def _note(report: dict[str, Any]) -> str:
     if "features" in report:
         note += (
             f"; Fréchet and kernel distance and class score (of the originals "
-            f"{report['class_score_originals']:.2f}) of the features of {report['features']}, not Inception"
+            f"{report['class_score_originals']:.2f}) of the features of {report['features']}, "
+            f"not {'I3D' if 'frames' in report else 'Inception'}"
         )
         if report["images"] <= report["features_width"]:
             note += (
-                f"; {report['images']} images are few for the Fréchet distance of {report['features_width']} "
-                "features, which is too large then: compare it only among as many images"
+                f"; {report['images']} {items} are few for the Fréchet distance of "
+                f"{report['features_width']} features, which is too large then: compare it only among as "
+                "many images"
             )
     if "frames" in report:
         values = report["frames"]["psnr"]

@@ -36,7 +36,8 @@ class Images(Config):
 
     data, split: see `open_data`. images: how many, evenly spread over the split; None: all.
     lpips: over which network LPIPS is measured; "none": not at all. features: of which network the
-    distributions are compared; "none": not at all.
+    distributions are compared; "none": not at all. Both see colours: neither is measured of other pictures
+    than those of three channels. Of clips LPIPS is the mean over frames, and features are `over_time`.
     """
 
     section = "reconstruction"
@@ -79,8 +80,11 @@ def measure(run: Run) -> Measured:
     images = stack(dataset, range(len(dataset)))
     tokens = encode_all(run.model, images)
     net = chosen.lpips
-    lpips = None if net == "none" else _or_none("LPIPS is", lambda: _lpips(net, images.ndim))
-    wanted = chosen.features != "none" and len(images) > 2 and images.ndim == 4
+    colours = images.shape[1] == 3
+    lpips = None if net == "none" or not colours else _or_none("LPIPS is", lambda: _lpips(net, images.ndim))
+    moving = images.ndim == 5
+    wanted = chosen.features != "none" and len(images) > 2 and colours
+    load_features = ImageFeatures.lite0_over_time if moving else ImageFeatures.lite0
     report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": chosen.lpips} if lpips else {})
     report |= evaluate_reconstruction(
         run.model,
@@ -88,13 +92,13 @@ def measure(run: Run) -> Measured:
         tokens=tokens,
         lpips=lpips,
         similarity=images.ndim == 4,
-        features=_or_none("the features' distributions are", ImageFeatures.lite0) if wanted else None,
+        features=_or_none("the features' distributions are", load_features) if wanted else None,
     )
     if run.model.pyramid.tokens_per_layer[0] == 1 and all(dataset.captions):
         report["named"] = share_named(run.model, tokens, dataset.captions)
     pictures = images[:: max(1, len(images) // _PICTURES)][:_PICTURES]
     shown = encode_all(run.model, pictures)
-    if images.ndim == 5:
+    if moving:
         return Measured(report, lambda path: clip_page(run.model, pictures, shown, path.with_suffix(".gif")))
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
 
