@@ -161,6 +161,23 @@ DATASETS = (
         ),
     ),
     _archives(
+        "emoji-animated",
+        "animated emoji and their names",
+        "MIT (Fluent, emojibase)",
+        (
+            "npm:@lobehub/fluent-emoji-anim-1@1.0.0",
+            "lobehub-fluent-emoji-anim-1-1.0.0.tgz",
+            164966217,
+            "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
+        ),
+        (
+            "npm:emojibase-data@17.0.0",
+            "emojibase-data-17.0.0.tgz",
+            6711091,
+            "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+        ),
+    ),
+    _archives(
         "gcompris",
         "photographs and drawings with names, of GCompris",
         "by file: CC-BY, CC-BY-SA, GPL, public domain",

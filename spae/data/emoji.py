@@ -132,8 +132,8 @@ def prepared(size: int) -> Prepared:
 
 def icon_names(folder: Path) -> dict[str, str]:
     """What Noto's icons are called, aliases included -> code points. folder: of the asset "emoji"."""
-    (named,) = (json.loads(f) for _, f in contents(_find(folder, "noto"), "package/chars.json".__eq__))
-    return {name: _key(hexcode) for hexcode, name in named.items()}
+    (named,) = (json.loads(f) for _, f in contents(archive_of(folder, "noto"), "package/chars.json".__eq__))
+    return {name: code_points(hexcode) for hexcode, name in named.items()}
 
 
 def subcategories_of_at_least(dataset: Emoji, concepts: int = 10) -> list[str]:
@@ -188,10 +188,10 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
 
     pictures: dict[str, dict[str, Callable[[], NDArray[np.uint8]]]] = {}
     for vendor in ("noto", "twemoji", "openmoji"):
-        pictures[vendor] = {key: _later(draw, svg) for key, svg in _iconify(_find(folder, vendor))}
+        pictures[vendor] = {key: _later(draw, svg) for key, svg in _iconify(archive_of(folder, vendor))}
     pictures["fluent"] = {
-        _key(Path(name).stem): _later(decode, file)
-        for name, file in contents(_find(folder, "fluent-emoji-3d"), lambda name: name.endswith(".webp"))
+        code_points(Path(name).stem): _later(decode, file)
+        for name, file in contents(archive_of(folder, "fluent-emoji-3d"), lambda name: name.endswith(".webp"))
     }
     concepts = [
         concept
@@ -224,11 +224,12 @@ def _later(function: Callable[[Any], NDArray[np.uint8]], argument: Any) -> Calla
     return lambda: function(argument)
 
 
-def _find(folder: Path, part: str) -> Path:
+def archive_of(folder: Path, part: str) -> Path:
+    """The file of an asset whose name has this part."""
     return next(file for file in sorted(folder.iterdir()) if part in file.name)
 
 
-def _key(hexcode: str) -> str:
+def code_points(hexcode: str) -> str:
     """Code points in lower-case hex without the variation selector, which vendors use differently."""
     return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
 
@@ -240,7 +241,7 @@ def _iconify(archive: Path) -> Iterator[tuple[str, str]]:
     for hexcode, name in files[wanted[1]].items():
         svg = icon_svg(files[wanted[0]], name)
         if svg is not None:
-            yield _key(hexcode), svg
+            yield code_points(hexcode), svg
 
 
 def icon_svg(icons: dict[str, Any], name: str) -> str | None:
@@ -260,13 +261,13 @@ def _concepts(folder: Path) -> Iterator[dict[str, Any]]:
     wanted = ("package/en/data.json", "package/meta/groups.json")
     files = {
         name: json.loads(file)
-        for name, file in contents(_find(folder, "emojibase-data"), wanted.__contains__)
+        for name, file in contents(archive_of(folder, "emojibase-data"), wanted.__contains__)
     }
     groups, subgroups = files[wanted[1]]["groups"], files[wanted[1]]["subgroups"]
-    names = _names(_find(folder, ".whl"))
+    names = _names(archive_of(folder, ".whl"))
     for entry in sorted(files[wanted[0]], key=lambda entry: entry.get("order", 0)):
         group = groups.get(str(entry.get("group")))
-        key = _key(entry["hexcode"])
+        key = code_points(entry["hexcode"])
         if group in _OBJECT_GROUPS and key in names:
             yield {
                 "hexcode": key,

@@ -34,6 +34,14 @@ SETS: dict[str, PackagedSet] = {
             ("train", "new_vendor", "new_concept", "new_both"),
         ),
         PackagedSet(
+            "emoji-animated",
+            "187 animated emoji",
+            "emoji-animated",
+            "animated_emoji",
+            "AnimatedEmoji",
+            ("train", "test"),
+        ),
+        PackagedSet(
             "fashion", "70,000 articles of clothing", "fashion", "fashion", "Fashion", ("train", "test")
         ),
         PackagedSet(

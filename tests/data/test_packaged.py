@@ -226,6 +226,7 @@ def test_the_published_sets(name):
         "wallpapers": (1920, 480),
         "easy-vqa": (4000, 1000),
         "things": (5032, 715),
+        "emoji-animated": (164, 23),
     }
     try:
         assets.path(data.SETS[name].asset)
