@@ -113,6 +113,7 @@ def open_data(spec: Spec, split: str | None = "train", *, image_size: Size | Non
             folders for the splits, e.g. ImageNet's;
             "frames": a folder of folders, each of which holds a clip's frames as image files
             (`spae.data.frames.FrameFolders`); splits as of "folder";
+            "videos": a folder of video files, otherwise as "folder" (`spae.data.videos.VideoFolder`, PyAV);
             "tar": webdataset's shards, `.tar` or `.tar.gz` (`TarShards`): a pattern, in which "{split}" is
             replaced, or a folder of files whose names begin with the splits';
             "hf": a Hugging Face data set by its name on the hub, or its folder; options "image", "label" and
@@ -293,6 +294,15 @@ def _wav(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
     from spae.data.recordings import SoundFolder
 
     return _in_folders(SoundFolder, "wav", place, split, shape or 32)
+
+
+@register("videos")
+def _videos(place: str, split: str | None, shape: tuple[int, ...] | None) -> Any:
+    from spae.data.videos import VideoFolder
+
+    if shape is None or len(shape) != 3:
+        raise ValueError(f"image_size: expected (frames, height, width) for videos, got {shape}")
+    return _in_folders(VideoFolder, "videos", place, split, shape)
 
 
 def _in_folders(of: type[ImageFolder], kind: str, place: str, split: str | None, size: Size) -> Any:
