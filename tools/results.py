@@ -344,6 +344,8 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], str, Extra], ...] = (
     ("Ablation", (), "The nine rows of the paper's table 4.", ablation),
     ("Semantics by layer", ("semantics",), "How well each layer's words fit the images.", semantics),
     ("Drawing", ("generate", "outpaint"), "Images that a frozen language model wrote, word by word.", plain),
+    ("Video", ("frames", "motion"), "Clips as words, and drawn as told.", plain),
+    ("Sound", ("sound",), "Recordings as words.", plain),
     ("Denoising", ("denoise",), "", plain),
     ("Strides", ("strides",), "", plain),
     ("Speed", (), "", speed),

@@ -29,6 +29,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "denoise": ("--images", "2", "--tasks", "inpainting"),
     "outpaint": (*_FEW, "--images", "2"),
     "windows": ("--images", "2", "--windows", "16", "--steps", "8"),
+    "frames": ("--clips", "8"),
     "motion": ("--contexts", "1", "--examples", "4", "--pool", "40", "--held-out", "8"),
 }
 """Options with which a task takes seconds, and its figures say that it runs, no more."""
@@ -42,8 +43,8 @@ def options(task: str, data: str, *, quick: bool) -> list[str]:
         if data == "emoji" and task == "semantics":
             return []
         return [*chosen, "--data", data, *(["--split", "new_both"] if data == "emoji" else [])]
-    if task == "sound":  # which says itself where the data are none
-        return ["--data", data]
+    if task in ("sound", "frames"):  # which say themselves where the data are none of theirs
+        return [*chosen, "--data", data]
     if task in _DRAWN and data == "fashion":
         return [*chosen, "--data", "garments", "--sums", "0"]
     return [*chosen, "--data", _EPISODES.get(data, data)] if task == "fewshot" else chosen
