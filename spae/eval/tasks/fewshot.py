@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -231,7 +232,7 @@ def _rows(
         )
         num_words = model.pyramid.num_tokens_upto(layers)
         for setting, episodes in played:
-            slug = f"{part.data}-{setting.name}".replace(", ", "-").replace(" ", "-").replace("/", "-")
+            slug = re.sub(r"[^\w.-]+", "-", f"{part.data}-{setting.name}")
             save_episodes(run.folder / "episodes" / f"{slug}.jsonl", setting, episodes)
             if part.export:
                 file = run.folder / "prompts" / f"{slug}-{num_words}-words.jsonl"
