@@ -9,7 +9,7 @@ from spae import __version__, commands
 from spae.cli import main
 
 COMMANDS = [
-    *("ablate", "bench", "decode", "demo", "doctor", "encode", "eval", "expand"),
+    *("ablate", "baselines", "bench", "decode", "demo", "doctor", "encode", "eval", "expand"),
     *("export", "fetch", "tokenize", "train", "tune", "view", "words"),
 ]
 

@@ -183,6 +183,8 @@ def _curve(report: dict[str, Any], key: str) -> Curve:
 def _note(report: dict[str, Any]) -> str:
     items = "clips" if "frames" in report else "images"
     note = f"{report['images']} {items}; {report['distinct_words']} of {report['codebook']} words in use"
+    if "parameters" in report:  # not in reports of before
+        note += f"; {report['parameters'] / 1e6:.2f} M parameters"
     if "named" in report:
         note += f"; the first word is the image's name for {report['named']:.1%}"
     if "ms_ssim" in report["layers"][0]:

@@ -21,6 +21,18 @@ from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import FrameDiscriminator, PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
 from spae.tokenizers.checkpoints import WEIGHTS, find, read_weights
+from spae.models import PatchDiscriminator, ResidualDiscriminator
+from spae.tokenizers import (
+    LQAE,
+    RQ,
+    SPAE,
+    VQGAN,
+    LQAEConfig,
+    RQConfig,
+    SPAEConfig,
+    Tokenizer,
+    VQGANConfig,
+)
 from spae.tokenizers.lqae import bert_codebook
 from spae.tokenizers.v2l import V2LConfig, V2LTokenizer
 from spae.tokenizers.v2l_words import V2LWords
@@ -33,6 +45,7 @@ _Perceptual = Literal["lite0", "lpips-vgg", "lpips-alex", "lpips-squeeze"]
 _CONFIGS: dict[str, type[SPAEConfig]] = {
     "spae": SPAEConfig,
     "vqgan": VQGANConfig,
+    "rq": RQConfig,
     "lqae": LQAEConfig,
     "v2l": V2LConfig,
 }
@@ -45,12 +58,12 @@ _QUANTIZER = (
 
 @dataclass(frozen=True)
 class Preset(Config):
-    """data: see `spae.data.open_data`. tokenizer: "spae", "vqgan", "lqae" or "v2l". model: fields of its
-        config. train: fields of TrainConfig but for output_dir.
+    """data: see `spae.data.open_data`. tokenizer: "spae", "vqgan", "rq", "lqae" or "v2l". model: fields of
+        its config. train: fields of TrainConfig but for output_dir.
 
     codebook: arguments of `Codebook.load`; of `bert_codebook` for "lqae", of `V2LWords.load` for "v2l";
-        "vqgan" has none. If its "words"
-        are a `WordChoice`, model.vocabularies may name its "names" and "others".
+        "vqgan" and "rq" have none. If its "words" are a `WordChoice`, model.vocabularies may name its "names"
+        and "others".
 
     weights: a saved model, by name or folder; weights of the same name and shape begin as there. None: all
         begin at random.
@@ -71,7 +84,7 @@ class Preset(Config):
     data: str | dict[str, Any]
     model: dict[str, Any]
     train: dict[str, Any]
-    tokenizer: Literal["spae", "vqgan", "lqae", "v2l"] = "spae"
+    tokenizer: Literal["spae", "vqgan", "rq", "lqae", "v2l"] = "spae"
     codebook: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     objective: dict[str, Any] | None = None
@@ -94,7 +107,7 @@ class Preset(Config):
             raise ValueError(f"model: {error}") from error
         if self.tokenizer == "v2l":
             check_arguments("codebook", V2LWords.load, self.codebook)
-        elif self.tokenizer != "vqgan":
+        elif self.tokenizer not in ("vqgan", "rq"):
             load = Codebook.load if self.tokenizer == "spae" else bert_codebook
             check_arguments("codebook", load, self.codebook)
             self._check_vocabularies()
@@ -114,6 +127,8 @@ class Preset(Config):
     def build(self) -> Tokenizer:
         if self.tokenizer == "vqgan":
             return VQGAN(cast(VQGANConfig, VQGANConfig.from_dict(self.model)))
+        if self.tokenizer == "rq":
+            return RQ(cast(RQConfig, RQConfig.from_dict(self.model)))
         if self.tokenizer == "lqae":
             return LQAE(cast(LQAEConfig, LQAEConfig.from_dict(self.model)), bert_codebook(**self.codebook))
         if self.tokenizer == "v2l":

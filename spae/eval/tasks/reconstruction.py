@@ -86,6 +86,7 @@ def measure(run: Run) -> Measured:
     wanted = chosen.features != "none" and len(images) > 2 and colours
     load_features = ImageFeatures.lite0_over_time if moving else ImageFeatures.lite0
     report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": chosen.lpips} if lpips else {})
+    report["parameters"] = sum(weights.numel() for weights in run.model.parameters())
     report |= evaluate_reconstruction(
         run.model,
         images,
