@@ -121,6 +121,11 @@ class LocalLLM:
         """How many ids the model knows: 0 up to this one."""
         return self._vocabulary
 
+    @property
+    def width(self) -> int:
+        """Of the model's embeddings."""
+        return self._network.config.hidden_size
+
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spae.configs import Config, Count, Natural, Positive, read_object
+from spae.data import Images
 from spae.llm.local import LocalLLM
 from spae.models import BackboneConfig, Encoder
 from spae.training.config import Seed
@@ -89,7 +90,7 @@ class PrefixEncoder(nn.Module):
 
 def train_prefixes(
     llm: LocalLLM,
-    images: Sequence[Any],
+    images: Images | Sequence[Any],
     captions: Sequence[str],
     config: PrefixConfig,
     *,

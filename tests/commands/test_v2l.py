@@ -84,3 +84,45 @@ def test_tune_says_before_and_after(here, task, measure, capsys):
     assert json.loads((here / "out/tuning.json").read_text()) == report
     assert (here / "out/adapter/adapter_model.safetensors").is_file()
     assert "| after" in (here / "out/tuning.md").read_text()
+
+
+def test_frozen_is_asked_about_the_episodes_of_words(here, capsys):
+    """Two pictures differ by their ids alone; the episodes are those of `spae eval fewshot`."""
+    pytest.importorskip("accelerate", reason="spae.training needs accelerate")
+    from spae.eval.episodes import paper_settings, sample_episodes
+    from spae.eval.labelled import labelled_set
+    from spae.training.prefixes import PrefixEncoder
+
+    options = ["--data", "pictures", "--llm", "llm", "--size", "16", "--ways", "2", "--shots", "1"]
+    options += ["--episodes", "4", "--steps", "2", "--batch-size", "4"]
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        from spae.eval import frozen
+
+        ask = frozen.evaluate_fewshot
+
+        def watched(llm, images, setting, episodes, **rest):
+            seen.append((llm.vocabulary_size, images, setting, episodes))
+            return ask(llm, images, setting, episodes, **rest)
+
+        patch.setattr(frozen, "evaluate_fewshot", watched)
+        assert main(["tune", "frozen", *options, "--out", "out", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    settings = [one for one in paper_settings(2) if one.inner_shots == 1]
+    assert [row["setting"] for row in report["rows"]] == [one.name for one in settings]
+    assert {"exact", "ranked", "shuffled ranked"} <= set(report["rows"][0])
+    assert "word overlap" not in report["rows"][0], "an image's ids are its own"
+    assert len(report["losses"]) == 2
+    labels = labelled_set("pictures", 16, split="report").labels
+    drawn = [sample_episodes(labels, one, 4, seed=0) for one in settings]
+    assert [(one, of) for *_, one, of in seen] == list(zip(settings, drawn, strict=True))
+    size, images, *_ = seen[0]
+    used = {shot.item for of in drawn for episode in of for shot in (*episode.shots, episode.query)}
+    assert set(images.shown) == used
+    ids = [one for pair in images.shown.values() for (one,) in pair]
+    assert sorted(ids) == list(range(340, size)), "two of each image, behind the vocabulary"
+    assert size == 340 + 2 * len(used)
+    assert PrefixEncoder.load(here / "out/encoder").config.steps == 2
+    assert "2-way 1-shot x4" in (here / "out/frozen.md").read_text()
+    assert main(["tune", "frozen", *options, "--shots", "2", "--out", "other"]) == 1
+    assert "shots: expected some of 1, 3, 5, got [2]" in capsys.readouterr().err

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
-from spae.eval.centroids import Features, lite0_features, pixels
+from spae.eval.centroids import lite0_features, pixels
+from spae.eval.episode_pictures import EpisodePictures
 from spae.eval.episodes import Episode, FewShotSetting, paper_settings, sample_episodes, save_episodes
 from spae.eval.fewshot import ANSWERS, V2L, Reading, WordImages, evaluate_fewshot, export_fewshot
-from spae.eval.images import encode_items, pictures_of, words_of
+from spae.eval.images import encode_items, words_of
 from spae.eval.labelled import SPLITS, LabelledSet, check_data, labelled_set
 from spae.eval.public import FORMATS
 from spae.eval.published import Published, published_rows
@@ -215,7 +214,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     model, llm, rows = run.model, run.asked, []
     called = f":{part.classes}" if part.classes else ""
-    pictures = _Pictures(labelled, [e for _, episodes in played for e in episodes])
+    pictures = EpisodePictures(labelled, [e for _, episodes in played for e in episodes])
     tokens = [encode_items(model, of) for of in pictures.each]
     features = {"pixels": pictures.features(pixels)}
     if part.lite0:
@@ -251,26 +250,3 @@ def _rows(
             facts |= {"reading": str(part.reading), "layers": layers, "words": num_words}
             rows.append({**facts, **asdict(setting), **row})
     return rows
-
-
-class _Pictures:
-    """The images that episodes show and ask about: `each` of one or two data sets, by number."""
-
-    def __init__(self, labelled: LabelledSet, episodes: list[Episode]) -> None:
-        self._of_item = labelled.items or range(len(labelled.labels.shown))
-        self._two = labelled.asked is not None
-        used = {self._of_item[shot.item] for episode in episodes for shot in episode.shots}
-        queries = {episode.query.item for episode in episodes}
-        if labelled.asked is None:
-            self.each = [pictures_of(labelled.shown, used | {self._of_item[item] for item in queries})]
-        else:
-            self.each = [pictures_of(labelled.shown, used), pictures_of(labelled.asked, queries)]
-
-    def by_item(self, values: dict[int, Any]) -> dict[int, Any]:
-        """Values of shown images as those of the items that are about them."""
-        return {item: values[image] for item, image in enumerate(self._of_item) if image in values}
-
-    def features(self, of: Callable[[dict[int, Tensor]], dict[int, Tensor]]) -> Features:
-        found = [of(pictures) for pictures in self.each]
-        shown = self.by_item(found[0])
-        return Features(shown, found[1] if self._two else shown)
