@@ -29,7 +29,8 @@ class Features(NamedTuple):
 def histograms(shown: Words, asked: Words) -> Features:
     """How often each word occurs in an image."""
     pairs = [_items(shown), _items(asked)]
-    column = {word: i for i, word in enumerate(sorted({w for of in pairs for ws in of.values() for w in ws}))}
+    found = {word for of in pairs for words in of.values() for word in words}
+    column = {word: i for i, word in enumerate(sorted(found, key=_ids))}
 
     def count(words: tuple[WordIds, ...]) -> Tensor:
         row = torch.zeros(len(column))
@@ -38,6 +39,10 @@ def histograms(shown: Words, asked: Words) -> Features:
         return row
 
     return Features(*({item: count(words) for item, words in of.items()} for of in pairs))
+
+
+def _ids(word: WordIds) -> tuple[int, ...]:
+    return (word,) if isinstance(word, int) else word
 
 
 def pixels(images: Mapping[int, Tensor]) -> dict[int, Tensor]:

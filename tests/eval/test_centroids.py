@@ -29,6 +29,14 @@ def test_histograms_count_words_of_both_sets():
     assert [row.tolist() for row in (shown[0], shown[1], asked[3])] == [[2, 0, 1], [0, 1, 0], [1, 0, 2]]
 
 
+def test_histograms_of_phrases():
+    """V2L's words have one id or several."""
+    shown, asked = histograms([((5, 6), 5), ((5,), 9)], {3: (9, (5, 6, 7), (5, 6))})
+    assert sorted(shown[0].tolist()) == [0, 0, 0, 1, 1]
+    assert [float(shown[i] @ asked[3]) for i in (0, 1)] == [1, 1]
+    assert asked[3].sum() == 3
+
+
 def test_pixels_and_lite0(monkeypatch):
     torch.manual_seed(0)
     model = Lite0().eval()
