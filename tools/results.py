@@ -93,7 +93,9 @@ def fewshot(mine: list[Result]) -> Iterator[str]:
         for model, report in result.of_models.items():
             for row in report["rows"]:
                 if "ways" in row and "exact" in row:
-                    key = f"**{model}** (ours)", row["data"], report["llm"], str(row["words"])
+                    # Earlier reports are of all items.
+                    data = row["data"] + (f", split {row['split']}" if row.get("split") else "")
+                    key = f"**{model}** (ours)", data, report["llm"], str(row["words"])
                     own.setdefault(key, []).append(row)
     rows = [
         [*key, *(_averaged([row for row in of if row["ways"] == ways]) for ways in (2, 5)), "", ""]
