@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spae import data
+from spae.codebook import WordIds
 from spae.eval.classifier import Classifier, DigitClassifier, FeatureClassifier
 from spae.eval.drawing import Drawing, add_drawing, described
 from spae.eval.images import stack
@@ -145,7 +146,7 @@ class Lab:
     def restored(self, tokens: PyramidTokens) -> Restored:
         return Restored(decode_all(self.model, tokens), tokens)
 
-    def nearest(self, candidates: list[tuple[int, ...]], i: int) -> tuple[int, ...]:
+    def nearest(self, candidates: Sequence[tuple[WordIds, ...]], i: int) -> tuple[WordIds, ...]:
         """The candidate whose image is most like original i."""
         images = decode_all(self.model, self.lexicon.tokens(candidates))
         return candidates[int(psnr(self.originals[i].expand_as(images), images).argmax())]

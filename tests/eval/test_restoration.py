@@ -1,9 +1,11 @@
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from spae import Codebook, V2LConfig, V2LTokenizer
 from spae.cli import main
 from spae.eval.restoration import Lab
 from spae.eval.run import Run, evaluate, find
@@ -206,3 +208,24 @@ def test_studies_that_cannot_be_made(capsys):
     for option in (["--window", "3"], ["--stride", "3"], ["--scheme", "layers"]):
         assert main(["eval", "windows", *option]) == 1
         assert f"{option[0][2:]}: expected the default" in capsys.readouterr().err
+
+
+def test_local_words_of_a_v2l(tmp_path, tiny):
+    """Its global words, some of several ids, are shown and kept."""
+    ids = torch.tensor([[20 + 3 * i, -1 if i < 40 else 90 + i] for i in range(60)])
+    words = [f"<{i}>" for i in range(60)]
+    book = Codebook(words, torch.randn(60, 12), ids, name="t").normalised("unit")
+    config = V2LConfig(
+        (8, 8), (1, 2, 4), channels=4, multipliers=(1, 1), num_res_blocks=1, image_encoder="custom"
+    )
+    rows = {"global": torch.arange(30, 60), "local": torch.arange(40)}
+    encoder = SimpleNamespace(
+        name="toy", checksum="0", image_features=lambda images: images.flatten(1)[:, :12].contiguous()
+    )
+    model = V2LTokenizer(config, book, rows, image_encoder=encoder).eval()
+    settings = Denoising(images=2, stride=3, window=4, tasks=("inpainting",))
+    report = restore("denoise", model, tiny, tmp_path, settings)
+    shares = {row["method"]: row["words"]["value"] for row in report["rows"] if "words" in row}
+    # 4 of 21 words are hidden, and a random word is hardly ever right.
+    assert all(share >= 17 / 21 for share in shares.values())
+    assert shares["own words"] == 1 > shares["random words"]

@@ -31,7 +31,7 @@ from spae.incontext.tasks.denoising import (
     majority,
     restore_windows,
 )
-from spae.tokenizers import PyramidTokens
+from spae.tokenizers import PyramidTokens, V2LTokenizer
 from spae.tokenizers.batches import encode_all
 
 ABOUT = "Degraded images restored after ten copies, corrupted less and less."
@@ -147,7 +147,9 @@ def restore(lab: Lab, name: str, kinds: tuple[str, ...] = KINDS) -> dict[str, Re
     degraded = DEGRADATIONS[name](lab.originals)
     conditions = encode_all(lab.model, degraded)
     in_windows = chosen.scheme == "windows"
-    hidden = hidden_tokens(name, lab.model.pyramid) if in_windows else None
+    # Of a V2L, whose global words say what is seen as a whole, the local ones are hidden.
+    v2l = isinstance(lab.model, V2LTokenizer)
+    hidden = hidden_tokens(name, lab.model.pyramid, local=v2l) if in_windows else None
     if hidden is not None:
         hidden, conditions = hidden[: lab.tokens.ids.shape[1]], lab.tokens
     answers: dict[str, list[PyramidTokens]] = {kind: [] for kind in kinds}
@@ -160,6 +162,7 @@ def restore(lab: Lab, name: str, kinds: tuple[str, ...] = KINDS) -> dict[str, Re
                 lab.lexicon,
                 condition_layers=lab.layers if in_windows else chosen.condition_layers,
                 seed=chosen.seed * 10**6 + i,
+                masks=lab.model.word_masks if v2l else None,
             )
             if in_windows:
                 windows = Windows(chosen.stride, chosen.window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -11,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spae.codebook import WordIds
 from spae.incontext.decoding import decode
 from spae.incontext.lexicon import Lexicon
 from spae.incontext.log import SegmentLog
 from spae.incontext.passes import Options
 from spae.incontext.prompts import Example, Task, Template, prompt
+from spae.incontext.words import ids_of
 from spae.llm import FrozenLLM
 from spae.tokenizers import PyramidTokens
 from spae_ops import Pyramid
@@ -66,19 +69,29 @@ DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def hidden_tokens(name: str, pyramid: Pyramid) -> Tensor | None:
+def hidden_tokens(name: str, pyramid: Pyramid, *, local: bool = False) -> Tensor | None:
     """Which tokens V2L masks in a task, bool [n]: those at the latent positions that the degradation makes
-    grey. None where it masks none: the whole image is degraded."""
+    grey. None where it masks none: the whole image is degraded.
+
+    local: only tokens of the last layer, as a V2L's, whose global words stand at no position.
+    """
     whole = torch.ones(1, 1, *pyramid.shape)
     grey = DEGRADATIONS[name](whole)[0, 0] == 0
     if not grey.any():
         return None
     places = [pyramid.positions(layer) for layer in range(pyramid.num_layers)]
-    return torch.cat([grey[position[:, 0], position[:, 1]] for position in places])
+    hidden = torch.cat([grey[position[:, 0], position[:, 1]] for position in places])
+    if local:
+        hidden[: -pyramid.tokens_per_layer[-1]] = False
+    return hidden
 
 
 def corrupt(
-    tokens: Sequence[PyramidTokens], rate: float, num_codes: int, generator: torch.Generator
+    tokens: Sequence[PyramidTokens],
+    rate: float,
+    num_codes: int,
+    generator: torch.Generator,
+    masks: Tensor | None = None,
 ) -> list[PyramidTokens]:
     """Several pyramids of the same images, corrupted alike: the same positions became the same words.
 
@@ -88,7 +101,10 @@ def corrupt(
     longest = max((one.ids for one in tokens), key=lambda ids: ids.shape[1])
     count = round(rate * longest.shape[1])
     chosen = torch.rand(longest.shape, generator=generator).argsort(1)[:, :count]
-    random = torch.randint(num_codes, chosen.shape, generator=generator)
+    if masks is None:
+        random = torch.randint(num_codes, chosen.shape, generator=generator)
+    else:
+        random = _random_words(chosen, tokens[0].pyramid, masks, generator)
     replaced = torch.zeros_like(longest, dtype=torch.bool).scatter(1, chosen, True)
     words = torch.zeros_like(longest).scatter(1, chosen, random)
     return [
@@ -98,6 +114,17 @@ def corrupt(
     ]
 
 
+def _random_words(positions: Tensor, pyramid: Pyramid, masks: Tensor, generator: torch.Generator) -> Tensor:
+    """A word of its layer for each of some positions in the token order, int64 [B, m]."""
+    layers = torch.arange(pyramid.num_layers).repeat_interleave(torch.tensor(pyramid.tokens_per_layer))
+    share = torch.rand(positions.shape, generator=generator, dtype=torch.float64)
+    words = torch.zeros_like(positions)
+    for layer, mask in enumerate(masks.cpu()):
+        rows = mask.nonzero()[:, 0]
+        words = torch.where(layers[positions] == layer, rows[(share * len(rows)).long()], words)
+    return words
+
+
 def denoising_task(
     degraded: PyramidTokens,
     original: PyramidTokens,
@@ -105,6 +132,7 @@ def denoising_task(
     *,
     condition_layers: int,
     seed: int = 0,
+    masks: Tensor | None = None,
 ) -> tuple[Task, Example]:
     """Ten examples of one image with decreasing corruption, and the query that they lead up to.
 
@@ -112,7 +140,7 @@ def denoising_task(
     corrupted copy of `degraded`, in its first `condition_layers` layers, with a copy of `original` in which
     the same positions have the same random words, as V2L does it; the query's condition is `degraded` itself.
     The copies of `original` differ, so that none shows the answer, but their majority does: report it beside
-    what the model makes of them.
+    what the model makes of them. masks: bool [L, K], what words of a layer become; None: any.
     """
     if len(degraded) != 1 or len(original) != 1:
         raise ValueError(f"original: expected one image, got {len(original)} and {len(degraded)} degraded")
@@ -120,7 +148,7 @@ def denoising_task(
     examples = []
     for rate in RATES:
         both = degraded.upto(condition_layers), original
-        condition, answer = corrupt(both, rate, len(lexicon.codebook), generator)
+        condition, answer = corrupt(both, rate, len(lexicon.codebook), generator, masks)
         examples.append(Example(lexicon.llm_ids(condition)[0], lexicon.llm_ids(answer)[0]))
     query = Example(lexicon.llm_ids(degraded.upto(condition_layers))[0])
     return Task(_TEMPLATE, tuple(examples)), query
@@ -250,12 +278,13 @@ def paired_task(
     return Task(_TEMPLATE, tuple(Example(*pair) for pair in pairs)), [Example(query) for query in asked]
 
 
-def majority(task: Task) -> tuple[int, ...]:
-    """At each position the id that most of the answers have there (the lowest of equals): the baseline that
+def majority(task: Task) -> tuple[WordIds, ...]:
+    """At each position the word that most of the answers have there (the lowest of equals): the baseline that
     needs no language model."""
-    return tuple(torch.tensor(answers_of(task)).mode(0).values.tolist())
+    counts = [Counter(column) for column in zip(*answers_of(task), strict=True)]
+    return tuple(min(count, key=lambda word: (-count[word], ids_of(word))) for count in counts)
 
 
-def answers_of(task: Task) -> list[tuple[int, ...]]:
-    """The ids of each example's answer."""
-    return [cast("tuple[int, ...]", example.answer) for example in task.examples]
+def answers_of(task: Task) -> list[tuple[WordIds, ...]]:
+    """The words of each example's answer, as ids."""
+    return [cast("tuple[WordIds, ...]", example.answer) for example in task.examples]
