@@ -304,6 +304,17 @@ def test_condition_and_answer_are_corrupted_alike():
     assert replaced[:, :5].any()
 
 
+def test_random_words_are_of_their_layer():
+    pyramid = Pyramid.square(4, (1, 2, 4))
+    original = PyramidTokens(torch.full((200, 21), 40), pyramid)
+    masks = torch.zeros(3, 50, dtype=torch.bool)
+    masks[0, 7] = masks[1, 10:13] = masks[2, 20:40] = True
+    (changed,) = corrupt([original], 0.5, 50, torch.Generator().manual_seed(0), masks)
+    assert ((changed.ids != 40).sum(1) == 10).all()
+    found = [set(layer.unique().tolist()) - {40} for layer in changed.layers()]
+    assert found == [{7}, {10, 11, 12}, set(range(20, 40))]
+
+
 def test_hidden_tokens_are_those_of_the_grey_region():
     """V2L's: the middle 8 x 8 of 16 x 16, the lower 8 x 16; nothing where the whole image is degraded."""
     pyramid = Pyramid.square(16, (1, 16))
@@ -311,6 +322,9 @@ def test_hidden_tokens_are_those_of_the_grey_region():
     assert middle[0]  # the first layer's only token stands in the middle
     assert middle[1:].reshape(16, 16)[4:12, 4:12].all()
     assert middle.sum() == 1 + 64
+    local = hidden_tokens("inpainting", pyramid, local=True)
+    assert not local[0]
+    assert torch.equal(local[1:], middle[1:])
     lower = hidden_tokens("outpainting", pyramid)[1:].reshape(16, 16)
     assert lower[8:].all()
     assert not lower[:8].any()
