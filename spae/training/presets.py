@@ -19,9 +19,6 @@ from spae.data import open_data
 from spae.data.open import parse
 from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import FrameDiscriminator, PatchDiscriminator, ResidualDiscriminator
-from spae.tokenizers import LQAE, SPAE, VQGAN, LQAEConfig, SPAEConfig, Tokenizer, VQGANConfig
-from spae.tokenizers.checkpoints import WEIGHTS, find, read_weights
-from spae.models import PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import (
     LQAE,
     RQ,
@@ -33,6 +30,7 @@ from spae.tokenizers import (
     Tokenizer,
     VQGANConfig,
 )
+from spae.tokenizers.checkpoints import WEIGHTS, find, read_weights
 from spae.tokenizers.lqae import bert_codebook
 from spae.tokenizers.v2l import V2LConfig, V2LTokenizer
 from spae.tokenizers.v2l_words import V2LWords
