@@ -120,10 +120,10 @@ class Dense {
 }  // namespace
 }  // namespace cross_entropy
 
-void distance_cross_entropy(const CrossEntropyInput& input, const simd::Kernels& kernels, TruncateChoice truncate,
-                            const CrossEntropyOutput& out) {
+void distance_cross_entropy(const CrossEntropyInput& input, const simd::Kernels& kernels,
+                            const CrossEntropyOptions& options, const CrossEntropyOutput& out) {
   const cross_entropy::Problem problem(input, kernels, out.gradient != nullptr);
-  cross_entropy::Dense(problem, cross_entropy::Truncation(problem, truncate, out).run(), out).run();
+  cross_entropy::Dense(problem, cross_entropy::Truncation(problem, options, out).run(), out).run();
 }
 
 }  // namespace spae

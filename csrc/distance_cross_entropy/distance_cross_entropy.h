@@ -66,7 +66,12 @@ struct CrossEntropyOutput {
 // Which rows are truncated: those of which that seems to pay, none, or all but those too large for the frame.
 enum class TruncateChoice { kAuto, kOff, kOn };
 
-void distance_cross_entropy(const CrossEntropyInput& input, const simd::Kernels& kernels, TruncateChoice truncate,
-                            const CrossEntropyOutput& out);
+struct CrossEntropyOptions {
+  TruncateChoice truncate = TruncateChoice::kAuto;
+  bool named_isa = false;  // the instruction set is somebody's choice
+};
+
+void distance_cross_entropy(const CrossEntropyInput& input, const simd::Kernels& kernels,
+                            const CrossEntropyOptions& options, const CrossEntropyOutput& out);
 
 }  // namespace spae

@@ -68,7 +68,8 @@ std::tuple<Tensor, Tensor, Tensor> loss_and_gradient(const Tensor& x, const Tens
   const CrossEntropyOutput out{loss.mutable_data_ptr<float>(),
                                with_gradient ? gradient.mutable_data_ptr<float>() : nullptr,
                                evaluated.mutable_data_ptr<int64_t>()};
-  distance_cross_entropy({queries, table, prepared, ids, temperature}, kernels, parse_truncate(truncate), out);
+  const CrossEntropyOptions options{parse_truncate(truncate), !simd::is_automatic(isa)};
+  distance_cross_entropy({queries, table, prepared, ids, temperature}, kernels, options, out);
   return {loss, gradient, evaluated};
 }
 

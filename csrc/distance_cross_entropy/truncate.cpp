@@ -47,7 +47,7 @@ int64_t row_stride(int64_t tiles) {
 Truncation::Workspace::Workspace(const Truncation& parent)
     : problem(parent.problem_),
       exact(parent.problem_, parent.out_),
-      screen(make_int8_screen(parent.problem_.in.prepared, parent.kernels_, parent.problem_.width)),
+      screen(make_int8_screen(parent.problem_.in.prepared, parent.kernels_, parent.problem_.width, 1, false)),
       scratch(static_cast<size_t>(parent.problem_.width)),
       framed(static_cast<size_t>(parent.problem_.width)) {
   screen->resize(1);
@@ -62,16 +62,79 @@ void Truncation::Workspace::open(int64_t query) {
   codes.clear();
 }
 
-Truncation::Truncation(const Problem& problem, TruncateChoice choice, const CrossEntropyOutput& out)
+const float* Truncation::Workspace::score(int64_t tile, float threshold) {
+  struct Sink final : ScanSink {
+    void take(const Block&, int64_t, uint32_t hits, const float* from) override {
+      any = hits != 0;
+      if (any) std::copy(from, from + simd::kTile, to);
+    }
+    float* to = nullptr;
+    bool any = false;
+  } sink;
+  sink.to = scores;
+  const Block block{0, 1};
+  screen->scan({&block, 1, &tile, 1, problem.in.prepared.bias, &threshold}, sink);
+  return sink.any ? scores : nullptr;
+}
+
+// Each row's largest prefix score over every tile of a scan.
+class Truncation::PrefixMaxima final : public ScanSink {
+ public:
+  PrefixMaxima(Truncation& parent, int64_t begin) : maxima_(parent.maxima_.data() + begin), stride_(parent.stride_) {}
+
+  void take(const Block& block, int64_t tile, uint32_t, const float* largest) override {
+    for (int r = 0; r < block.rows; ++r) maxima_[(block.first + r) * stride_ + tile] = largest[r];
+  }
+
+ private:
+  float* const maxima_;
+  const int64_t stride_;
+};
+
+// The same of all elements, where a tile reaches a row's threshold, which rises as codes are seen.
+class Truncation::Maxima final : public ScanSink {
+ public:
+  Maxima(Truncation& parent, const std::vector<int64_t>& tiles, int64_t begin)
+      : parent_(parent),
+        tiles_(tiles.data() + begin),
+        maxima_(parent.maxima_.data() + begin),
+        best_(parent.rows_.size(), kNoThreshold),
+        thresholds_(parent.rows_.size(), kNoThreshold) {}
+
+  const float* thresholds() const { return thresholds_.data(); }
+
+  void take(const Block& block, int64_t tile, uint32_t hits, const float* scores) override {
+    for (int r = 0; r < block.rows; ++r) {
+      if ((hits >> r & 1u) == 0) continue;
+      const float* row = scores + r * simd::kTile;
+      float largest = kNoThreshold;
+      for (int64_t j = 0; j < simd::kTile; ++j) largest = std::max(largest, row[j]);
+      const int64_t index = block.first + r;
+      maxima_[index * parent_.stride_ + tile] = largest;
+      if (!(largest > best_[static_cast<size_t>(index)])) continue;
+      best_[static_cast<size_t>(index)] = largest;
+      float& threshold = thresholds_[static_cast<size_t>(index)];
+      threshold = std::max(threshold, parent_.running_threshold(index, tiles_[tile], row));
+    }
+  }
+
+ private:
+  const Truncation& parent_;
+  const int64_t* const tiles_;
+  float* const maxima_;
+  std::vector<float> best_, thresholds_;  // [rows]
+};
+
+Truncation::Truncation(const Problem& problem, const CrossEntropyOptions& options, const CrossEntropyOutput& out)
     : problem_(problem),
       out_(out),
       kernels_(problem.definition),
-      forced_(choice == TruncateChoice::kOn),
+      forced_(options.truncate == TruncateChoice::kOn),
       count_(problem.in.codes.count()) {
   const bool pays = forced_ || (count_ >= kMinCodes && problem.width >= kernels_.min_width8);
-  if (choice == TruncateChoice::kOff || !pays) return;
+  if (options.truncate == TruncateChoice::kOff || !pays) return;
   const PreparedCodes& prepared = problem.in.prepared;
-  screen_ = make_int8_screen(prepared, kernels_, problem.width);
+  screen_ = make_int8_screen(prepared, kernels_, problem.width, problem.in.queries.count(), options.named_isa);
   reach_ = 0.5 * problem.scale * problem.scale * problem.in.temperature * problem.gap * kRoundings;
   tiles_.resize(static_cast<size_t>(prepared.tiles));
   std::iota(tiles_.begin(), tiles_.end(), 0);
@@ -186,51 +249,27 @@ void Truncation::score(Level level, const std::vector<int64_t>& tiles) {
   const auto count = static_cast<int64_t>(tiles.size()), blocks = static_cast<int64_t>(blocks_.size());
   stride_ = row_stride(count);
   maxima_.resize(rows_.size() * static_cast<size_t>(stride_));
-  const int64_t most = max_group_blocks(*screen_), groups = (blocks + most - 1) / most;
+  const int64_t most = level == Level::kPrefix ? screen_->prefix_blocks() : max_group_blocks(*screen_);
+  const int64_t groups = (blocks + most - 1) / most;
   const int64_t ranges = std::clamp<int64_t>(count / kMinTilesPerRange, 1, kRanges);
   for_each_task(groups * ranges, torch::stable::get_num_threads(), [&](int64_t task, int64_t) {
     const int64_t group = task % groups, range = task / groups;
     const int64_t first = group * blocks / groups, last = (group + 1) * blocks / groups;
     const int64_t begin = range * count / ranges, end = (range + 1) * count / ranges;
-    Reached reached;
-    reached.best.assign(rows_.size(), kNoThreshold);
-    reached.thresholds.assign(rows_.size(), kNoThreshold);
-    for (int64_t t = begin; t < end; ++t) {
-      TileStep step{tiles[static_cast<size_t>(t)], tiles[static_cast<size_t>(std::min(t + 1, end - 1))], 0,
-                    last - first};
-      for (; step.block < step.blocks; ++step.block) {
-        const Block& block = blocks_[static_cast<size_t>(first + step.block)];
-        score_block(level, block, step, reached, maxima_.data() + block.first * stride_ + t);
-      }
+    const Scan scan{&blocks_[static_cast<size_t>(first)], last - first, tiles.data() + begin, end - begin,
+                    problem_.in.prepared.bias, nullptr};
+    if (level == Level::kPrefix) {
+      PrefixMaxima sink(*this, begin);
+      return screen_->scan_prefix(scan, sink);
     }
+    for (int64_t b = first; b < last; ++b) {
+      const Block& block = blocks_[static_cast<size_t>(b)];
+      for (int64_t row = block.first; row < block.first + block.rows; ++row)
+        std::fill_n(maxima_.begin() + row * stride_ + begin, end - begin, kNoThreshold);
+    }
+    Maxima sink(*this, tiles, begin);
+    screen_->scan({scan.blocks, scan.num_blocks, scan.tiles, scan.num_tiles, scan.bias, sink.thresholds()}, sink);
   });
-}
-
-// One tile's maxima, to every stride-th float from `maxima` on: the lowest float for rows whose threshold none reaches.
-void Truncation::score_block(Level level, const Block& block, const TileStep& step, Reached& reached,
-                             float* maxima) const {
-  if (level == Level::kPrefix) {
-    float largest[simd::kMaxRows];
-    screen_->run_prefix(block, step, bias(step.tile), largest);
-    for (int r = 0; r < block.rows; ++r) maxima[r * stride_] = largest[r];
-    return;
-  }
-  alignas(64) float scores[simd::kMaxRows * simd::kTile];
-  float* thresholds = reached.thresholds.data() + block.first;
-  const uint32_t hits = screen_->run(block, step, bias(step.tile), thresholds, scores);
-  for (int r = 0; r < block.rows; ++r) {
-    float largest = kNoThreshold;
-    if ((hits >> r & 1u) != 0) {
-      const float* row = scores + r * simd::kTile;
-      for (int64_t j = 0; j < simd::kTile; ++j) largest = std::max(largest, row[j]);
-      float& best = reached.best[static_cast<size_t>(block.first + r)];
-      if (largest > best) {
-        best = largest;
-        thresholds[r] = std::max(thresholds[r], running_threshold(block.first + r, step.tile, row));
-      }
-    }
-    maxima[r * stride_] = largest;
-  }
 }
 
 // What the best of a tile's scores but the target's rules out, by its lower bound.
@@ -263,11 +302,11 @@ double Truncation::seed(const Scored& scored, Workspace& work) const {
     if (other != best && *other > *second) second = other;
   const int64_t target = problem_.in.target[scored.row.query];
   double nearest = std::numeric_limits<double>::infinity();
-  alignas(64) float scores[simd::kTile];
   for (const float* maximum : {best, second}) {
     const int64_t tile = maximum - scored.maxima, first = tile * simd::kTile;
     if (maximum >= end) continue;
-    if (work.screen->run({0, 1}, {tile, tile, 0, 1}, bias(tile), &kNoThreshold, scores) == 0) continue;
+    const float* scores = work.score(tile, kNoThreshold);
+    if (scores == nullptr) continue;
     int64_t code = -1;
     for (int64_t j = 0; j < std::min(simd::kTile, count_ - first); ++j)
       if (first + j != target && (code < 0 || scores[j] > scores[code - first])) code = first + j;
@@ -278,8 +317,8 @@ double Truncation::seed(const Scored& scored, Workspace& work) const {
 
 // Evaluates the codes of a tile that reach the threshold, the target apart; false if there are none.
 bool Truncation::evaluate(const Row& row, int64_t tile, float threshold, Workspace& work) const {
-  alignas(64) float scores[simd::kTile];
-  if (work.screen->run({0, 1}, {tile, tile, 0, 1}, bias(tile), &threshold, scores) == 0) return false;
+  const float* scores = work.score(tile, threshold);
+  if (scores == nullptr) return false;
   const int64_t first = tile * simd::kTile;
   for (int64_t j = 0; j < std::min(simd::kTile, count_ - first); ++j)
     if (scores[j] >= threshold && first + j != problem_.in.target[row.query])

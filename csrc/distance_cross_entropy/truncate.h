@@ -23,7 +23,7 @@ namespace spae::cross_entropy {
 
 class Truncation {
  public:
-  Truncation(const Problem& problem, TruncateChoice choice, const CrossEntropyOutput& out);
+  Truncation(const Problem& problem, const CrossEntropyOptions& options, const CrossEntropyOutput& out);
 
   // Writes the losses and gradients of the rows it can; returns the other queries, ascending.
   std::vector<int64_t> run();
@@ -46,10 +46,8 @@ class Truncation {
     const float* maxima;
   };
 
-  // What a task has seen of its rows: their largest bounds and the thresholds that codes there set.
-  struct Reached {
-    std::vector<float> best, thresholds;  // [rows]
-  };
+  class PrefixMaxima;
+  class Maxima;
 
   // What a worker needs to decide rows.
   struct Workspace {
@@ -60,7 +58,11 @@ class Truncation {
 
     const Problem& problem;
     Exact exact;
+    // The row's bounds [32] of a tile's codes; null if none reaches the threshold.
+    const float* score(int64_t tile, float threshold);
+
     std::unique_ptr<PrefixScreen> screen;  // of a row alone
+    alignas(64) float scores[simd::kTile];
     std::vector<float> scratch, framed;    // [D]
     std::vector<Evaluated> codes;
   };
@@ -71,14 +73,12 @@ class Truncation {
   void pack(const int64_t* queries, int64_t count);
   void pack_block(const Block& block, const int64_t* queries);
   void score(Level level, const std::vector<int64_t>& tiles);
-  void score_block(Level level, const Block& block, const TileStep& step, Reached& reached, float* maxima) const;
   float running_threshold(int64_t row, int64_t tile, const float* scores) const;
   Scored scored(const Block& block, int index) const;
   bool decide(Level level, const Scored& scored, Workspace& work) const;
   double seed(const Scored& scored, Workspace& work) const;
   bool evaluate(const Row& row, int64_t tile, float threshold, Workspace& work) const;
   float threshold(const Row& row, double nearest) const;
-  const float* bias(int64_t tile) const { return problem_.in.prepared.bias + tile * simd::kTile; }
 
   const Problem& problem_;
   const CrossEntropyOutput& out_;

@@ -10,7 +10,7 @@ some of a call's rows finds few codes, and of those where few are left).
 
 The same bits come out on every run and for every number of threads (`torch.set_num_threads`); instruction
 sets (`SPAE_ISA=avx512|avxvnni|avx2|portable`, default the fastest that runs) round differently where rows
-are not truncated. Names of AMX mean the vector instructions beside it for the dense sum.
+are not truncated. Names of AMX mean the vector instructions beside it, but for the screen.
 """
 
 from __future__ import annotations
