@@ -348,7 +348,7 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], str, Extra], ...] = (
     ("Drawing", ("generate", "outpaint"), "Images that a frozen language model wrote, word by word.", plain),
     ("Video", ("frames", "motion"), "Clips as words, and drawn as told.", plain),
     ("Sound", ("sound",), "Recordings as words.", plain),
-    ("Denoising", ("denoise",), "", plain),
+    ("Denoising", ("denoise", "windows"), "", plain),
     ("Strides", ("strides",), "", plain),
     ("Speed", (), "", speed),
 )
