@@ -58,7 +58,7 @@ void Truncation::Workspace::open(int64_t query) {
   const PreparedCodes& prepared = problem.in.prepared;
   double squares = 0;
   const double norm = frame_row(x, prepared.shift, prepared.scale, problem.width, framed.data(), &squares);
-  screen->pack({0, 1}, 0, framed.data(), norm);
+  screen->pack({0, 1, 0}, 0, framed.data(), norm);
   codes.clear();
 }
 
@@ -72,7 +72,7 @@ const float* Truncation::Workspace::score(int64_t tile, float threshold) {
     bool any = false;
   } sink;
   sink.to = scores;
-  const Block block{0, 1};
+  const Block block{0, 1, 0};
   screen->scan({&block, 1, &tile, 1, problem.in.prepared.bias, &threshold}, sink);
   return sink.any ? scores : nullptr;
 }
@@ -217,7 +217,7 @@ void Truncation::pack(const int64_t* queries, int64_t count) {
   blocks_.clear();
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t first = b * count / blocks;
-    blocks_.push_back({first, static_cast<int>((b + 1) * count / blocks - first)});
+    blocks_.push_back({first, static_cast<int>((b + 1) * count / blocks - first), b});
   }
   rows_.resize(static_cast<size_t>(count));
   screen_->resize(count);
