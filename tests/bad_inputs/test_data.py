@@ -202,7 +202,7 @@ TRAINING = [
     (lambda f: load_preset("mnist", ["model.image_size=[33, 33]"]), r"model: image_size: expected sizes divisible by .*, got \(33, 33\)"),
     (lambda f: load_preset("mnist", ["model.grids=[1, 2, 4, 3]"]), r"model: grids\[3\]: expected a grid that divides .*, got \(3, 3\)"),
     (lambda f: load_preset("mnist", ["codebook.words=3"]), r"codebook.words: expected text or .*, got 3"),
-    (lambda f: load_preset("mnist", ["tokenizer=vae"]), r"preset.tokenizer: expected one of 'spae', 'vqgan', 'lqae', 'v2l', got 'vae'"),
+    (lambda f: load_preset("mnist", ["tokenizer=vae"]), r"preset.tokenizer: expected one of 'spae', 'vqgan', 'rq', 'lqae', 'v2l', got 'vae'"),
     (lambda f: Preset.from_dict({"data": "mnist"}), r"preset: expected model, train too, got \['data'\]"),
 ]  # fmt: skip
 

@@ -15,6 +15,7 @@ TASKS = [
     "denoise",
     "digits",
     "fewshot",
+    "frames",
     "generate",
     "motion",
     "outpaint",

@@ -280,7 +280,11 @@ def test_why_it_is_unavailable():
 def test_what_it_was_built_for_decides_where_it_runs(monkeypatch, listed, capability, reason):
     known = {} if listed is None else {"cuda_architectures": listed}
     monkeypatch.setattr(_extension, "reason", lambda: None)
-    monkeypatch.setattr(_extension, "load", lambda: SimpleNamespace(with_cuda=True, **known))
+    monkeypatch.setattr(
+        _extension,
+        "load",
+        lambda: SimpleNamespace(with_cuda=True, instruction_sets=list, amx_status=str, **known),
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(verdicts, "summary", lambda kind, name: "")  # asks the device
