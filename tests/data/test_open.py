@@ -335,7 +335,7 @@ def test_what_a_source_gives_is_checked(no_new_sources):
     [
         (
             {},
-            "data: expected exactly one of name, folder, wav, frames, videos, tar, hf, cifar10, spoken-digits, got",
+            "data: expected exactly one of name, folder, wav, videos, frames, tar, hf, cifar10, spoken-digits, got",
         ),
         ({"name": "mnist", "folder": "x"}, "data: expected exactly one of .*'folder', 'name'"),
         ({"folder": "x", "colour": 1}, r"data: expected no option beside 'folder', got \['colour'\]"),
