@@ -100,6 +100,23 @@ def train(model: Any, images: Callable[..., Any], beta: float, steps: int) -> tu
     return history, output
 
 
+@pytest.fixture(scope="session")
+def random_lite0():
+    """An EfficientNet-Lite0 of random weights, whose running statistics are those of one batch."""
+    import torch
+
+    from spae.models.lite0 import Lite0
+
+    torch.manual_seed(0)
+    network = Lite0()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # one batch gives all of the running statistics
+    coarse = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    network(torch.nn.functional.interpolate(coarse, (64, 64), mode="nearest"))
+    return network.eval().requires_grad_(False)
+
+
 # Where a shell has started the run in the background, interrupts are ignored; the tests of interrupts need them.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

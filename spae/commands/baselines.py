@@ -7,41 +7,30 @@ import json
 from pathlib import Path
 
 from spae.commands import own_command
+from spae.commands._rows import add_rows, folder, overrides
 
 ABOUT = "Train VQGAN, RQ, LQAE and V2L as a preset trains a SPAE; run it again to go on where it stopped."
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--preset",
-        default="fashion-baselines",
-        help="of a SPAE without vocabularies by layer: a name or a JSON file (default: fashion-baselines)",
+    add_rows(
+        parser,
+        command="baselines",
+        preset="fashion-baselines",
+        about="of a SPAE without vocabularies by layer: a name or a JSON file",
     )
     parser.add_argument("--words", type=Path, help="folder of V2L's (spae expand); none: no V2L")
-    parser.add_argument("--out", type=Path, help="folder of all runs (default: runs/baselines-PRESET)")
-    parser.add_argument("--steps", type=int, help="of each run (default: the preset's)")
-    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="by name (default: all)")
-    parser.add_argument("--images", type=int, default=500, help="held-out ones measured on (default: 500)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override of every row, e.g. train.batch_size=16",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from spae.eval.baselines import Baselines, run_baselines
     from spae.eval.run import find, table_of
 
-    out = arguments.out or Path("runs") / f"baselines-{Path(arguments.preset).stem}"
-    steps = [] if arguments.steps is None else [f"train.steps={arguments.steps}"]
+    out = folder(arguments, "baselines")
     chosen = Baselines(
         arguments.preset,
         out,
-        (*steps, *arguments.set),
+        overrides(arguments),
         arguments.words,
         tuple(arguments.rows),
         arguments.images,

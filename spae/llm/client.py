@@ -12,6 +12,7 @@ import warnings
 import weakref
 from asyncio import sleep
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ _RETRIED = {408, 409, 425, 429}
 _NOT_ASKED_FOR = (ValueError, KeyError, TypeError, IndexError, RecursionError)
 _LARGEST_EXPLANATION = 1 << 18  # so that no part of a secret at its end is among what is shown
 _SHOWN = 300
+_LOOKS_UP = 0.2  # seconds, for interrupts
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ class Client:
         """What a coroutine returns. An interrupt (Ctrl-C) ends it, and whatever it waits for, at once."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
+            # A signal that comes just before this thread falls asleep does not wake it: it must look itself.
+            while not future.done():
+                wait([future], timeout=_LOOKS_UP)
             return future.result()
         except BaseException:
             future.cancel()

@@ -26,6 +26,7 @@ TASKS = [
     "vqa",
     "windows",
 ]
+NO_LLM = {"digits", "frames", "reconstruction", "semantics", "sound"}
 
 
 def settings(name, *options):
@@ -56,7 +57,7 @@ def test_help(what, capsys):
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert f"spae eval {what}" in out
-    assert ("--llm-model" in out) == (what not in ("digits", "reconstruction", "semantics", "sound"))
+    assert ("--llm-model" in out) == (what not in NO_LLM)
 
 
 def test_few_shot_settings_follow_ways_and_shots():
@@ -152,9 +153,7 @@ def test_a_servers_options(loaded, monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out.startswith("| data | words |")
 
 
-@pytest.mark.parametrize(
-    "what", [what for what in TASKS if what not in ("digits", "reconstruction", "semantics", "sound")]
-)
+@pytest.mark.parametrize("what", [what for what in TASKS if what not in NO_LLM])
 @pytest.mark.parametrize("source", ["gemma3", "model.gguf", "some/folder", "https://host/v1"])
 def test_every_task_asks_any_language_model(loaded, monkeypatch, tmp_path, what, source):
     monkeypatch.setattr("spae.eval.run.evaluate", lambda task, run: {})

@@ -1,24 +1,14 @@
-"""Against servers that mean harm, and interrupts, full disks and damaged logs: nothing hangs, grows or leaks."""
+"""Against servers that mean harm: nothing they send hangs, grows or is believed."""
 
-import asyncio
-import base64
 import gzip
 import json
-import os
-import signal
 import socket
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
 
 from spae import llm
-from spae.llm.address import Address
 from spae.llm.client import Patience
 from spae.llm.http import HTTPLLM, Server
-from spae.llm.journal import Journal
 
 pytest.importorskip("httpx")
 
@@ -235,99 +225,6 @@ def test_a_control_token_in_the_text_ends_the_answer(serve):
     assert rows.tolist() == [fox + [-1] * (8 - len(fox))]
 
 
-@pytest.mark.parametrize("during", ["an answer", "a back-off", "a turn"])
-def test_an_interrupt_ends_a_wait_at_once(serve, monkeypatch, during):
-    long = Patience(timeout=600, backoff=600, max_backoff=600)
-    script = {"an answer": "stall", "a back-off": b"[]", "a turn": "a"}[during]
-    if during == "a turn":
-        long = Patience(timeout=600, requests_per_minute=0.1)
-    server, model = serve(script, patience=long, model="fake", context_window=300, concurrency=3)
-    waiting = threading.Event()
-    if during == "an answer":
-        server.on_request = waiting.set
-    else:
-        from spae.llm import client
-
-        async def sleep(seconds, sleep=client.sleep):
-            if seconds > 1:
-                waiting.set()
-            await sleep(seconds)
-
-        monkeypatch.setattr(client, "sleep", sleep)
-
-    def interrupt():
-        waiting.wait(10)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # Processes that a shell starts in the background ignore interrupts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            model.generate([[5], [6], [7], [8]], 2)
-        thread.join()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    # Nobody let the server go on: the wait was left, not sat out.
-    assert not server.stalled_to_the_end
-    if during == "an answer":
-        assert len(server.bodies) <= 3
-    if during != "a turn":  # the client is of use afterwards
-        server.script = ["ab"]
-        assert model.decode(model.generate([[9]], 2)[0].tolist()) == "ab"
-
-
-def test_identical_requests_at_once_are_asked_once(serve, tmp_path):
-    def slow(body):
-        time.sleep(0.1)
-        return "ab" if body["prompt"] == model.decode([5]) else "cd"
-
-    server, model = serve(slow, concurrency=8, log=tmp_path / "log.jsonl")
-    rows = model.generate([[5]] * 5 + [[6]] * 3, 2)
-    assert [model.decode(row) for row in rows.tolist()] == ["ab"] * 5 + ["cd"] * 3
-    assert len(server.bodies) == model.spent.requests == 2
-    # From several threads too; but draws of their own are requests of their own.
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: model.generate([[7]], 2), range(4)))
-    assert len(server.bodies) == 3
-    model.generate([[5]] * 3, 2, sampling=llm.Sampling(temperature=1.0))
-    assert len({body["seed"] for body in server.bodies[3:]}) == len(server.bodies[3:]) == 3
-
-
-def test_those_who_wait_for_an_interrupted_request_ask_it_themselves(serve):
-    server, model = serve("stall", "ab", model="fake", context_window=300)
-    asked = threading.Event()
-    server.on_request = asked.set
-    loop = model._client._loop
-
-    def ask():
-        return asyncio.run_coroutine_threadsafe(model._client.post("/completions", {}, dict), loop)
-
-    first = ask()
-    assert asked.wait(10)
-    second = ask()
-    first.cancel()
-    assert second.result(10) == (text("ab"), True)
-
-
-def test_a_failure_keeps_the_answers_that_are_under_way(serve, tmp_path):
-    both = threading.Barrier(2)
-
-    def answer(body):
-        both.wait(10)
-        if body["prompt"] == model.decode([5]):
-            return 401
-        time.sleep(0.2)
-        return "ab"
-
-    server, model = serve(answer, concurrency=2, log=tmp_path / "log.jsonl")
-    with pytest.raises(llm.LLMError, match="401"):
-        model.generate([[5], [6], [7], [8]], 2)
-    assert len(server.bodies) == 2  # none was begun after it
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(serve, status):
     """Neither prompt nor key goes where a server points."""
@@ -345,112 +242,3 @@ def test_redirects_are_not_followed(serve, status):
             model.generate([[5]], 2)
         with pytest.raises(TimeoutError):
             elsewhere.accept()
-
-
-@pytest.mark.parametrize("where", ["api_key", "url"])
-@pytest.mark.parametrize("status", [401, 500])
-def test_secrets_that_a_server_repeats_are_not_shown(serve, where, status):
-    def repeat(handler):
-        said = f"you sent {handler.headers['authorization']}, {KEY}, {KEY[:6]}\\u0030\x1b[2J" + "x" * 5000
-        handler.reply(status, said.encode())
-
-    options = {"api_key": KEY} if where == "api_key" else {}
-    server, _ = serve("x")
-    url = server.url if where == "api_key" else server.url.replace("://", f"://me:{KEY}@")
-    model = HTTPLLM(
-        Server(url, model="fake", context_window=300, tokenizer=_._tokenizer, patience=ONCE, **options)
-    )
-    server.script = [("wire", repeat)]
-    with pytest.raises(llm.LLMError) as caught:
-        model.generate([[5]], 1)
-    message = str(caught.value)
-    assert "you sent" in message
-    assert "[redacted]" in message
-    for secret in (KEY, base64.b64encode(f"me:{KEY}".encode()).decode(), "\x1b"):
-        assert secret not in message
-        assert secret not in repr(model.server) + model.identity + repr(model._client.address)
-    sent = server.headers[-1]["authorization"]
-    assert sent == (
-        f"Bearer {KEY}" if where == "api_key" else "Basic " + base64.b64encode(f"me:{KEY}".encode()).decode()
-    )
-
-
-def test_a_secret_in_a_text_that_is_not_allowed_is_not_shown(serve):
-    _, model = serve(f"your key is {KEY}", api_key=KEY, attempts=1)
-    with pytest.raises(llm.LLMError, match=r"continued with 'your key is \[redacted\]'"):
-        model.generate([[5]], 1, allowed=[torch.tensor(model.encode("a"))])
-
-
-@pytest.mark.parametrize(
-    ("url", "key", "message"),
-    [
-        ("ftp://host/v1", None, "url: expected http"),
-        ("http:///v1", None, "url: expected http"),
-        ("http://host:x/v1", None, "url: expected http"),
-        ("http://[::1/v1", None, "url: expected http"),
-        (f"http://me:{KEY}/x@host/v1", None, "got one with credentials"),
-        (f"http://host/v1?key={KEY}", None, r"without a query, got 'http://host/v1'"),
-        (
-            f"http://me:{KEY}@host/v1",
-            "other",
-            "expected none beside the credentials in the url of http://host/v1",
-        ),
-        ("http://host/v1", f"{KEY}\n", "api_key: expected printable ASCII without spaces"),
-        ("http://host/v1", f"{KEY}é", "api_key: expected printable ASCII without spaces"),
-    ],
-)
-def test_addresses_that_cannot_be_used_are_refused_without_showing_a_secret(url, key, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        Address.parse(url, key)
-    assert KEY not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"endpoint": "complete"}, "endpoint: expected completions or chat, got 'complete'"),
-        ({"allowed_ids": "none"}, "allowed_ids: expected retry or server, got 'none'"),
-        ({"attempts": 0}, "attempts: expected a whole number from 1, got 0"),
-        ({"concurrency": 0}, "concurrency: expected a whole number from 1, got 0"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Server("http://127.0.0.1:9/v1", **options)
-
-
-@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "requests_per_minute", "largest_answer"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-def test_patience_that_cannot_be_is_refused(name, value):
-    with pytest.raises(
-        ValueError, match=rf"{name}: expected a (whole number from 1|number above 0).*, got {value}"
-    ):
-        Patience(**{name: value})
-
-
-@pytest.mark.parametrize("name", ["retries", "backoff", "max_backoff"])
-def test_negative_patience_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name}: expected a (whole )?number from 0, got -1"):
-        Patience(**{name: -1})
-
-
-def test_a_full_disk_locks_out_no_answer(serve, tmp_path):
-    resource = pytest.importorskip("resource", reason="needs limits on a file's size")
-    log = tmp_path / "log.jsonl"
-    server, model = serve("ab", log=log)
-    model.generate([[5]], 2)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 40, hard))
-    try:
-        with pytest.raises(OSError, match=r"log\.jsonl"):
-            model.generate([[6]], 2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not log.read_bytes().endswith(b"\n")
-    # This process still knows what it paid for, and what comes next does not run on in the half line.
-    model.generate([[6], [7]], 2)
-    assert len(server.bodies) == 3
-    with pytest.warns(UserWarning, match=r"log\.jsonl: 1 damaged of 3 lines moved to log\.jsonl\.bad"):
-        assert len(Journal(log)) == 2
-    assert (tmp_path / "log.jsonl.bad").read_bytes().startswith(b'{"key": ')
-    assert len(Journal(log)) == 2

@@ -21,20 +21,9 @@ CONFIG = SPAEConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    network = Lite0()
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None  # one batch gives all of the running statistics
-    network(images(8))
-    return network.eval().requires_grad_(False)
-
-
 @pytest.fixture(autouse=True)
-def _random_weights(monkeypatch, network):
-    monkeypatch.setattr(Lite0, "load", lambda: copy.deepcopy(network))
+def _random_weights(monkeypatch, random_lite0):
+    monkeypatch.setattr(Lite0, "load", lambda: copy.deepcopy(random_lite0))
 
 
 def codebook():
@@ -73,7 +62,7 @@ def test_joins_at_the_first_layers_positions_only():
     assert not torch.allclose(joined[0], semantic(latents, images(seed=3))[0])
 
 
-def test_the_network_is_frozen_and_nowhere_registered(network):
+def test_the_network_is_frozen_and_nowhere_registered(random_lite0):
     spae = model().train()
     frozen = spae.semantic._frozen.network
     assert not frozen.training
@@ -85,7 +74,7 @@ def test_the_network_is_frozen_and_nowhere_registered(network):
     sum(spae(images()).losses.values()).backward()
     assert all(p.grad is not None for p in spae.parameters())
     assert all(p.grad is None for p in frozen.parameters())
-    for name, value in network.state_dict().items():
+    for name, value in random_lite0.state_dict().items():
         assert torch.equal(value, frozen.state_dict()[name]), name
     spae.half()
     assert next(frozen.parameters()).dtype == torch.float32

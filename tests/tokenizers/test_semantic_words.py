@@ -22,20 +22,9 @@ CONFIG = SPAEConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    network = Lite0()
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None  # one batch gives all of the running statistics
-    network(images(16))
-    return network.eval().requires_grad_(False)
-
-
 @pytest.fixture(autouse=True)
-def _random_weights(monkeypatch, network):
-    monkeypatch.setattr(Lite0, "load", lambda: copy.deepcopy(network))
+def _random_weights(monkeypatch, random_lite0):
+    monkeypatch.setattr(Lite0, "load", lambda: copy.deepcopy(random_lite0))
 
 
 def random(*shape, seed=0):
