@@ -161,11 +161,16 @@ def curves(panels: Mapping[str, Mapping[str, Curve]], path: Path, *, x: str) -> 
             below = [max(0.0, value - end) for value, end in zip(line.values, line.low, strict=True)]
             above = [max(0.0, end - value) for value, end in zip(line.values, line.high, strict=True)]
             errors = [below, above] if any(below + above) else None
-            look = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 4, "capsize": 2}
+            # There are ten colours; after them come others' marks.
+            number = names.index(name)
+            look = {"color": f"C{number}", "marker": "os^D"[number // 10 % 4], "markersize": 4, "capsize": 2}
+            look["linestyle"] = ("-", "--", ":", "-.")[number // 10 % 4]
             drawn[name] = axes.errorbar(line.x, line.values, errors, **look)
         ticks: list[float] = []
-        for place in sorted({place for line in lines.values() for place in line.x}, reverse=True):
-            if not ticks or ticks[-1] >= 1.3 * place:  # nearer ones would be written over each other
+        marked = sorted({place for line in lines.values() for place in line.x}, reverse=True)
+        apart = (marked[0] / marked[-1]) ** 0.09  # nearer ones would be written over each other
+        for place in marked:
+            if not ticks or ticks[-1] >= apart * place:
                 ticks.append(place)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
