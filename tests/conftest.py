@@ -100,6 +100,24 @@ def train(model: Any, images: Callable[..., Any], beta: float, steps: int) -> tu
     return history, output
 
 
+@pytest.fixture
+def picture_folder(tmp_path) -> Callable[[int], Path]:
+    """Writes four random pictures of a size for each of train and test: size -> their folder."""
+
+    def write_pictures(size: int) -> Path:
+        image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+        import numpy as np
+
+        for split in ("train", "test"):
+            (tmp_path / "images" / split).mkdir(parents=True)
+            for number in range(4):
+                pixels = np.random.RandomState(number).randint(0, 256, (size, size, 3), np.uint8)
+                image.fromarray(pixels).save(tmp_path / "images" / split / f"{number}.png")
+        return tmp_path / "images"
+
+    return write_pictures
+
+
 @pytest.fixture(scope="session")
 def random_lite0():
     """An EfficientNet-Lite0 of random weights, whose running statistics are those of one batch."""

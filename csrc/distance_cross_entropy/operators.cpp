@@ -13,6 +13,7 @@
 
 #include "common/checks.h"
 #include "common/parallel.h"
+#include "nearest_code/cpu/prepared.h"
 
 namespace spae {
 namespace {
@@ -35,11 +36,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_and_gradient(const Tensor& x, const Tens
   const Rows queries(x), table(codes);
   check_width(queries, table);
   const int64_t count = queries.count(), width = table.width();
-  const int64_t tiles = num_tiles(table.count()), padded = tiles * simd::kTile;
-  check_prepared(panels, "panels", ScalarType::Float, padded * width);
-  check_prepared(panels8, "panels8", ScalarType::Byte, padded * 4 * num_words(width));
-  check_prepared(bounds, "bounds", ScalarType::Float, 5 * padded);
-  check_prepared(frame, "frame", ScalarType::Double, width + 1);
+  const PreparedCodes prepared = read_prepared(panels, panels8, bounds, frame, table.count(), width);
   STD_TORCH_CHECK(target.is_cpu() && target.scalar_type() == ScalarType::Long && target.is_contiguous() &&
                       target.dim() == 1 && target.numel() == count,
                   "target must be a contiguous CPU int64 tensor [", count, "]");
@@ -52,19 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_and_gradient(const Tensor& x, const Tens
   Tensor loss = torch::stable::empty({count}, ScalarType::Float);
   Tensor gradient = torch::stable::empty({with_gradient ? count : 0, width}, ScalarType::Float);
   Tensor evaluated = torch::stable::empty({count}, ScalarType::Long);
-  const auto* bounds_data = bounds.const_data_ptr<float>();
-  const auto* frame_data = frame.const_data_ptr<double>();
   const DefaultFloatEnvironment environment;
-  const PreparedCodes prepared{panels.const_data_ptr<float>(),
-                               panels8.const_data_ptr<uint8_t>(),
-                               bounds_data,
-                               bounds_data + padded,
-                               bounds_data + 2 * padded,
-                               bounds_data + 3 * padded,
-                               bounds_data + 4 * padded,
-                               frame_data,
-                               frame_data[width],
-                               tiles};
   const CrossEntropyOutput out{loss.mutable_data_ptr<float>(),
                                with_gradient ? gradient.mutable_data_ptr<float>() : nullptr,
                                evaluated.mutable_data_ptr<int64_t>()};

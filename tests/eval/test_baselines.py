@@ -23,19 +23,14 @@ CLASSES = [VQGAN, RQ, LQAE, SPAE, V2LTokenizer, SPAE, V2LTokenizer]
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
+def recipe(tmp_path, picture_folder, monkeypatch):
     """A SPAE for 16 x 16 pictures with 4 x 4 latents, and the toy words of an LQAE."""
-    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
-    for split in ("train", "test"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for number in range(4):
-            pixels = np.random.RandomState(number).randint(0, 256, (16, 16, 3), np.uint8)
-            image.fromarray(pixels).save(tmp_path / "images" / split / f"{number}.png")
+    folder = picture_folder(16)
     vectors = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
     book = Codebook.from_arrays([f" w{i}" for i in range(30)], vectors, name="toy")
     book.save(tmp_path / "book")
     content = {
-        "data": {"folder": str(tmp_path / "images")},
+        "data": {"folder": str(folder)},
         "codebook": {"source": str(tmp_path / "book")},
         "model": {
             "image_size": [16, 16],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -34,18 +33,13 @@ class Semantic(nn.Module):
 
 
 @pytest.fixture
-def preset(tmp_path, monkeypatch):
+def preset(tmp_path, picture_folder, monkeypatch):
     """The full recipe at 32x32 over random images."""
-    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
-    for split in ("train", "test"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for number in range(4):
-            pixels = np.random.RandomState(number).randint(0, 256, (32, 32, 3), np.uint8)
-            image.fromarray(pixels).save(tmp_path / "images" / split / f"{number}.png")
+    folder = picture_folder(32)
     vectors = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     Codebook.from_arrays([f" w{i}" for i in range(60)], vectors).save(tmp_path / "book")
     content = {
-        "data": {"folder": str(tmp_path / "images")},
+        "data": {"folder": str(folder)},
         "codebook": {"source": str(tmp_path / "book")},
         "model": {
             "image_size": [32, 32],

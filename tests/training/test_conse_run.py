@@ -53,17 +53,12 @@ def calls(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def preset(tmp_path):
-    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
-    for split in ("train", "test"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for number in range(4):
-            pixels = np.random.RandomState(number).randint(0, 256, (32, 32, 3), np.uint8)
-            image.fromarray(pixels).save(tmp_path / "images" / split / f"{number}.png")
+def preset(tmp_path, picture_folder):
+    folder = picture_folder(32)
     vectors = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     Codebook.from_arrays([f" w{i}" for i in range(60)], vectors).save(tmp_path / "book")
     content = {
-        "data": {"folder": str(tmp_path / "images"), "views": {"count": 3}},
+        "data": {"folder": str(folder), "views": {"count": 3}},
         "codebook": {"source": str(tmp_path / "book")},
         "model": {
             "image_size": [32, 32],

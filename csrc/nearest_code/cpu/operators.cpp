@@ -12,7 +12,7 @@
 
 #include "common/checks.h"
 #include "common/parallel.h"
-#include "nearest_code/cpu/nearest_code.h"
+#include "nearest_code/cpu/prepared.h"
 
 namespace spae {
 namespace {
@@ -63,13 +63,9 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
   check_rows(x, "x");
   check_rows(codes, "codes");
   const Rows queries(x), table(codes);
-  const int64_t count = table.count(), width = table.width(), tiles = num_tiles(count);
+  const int64_t count = table.count(), width = table.width();
   check_width(queries, table);
-  check_prepared(panels, "panels", ScalarType::Float, tiles * simd::kTile * width);
-  const int64_t stride = tiles * simd::kTile;
-  check_prepared(panels8, "panels8", ScalarType::Byte, stride * 4 * num_words(width));
-  check_prepared(bounds, "bounds", ScalarType::Float, 5 * stride);
-  check_prepared(frame, "frame", ScalarType::Double, width + 1);
+  const PreparedCodes prepared = read_prepared(panels, panels8, bounds, frame, count, width);
   int64_t allowed = count;
   const bool* allow = nullptr;
   if (mask.has_value()) {
@@ -85,18 +81,6 @@ std::tuple<Tensor, Tensor, Tensor> search(const Tensor& x, const Tensor& codes, 
   Tensor ids = torch::stable::empty({queries.count(), k}, ScalarType::Long);
   Tensor sqdist = torch::stable::empty({queries.count(), k}, ScalarType::Float);
   Tensor rescored = torch::stable::empty({queries.count()}, ScalarType::Long);
-  const auto* bounds_data = bounds.const_data_ptr<float>();
-  const auto* frame_data = frame.const_data_ptr<double>();
-  const PreparedCodes prepared{panels.const_data_ptr<float>(),
-                               panels8.const_data_ptr<uint8_t>(),
-                               bounds_data,
-                               bounds_data + stride,
-                               bounds_data + 2 * stride,
-                               bounds_data + 3 * stride,
-                               bounds_data + 4 * stride,
-                               frame_data,
-                               frame_data[width],
-                               tiles};
   const SearchOutput out{ids.mutable_data_ptr<int64_t>(), sqdist.mutable_data_ptr<float>(),
                          rescored.mutable_data_ptr<int64_t>()};
   const SearchOptions options{parse_screen(screen), parse_prune(prune), !simd::is_automatic(isa)};
