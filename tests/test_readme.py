@@ -167,8 +167,15 @@ def speed_table() -> str:
         ),
         "loss": ("cross-entropy-cpu-smollm2", {"passes": "forward"}, (341, 2728)),
         "loss and gradient": ("cross-entropy-cpu-smollm2", {"passes": "forward+backward"}, (341, 2728)),
+        "nearest word, random queries ": ("lookup-cpu-smollm2", {"kind": "random"}, (64, 597)),
+        "nearest word, queries near a code ": ("lookup-cpu-smollm2", {"kind": "near-code"}, (64, 597)),
+        "loss and gradient, queries near a code, temperature 0.1": (
+            "cross-entropy-cpu-smollm2-peaked",
+            {"passes": "forward+backward"},
+            (341,),
+        ),
     }
-    lines = ["| | table | queries | fastest peer / this |", "|---|---|---|---|"]
+    lines = ["| | CPU | table | queries | fastest peer / this |", "|---|---|---|---|---|"]
     for name, (file, labels, counts) in questions.items():
         report = json.loads((ROOT / f"benchmarks/results/{file}.json").read_text())
         ratios = []
@@ -179,7 +186,8 @@ def speed_table() -> str:
             ratios.append(f"{ratio(rows):.1f}")
         table = f"{report['codebook']}, {report['num_codes']:,} x {report['width']}"
         counted = ", ".join(f"{count:,}" for count in counts)
-        lines.append(f"| {name} | {table} | {counted} | {', '.join(ratios)} |")
+        cpu = "EPYC" if "EPYC" in report["host"]["cpu"] else "Xeon"
+        lines.append(f"| {name.strip()} | {cpu} | {table} | {counted} | {', '.join(ratios)} |")
     return "\n".join(lines)
 
 

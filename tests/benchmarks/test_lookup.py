@@ -221,3 +221,16 @@ def test_the_ratio_takes_the_fastest_of_each_side():
     ]
     assert report.ratio(rows) == 1.5
     assert report.ratio(rows[:2]) is None
+
+
+def test_the_plot_names_the_product_that_its_dashes_are():
+    rows = [
+        {"contestant": name, "role": role, "median_ms": time, "yardstick_share": 33.0 / time}
+        for name, role, time in [
+            ("ours", "ours", 5.0),
+            ("gemm int8", "yardstick", 6.0),
+            ("gemm", "yardstick", 33.0),
+        ]
+    ]
+    assert report._dashed(rows) == "gemm"
+    assert report._dashed(rows[:1]) is None
