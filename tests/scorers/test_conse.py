@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spae import assets, data
-from spae.data.open import SOURCES
+from spae.data.kinds import SOURCES
 from spae.models.lite0 import Lite0
 from spae.scorers import ConSEScorer, ImageTextScorer, RidgeMap, fit_ridge
 from spae.scorers import conse as conse_module
