@@ -225,7 +225,7 @@ def interval_lines(
             where = [place + shift for place in range(len(ticks))]
             axes.errorbar(where, values, [below, above], marker="o", capsize=2, label=name)
         axes.axhline(chance, color="0.6", linestyle=":", label="chance")
-        axes.set(title=title, xlabel=x, ylim=(0, 1), xticks=range(len(ticks)), xticklabels=ticks)
+        axes.set(title=title, xlabel=x, ylim=(0, 1.04), xticks=range(len(ticks)), xticklabels=ticks)
         axes.grid(color="0.9")
         axes.legend(fontsize=8)
     _save(figure, path)
