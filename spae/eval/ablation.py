@@ -173,7 +173,7 @@ def measure(model: Tokenizer, preset: Preset, *, images: int, episodes: int) -> 
     tokens = encode_all(model, pixels)
     lpips, features = _lpips(), ImageFeatures.lite0()
     found = evaluate_reconstruction(
-        model, pixels, tokens=tokens, lpips=lpips, similarity=True, features=features
+        model, pixels, tokens=tokens, distances={"lpips": lpips}, similarity=True, features=features
     )
     last = found["layers"][-1]
     keys = [key for key, *_ in _MEASURES if key in last]

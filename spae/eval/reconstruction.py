@@ -33,7 +33,7 @@ def evaluate_reconstruction(
     images: Tensor,
     *,
     tokens: PyramidTokens | None = None,
-    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+    distances: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
     similarity: bool = False,
     features: ImageFeatures | None = None,
     batch_size: int = 64,
@@ -43,10 +43,10 @@ def evaluate_reconstruction(
     "vocabulary" is how many words a layer may take; "bits_per_image", the sum over the words of log2 of that,
     is what they could say at most.
 
-    images: [N, C, *image_size] in [-1, 1]. tokens: theirs, if known already. lpips: two batches of images to
-    their distances [B], e.g. an `LPIPSNetwork`, which is then measured like PSNR. similarity: measure SSIM
-    and MS-SSIM, too. features: compare those of the images and of the reconstructions, too
-    (`spae.eval.features.compare`). The model should be in eval mode.
+    images: [N, C, *image_size] in [-1, 1]. tokens: theirs, if known already. distances: by name ("lpips",
+    "dists"), two batches of images to their distances [B], e.g. an `LPIPSNetwork`, which are then measured
+    like PSNR. similarity: measure SSIM and MS-SSIM, too. features: compare those of the images and of the
+    reconstructions, too (`spae.eval.features.compare`). The model should be in eval mode.
 
     Clips [N, C, T, H, W] of several frames get their `temporal_difference_error`, too, and "frames": PSNR
     frame by frame from all layers, and the temporal difference error of the first frame standing still, which
@@ -57,7 +57,7 @@ def evaluate_reconstruction(
     sizes = model.vocabulary_sizes
     pairs: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr}
     pairs |= {"ssim": ssim, "ms_ssim": ms_ssim} if similarity else {}
-    pairs |= {} if lpips is None else {"lpips": lpips}
+    pairs |= distances or {}
     if moving := images.ndim == 5 and images.shape[2] > 1:
         pairs["temporal_difference_error"] = temporal_difference_error
     seen = None if features is None else features.all_of(images, batch_size=batch_size)
@@ -132,7 +132,13 @@ def _of_frames(clips: Tensor, decoded: Tensor) -> dict[str, Any]:
 
 _Z95 = 1.96
 # Of images and their reconstructions: key, heading, decimals.
-_OF_PAIRS = (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 3), ("ms_ssim", "MS-SSIM", 3), ("lpips", "LPIPS", 3))
+_OF_PAIRS = (
+    ("psnr", "PSNR (dB)", 2),
+    ("ssim", "SSIM", 3),
+    ("ms_ssim", "MS-SSIM", 3),
+    ("lpips", "LPIPS", 3),
+    ("dists", "DISTS", 3),
+)
 _OF_CLIPS = (("temporal_difference_error", "temporal difference error", 4),)
 
 

@@ -3,7 +3,7 @@
 from spae.losses.adversarial import LeCAM, discriminator_loss, generator_loss
 from spae.losses.appearance import AppearanceConfig, appearance_loss, commitment_loss, reconstruction_loss
 from spae.losses.objective import Objective, ObjectiveConfig
-from spae.losses.perceptual import LPIPS, FeatureDistance
+from spae.losses.perceptual import DISTS, LPIPS, FeatureDistance
 from spae.losses.regions import Regions
 from spae.losses.semantic import (
     SemanticLoss,
@@ -15,6 +15,7 @@ from spae.losses.semantic import (
 from spae.losses.targets import TargetRules, hub_offset
 
 __all__ = [
+    "DISTS",
     "LPIPS",
     "AppearanceConfig",
     "FeatureDistance",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from spae.models.dists import DISTSNetwork
 from spae.models.lpips import LPIPSNetwork
 from spae.optional import needs
 
@@ -80,6 +81,32 @@ class LPIPS(nn.Module):
         images, reconstruction = _frames(images.float()), _frames(reconstruction.float())
         if not isinstance(self.network, LPIPSNetwork):
             return self.network(reconstruction, images.detach()).mean()
+        with torch.no_grad():
+            wanted = self.network.features(images)
+        return self.network.distance(self.network.features(reconstruction), wanted).mean()
+
+
+class DISTS(nn.Module):
+    """DISTS (Ding et al. 2020): from the assets "dists" and "lpips" (`DISTSNetwork`), fetched where missing.
+
+    Raises AssetNotCached or AssetError where they cannot be had.
+    """
+
+    name = "dists"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = DISTSNetwork.load()
+        self.eval()
+
+    def train(self, mode: bool = True) -> DISTS:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """Mean DISTS of images and reconstruction, both [B, 3, *shape] in [-1, 1]; video counts frame by
+        frame. The gradient reaches only the reconstruction."""
+        images, reconstruction = _frames(images.float()), _frames(reconstruction.float())
         with torch.no_grad():
             wanted = self.network.features(images)
         return self.network.distance(self.network.features(reconstruction), wanted).mean()

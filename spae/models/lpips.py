@@ -16,6 +16,8 @@ from spae.configs import checked
 Net = Literal["vgg", "alex"]
 _ASSET = "lpips"
 _EPSILON = 1e-10
+# The mean and deviation of ImageNet's pixels, for images in [-1, 1].
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class _Stage(NamedTuple):
@@ -85,17 +87,9 @@ class LPIPSNetwork(nn.Module):
         super().__init__()
         checked("net", net, Net)
         self.net = net
-        stages = _NETS[net].stages
-        self.stages = nn.ModuleList()
-        width = 3
-        for stage in stages:
-            pairs = pairwise((width, *stage.channels))
-            sizes = stage.kernel, stage.stride, stage.padding
-            self.stages.append(nn.ModuleList(nn.Conv2d(*pair, *sizes) for pair in pairs))
-            width = stage.channels[-1]
-        self.weights = nn.ParameterList(torch.rand(stage.channels[-1]) for stage in stages)
-        # The mean and deviation of ImageNet's pixels, for images in [-1, 1].
-        for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
+        self.stages = convolutions(net)
+        self.weights = nn.ParameterList(torch.rand(stage.channels[-1]) for stage in _NETS[net].stages)
+        for name, values in (("shift", SHIFT), ("scale", SCALE)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     @classmethod
@@ -108,9 +102,11 @@ class LPIPSNetwork(nn.Module):
             AssetNotCached, AssetError: they are not cached and could not be fetched.
         """
         network = cls(net)
-        published = _NETS[net]
-        found = read_arrays(assets.require(_ASSET, progress=progress) / published.file)
-        network.load_state_dict(_renamed(found, published.prefix, network))
+        found, state = published_weights(net, network.stages, progress=progress)
+        for number in range(len(network.stages)):
+            kernel = torch.from_numpy(found[f"NetLinLayer_{number}"]["Conv_0"]["kernel"])
+            state[f"weights.{number}"] = kernel[0, 0, :, 0]
+        network.load_state_dict(state)
         network.eval().requires_grad_(False)
         return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -154,15 +150,29 @@ def unit(features: Tensor) -> Tensor:
     return features.float() / (norm + _EPSILON)
 
 
-def _renamed(found: dict[str, Any], prefix: str, network: LPIPSNetwork) -> dict[str, Tensor]:
-    """The published arrays as our state dict; convolutions are [height, width, in, out] there."""
-    layers = [f"stages.{i}.{j}" for i, stage in enumerate(network.stages) for j in range(len(stage))]  # pyright: ignore[reportArgumentType]
+def convolutions(net: Net) -> nn.ModuleList:
+    """The network's stages up to the last map that counts, lists of convolutions, with random weights."""
+    stages = nn.ModuleList()
+    width = 3
+    for stage in _NETS[net].stages:
+        pairs = pairwise((width, *stage.channels))
+        sizes = stage.kernel, stage.stride, stage.padding
+        stages.append(nn.ModuleList(nn.Conv2d(*pair, *sizes) for pair in pairs))
+        width = stage.channels[-1]
+    return stages
+
+
+def published_weights(
+    net: Net, stages: nn.ModuleList, *, progress: bool = True
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """All arrays of the published file, and those of `convolutions` as a state dict below "stages"."""
+    published = _NETS[net]
+    found = read_arrays(assets.require(_ASSET, progress=progress) / published.file)
+    layers = [f"stages.{i}.{j}" for i, stage in enumerate(stages) for j in range(len(stage))]  # pyright: ignore[reportArgumentType]
     state = {}
     for number, layer in enumerate(layers):
-        convolution = found[prefix][f"Conv_{number}"]
+        convolution = found[published.prefix][f"Conv_{number}"]
+        # [height, width, in, out] there
         state[f"{layer}.weight"] = torch.from_numpy(convolution["kernel"]).permute(3, 2, 0, 1)
         state[f"{layer}.bias"] = torch.from_numpy(convolution["bias"])
-    for number in range(len(network.stages)):
-        kernel = torch.from_numpy(found[f"NetLinLayer_{number}"]["Conv_0"]["kernel"])
-        state[f"weights.{number}"] = kernel[0, 0, :, 0]
-    return state
+    return found, state

@@ -17,7 +17,7 @@ from spae.codebook import Codebook, WordChoice
 from spae.configs import Config, Count, check_arguments, checked
 from spae.data import open_data
 from spae.data.open import parse
-from spae.losses import LPIPS, FeatureDistance, Objective, ObjectiveConfig
+from spae.losses import DISTS, LPIPS, FeatureDistance, Objective, ObjectiveConfig
 from spae.models import FrameDiscriminator, PatchDiscriminator, ResidualDiscriminator
 from spae.tokenizers import (
     LQAE,
@@ -39,7 +39,7 @@ from spae.training.guidance import check_guidance, semantic_guidance, start_guid
 
 FOLDER = Path(__file__).parent.parent / "presets"
 _PARTS = ("perceptual", "discriminator", "semantic")  # of an objective, beside its weights
-_Perceptual = Literal["lite0", "lpips-vgg", "lpips-alex", "lpips-squeeze"]
+_Perceptual = Literal["lite0", "lpips-vgg", "lpips-alex", "lpips-squeeze", "dists"]
 _CONFIGS: dict[str, type[SPAEConfig]] = {
     "spae": SPAEConfig,
     "vqgan": VQGANConfig,
@@ -67,7 +67,7 @@ class Preset(Config):
         begin at random.
 
     objective: fields of ObjectiveConfig, and what takes part, each left out if absent or null:
-        "perceptual": "lite0", "lpips-vgg", "lpips-alex" or "lpips-squeeze";
+        "perceptual": "lite0", "lpips-vgg", "lpips-alex", "lpips-squeeze" or "dists";
         "discriminator": {"kind": "patch"|"residual"} and that one's arguments; of clips it sees all frames at
         once, or with "per_frame": true each by itself;
         "semantic": see `semantic_guidance`, and `start_guidance` for its "start".
@@ -272,13 +272,13 @@ def _check_objective(objective: dict[str, Any]) -> None:
         check_guidance(guidance)
 
 
-def _perceptual(name: str) -> FeatureDistance | LPIPS:
+def _perceptual(name: str) -> FeatureDistance | LPIPS | DISTS:
     checked("objective.perceptual", name, _Perceptual)
     if name == "lite0":
         from spae.models.lite0 import Lite0
 
         return FeatureDistance(Lite0.load(), "lite0_features")
-    return LPIPS(cast(Any, name.removeprefix("lpips-")))
+    return DISTS() if name == "dists" else LPIPS(cast(Any, name.removeprefix("lpips-")))
 
 
 def _check_discriminator(entries: Any) -> None:

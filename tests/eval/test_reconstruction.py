@@ -47,7 +47,7 @@ def furthest(images, others):
 
 def test_a_distance_is_measured_from_every_number_of_layers():
     model, images = toy(), torch.rand(5, 3, 8, 8) * 2 - 1
-    report = evaluate_reconstruction(model, images, lpips=furthest, batch_size=2)
+    report = evaluate_reconstruction(model, images, distances={"lpips": furthest}, batch_size=2)
     tokens = encode_all(model, images)
     for number, row in enumerate(report["layers"], 1):
         values = furthest(images, decode_all(model, tokens.upto(number)))

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from spae.losses import (
+    DISTS,
     LPIPS,
     AppearanceConfig,
     FeatureDistance,
@@ -14,6 +15,7 @@ from spae.losses import (
     appearance_loss,
     reconstruction_loss,
 )
+from spae.models.dists import DISTSNetwork
 from spae.models.lpips import LPIPSNetwork
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -224,6 +226,22 @@ def test_lpips_is_a_term_of_the_loss(net, monkeypatch):
     (gradient,) = torch.autograd.grad(terms["lpips"], reconstruction)
     assert gradient.abs().sum() > 0
     assert measure(a, a) == 0
+    clips = torch.stack([a, b], 2)
+    assert torch.isclose(measure(clips, clips.flip(2)), network(a, b).mean())
+
+
+def test_dists_is_a_term_of_the_loss(monkeypatch):
+    torch.manual_seed(0)
+    network = DISTSNetwork().requires_grad_(False)
+    monkeypatch.setattr(DISTSNetwork, "load", lambda: network)
+    measure = DISTS().train()
+    assert not network.training
+    a, b = torch.rand(2, 2, 3, 32, 32).mul(2).sub(1)
+    reconstruction = b.clone().requires_grad_()
+    _, terms = appearance_loss(a, reconstruction, perceptual=measure, config=AppearanceConfig(eta=0.5))
+    assert torch.isclose(terms["dists"], network(a, b).mean())
+    (gradient,) = torch.autograd.grad(terms["dists"], reconstruction)
+    assert gradient.abs().sum() > 0
     clips = torch.stack([a, b], 2)
     assert torch.isclose(measure(clips, clips.flip(2)), network(a, b).mean())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from spae.assets import AssetError, AssetNotCached
 from spae.clips import clip_page
@@ -19,6 +19,7 @@ from spae.eval.images import spread, stack
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table, quality_curves, share_named
 from spae.eval.run import Measured, Run
 from spae.figures import reconstruction_page
+from spae.models.dists import DISTSNetwork
 from spae.models.lpips import LPIPSNetwork
 from spae.tokenizers.batches import encode_all
 
@@ -36,8 +37,9 @@ class Images(Config):
 
     data, split: see `open_data`. images: how many, evenly spread over the split; None: all.
     lpips: over which network LPIPS is measured; "none": not at all. features: of which network the
-    distributions are compared; "none": not at all. Both see colours: neither is measured of other pictures
-    than those of three channels. Of clips LPIPS is the mean over frames, and features are `over_time`.
+    distributions are compared; "none": not at all. dists: measure DISTS, too. All see colours: none is
+    measured of other pictures than those of three channels. Of clips LPIPS and DISTS are the mean over
+    frames, and features are `over_time`.
     """
 
     section = "reconstruction"
@@ -47,6 +49,7 @@ class Images(Config):
     images: Count | None = None
     lpips: Literal["vgg", "alex", "none"] = "vgg"
     features: Literal["lite0", "none"] = "lite0"
+    dists: bool = False
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +70,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="lite0",
         help="whose features' distributions are compared, if its weights can be had (default: lite0)",
     )
+    parser.add_argument("--dists", action="store_true", help="measure DISTS over VGG16, too")
 
 
 def settings(arguments: argparse.Namespace) -> Images:
-    return Images(arguments.data, arguments.split, arguments.images, arguments.lpips, arguments.features)
+    chosen = arguments.lpips, arguments.features, arguments.dists
+    return Images(arguments.data, arguments.split, arguments.images, *chosen)
 
 
 def measure(run: Run) -> Measured:
@@ -81,17 +86,23 @@ def measure(run: Run) -> Measured:
     tokens = encode_all(run.model, images)
     net = chosen.lpips
     colours = images.shape[1] == 3
-    lpips = None if net == "none" or not colours else _or_none("LPIPS is", lambda: _lpips(net, images.ndim))
+    loaders: dict[str, tuple[str, Callable[[], nn.Module]]] = {}
+    if net != "none" and colours:
+        loaders["lpips"] = "LPIPS is", lambda: LPIPSNetwork.load(net)
+    if chosen.dists and colours:
+        loaders["dists"] = "DISTS is", DISTSNetwork.load
+    loaded = {name: _or_none(*of) for name, of in loaders.items()}
+    distances = {name: _of_frames(of) if images.ndim == 5 else of for name, of in loaded.items() if of}
     moving = images.ndim == 5
     wanted = chosen.features != "none" and len(images) > 2 and colours
     load_features = ImageFeatures.lite0_over_time if moving else ImageFeatures.lite0
-    report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": chosen.lpips} if lpips else {})
+    report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": net} if "lpips" in distances else {})
     report["parameters"] = sum(weights.numel() for weights in run.model.parameters())
     report |= evaluate_reconstruction(
         run.model,
         images,
         tokens=tokens,
-        lpips=lpips,
+        distances=distances,
         similarity=images.ndim == 4,
         features=_or_none("the features' distributions are", load_features) if wanted else None,
     )
@@ -104,11 +115,8 @@ def measure(run: Run) -> Measured:
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
 
 
-def _lpips(net: Literal["vgg", "alex"], ndim: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Of images; of clips [B, C, T, H, W] the mean over their frames."""
-    network = LPIPSNetwork.load(net)
-    if ndim == 4:
-        return network
+def _of_frames(network: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of clips [B, C, T, H, W] the mean over their frames."""
 
     def of_clips(clips: Tensor, others: Tensor) -> Tensor:
         frames = (video.transpose(1, 2).flatten(0, 1) for video in (clips, others))
