@@ -22,7 +22,7 @@ $(VENV)/.installed: $(SOURCES)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools>=77" wheel
 	$(RUN) -m pip install --quiet "$(TORCH)" numpy ninja
 	$(RUN) -m pip install --quiet --no-build-isolation --editable ".[demo,train,data,triton,tiktoken,tensorboard,export,lora,parquet,docs,dev]"
-	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(CLIP) open_clip_torch timm torchvision ftfy wcwidth
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(CLIP) open_clip_torch timm torchvision ftfy wcwidth torch-fidelity
 	@$(RUN) -c 'import sys; from spae_ops._extension import reason; sys.stderr.write(f"{reason()}\n" if reason() else "")'
 	touch $@
 
@@ -34,7 +34,7 @@ demo: install
 test: install
 	$(RUN) -m spae fetch smollm2
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile
-	PYTHONPATH=$(CLIP) OMP_NUM_THREADS=1 $(RUN) -m pytest tests/scorers/test_open_clip.py
+	PYTHONPATH=$(CLIP) OMP_NUM_THREADS=1 $(RUN) -m pytest tests/scorers/test_open_clip.py tests/eval/test_inception.py
 
 # Minutes: the C++ of the CPU operators under the thread, address and undefined-behaviour sanitizers.
 sanitize: install

@@ -3,15 +3,19 @@ to the FVD."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spae.data.images import to_bytes
 from spae.eval.statistics import Interval
 from spae.metrics import class_score, frechet_distance, kernel_distance
+from spae.optional import import_beside_torchvision, needs
 
 _SIZE = 224  # what Lite0 was trained at
 _FRAME_SIZE = 128  # of clips, whose frames are many
@@ -45,6 +49,38 @@ class ImageFeatures:
             return features, model.classifier(features).log_softmax(1)
 
         return cls("Lite0", of)
+
+    @classmethod
+    def inception(cls, weights: str | Path) -> ImageFeatures:
+        """Inception-v3 of the FID, KID and Inception score, by torch-fidelity: 2,048 features, 1,008 classes.
+
+        weights: the file `weights-inception-2015-12-05-6726825d.pth` of torch-fidelity's first release, which
+        is not fetched here. Pixels are rounded to 0..255, as those of files are.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file of something else than tensors by name, or of another network.
+            ImportError: torch-fidelity or torchvision is missing.
+        """
+        missing = needs("Inception", "torch-fidelity", "torchvision")
+        fidelity = import_beside_torchvision("torch_fidelity.feature_extractor_inceptionv3", missing)
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"weights: expected a file of Inception's weights, got {str(weights)!r}")
+        try:
+            # torch-fidelity would execute what a pickle asks for.
+            torch.load(weights, map_location="cpu", weights_only=True)
+            network = fidelity.FeatureExtractorInceptionV3(
+                "Inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+            )
+        except (pickle.UnpicklingError, RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"weights: expected Inception's, got {str(weights)!r} ({reason})") from error
+
+        def of(images: Tensor) -> tuple[Tensor, Tensor]:
+            features, logits = network(torch.from_numpy(to_bytes(images)).movedim(-1, 1).contiguous())
+            return features, logits.log_softmax(1)
+
+        return cls("Inception", of)
 
     @classmethod
     def lite0_over_time(cls) -> ImageFeatures:

@@ -200,9 +200,10 @@ def _note(report: dict[str, Any]) -> str:
     if "features" in report:
         note += (
             f"; Fréchet and kernel distance and class score (of the originals "
-            f"{report['class_score_originals']:.2f}) of the features of {report['features']}, "
-            f"not {'I3D' if 'frames' in report else 'Inception'}"
+            f"{report['class_score_originals']:.2f}) of the features of {report['features']}"
         )
+        usual = "I3D" if "frames" in report else "Inception"
+        note += "" if report["features"] == usual else f", not {usual}"
         if report["images"] <= report["features_width"]:
             note += (
                 f"; {report['images']} {items} are few for the Fréchet distance of "

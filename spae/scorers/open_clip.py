@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -12,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spae.optional import needs
+from spae.optional import import_beside_torchvision, needs
 from spae.scorers.protocol import check_images, checksum_of, choose_device, unit
 
 Template = Callable[[str], str]
-_libraries: list[torch.library.Library] = []  # what they define goes when they are collected
 
 
 class OpenCLIPScorer:
@@ -139,30 +136,5 @@ class OpenCLIPScorer:
 
 
 def import_open_clip() -> ModuleType:
-    """The module open_clip.
-
-    It needs torchvision, whose compiled part does not load beside a CPU build of torch of the same version
-    when it is the build for GPUs; then its import ends at operators that nothing here calls. Those, and only
-    when they are missing, are declared (without any kernel) before it is imported again.
-    """
-    for _ in range(8):
-        try:
-            import open_clip
-
-            return open_clip
-        except ImportError as error:
-            raise ImportError(f"{needs('OpenCLIPScorer', 'open_clip_torch')} ({error})") from error
-        except RuntimeError as error:
-            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-            if missing is None:
-                raise
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(f"{missing[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _libraries.append(library)
-            for name in [
-                name for name in sys.modules if re.match(r"(torchvision|timm|open_clip)(\.|$)", name)
-            ]:
-                del sys.modules[name]
-    raise ImportError(
-        "open_clip: torchvision lacks too many of its operators; install the build that fits torch"
-    )
+    """The module open_clip, which needs torchvision."""
+    return import_beside_torchvision("open_clip", needs("OpenCLIPScorer", "open_clip_torch"))

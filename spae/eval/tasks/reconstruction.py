@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ T = TypeVar("T")
 ABOUT = "PSNR, SSIM, LPIPS, distances of features and the codebook's usage on held-out images, by layer."
 USES_LLM = False
 _PICTURES = 6  # on the page
+_INCEPTION = "inception:"
 table, draw_models = layer_table, quality_curves
 
 
@@ -37,9 +39,9 @@ class Images(Config):
 
     data, split: see `open_data`. images: how many, evenly spread over the split; None: all.
     lpips: over which network LPIPS is measured; "none": not at all. features: of which network the
-    distributions are compared; "none": not at all. dists: measure DISTS, too. All see colours: none is
-    measured of other pictures than those of three channels. Of clips LPIPS and DISTS are the mean over
-    frames, and features are `over_time`.
+    distributions are compared, "lite0" or "inception:FILE" of its weights; "none": not at all. dists: measure
+    DISTS, too. All see colours: none is measured of other pictures than those of three channels. Of clips
+    LPIPS and DISTS are the mean over frames, and features are `over_time`.
     """
 
     section = "reconstruction"
@@ -48,8 +50,13 @@ class Images(Config):
     split: str = "test"
     images: Count | None = None
     lpips: Literal["vgg", "alex", "none"] = "vgg"
-    features: Literal["lite0", "none"] = "lite0"
+    features: str = "lite0"
     dists: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.features not in ("lite0", "none") and not self.features.startswith(_INCEPTION):
+            raise ValueError(f"features: expected lite0, inception:FILE or none, got {self.features!r}")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -66,9 +73,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--features",
-        choices=("lite0", "none"),
         default="lite0",
-        help="whose features' distributions are compared, if its weights can be had (default: lite0)",
+        help="whose features' distributions are compared: lite0, if its weights can be had (default); "
+        "inception:FILE, torch-fidelity's weights; or none",
     )
     parser.add_argument("--dists", action="store_true", help="measure DISTS over VGG16, too")
 
@@ -95,7 +102,7 @@ def measure(run: Run) -> Measured:
     distances = {name: _of_frames(of) if images.ndim == 5 else of for name, of in loaded.items() if of}
     moving = images.ndim == 5
     wanted = chosen.features != "none" and len(images) > 2 and colours
-    load_features = ImageFeatures.lite0_over_time if moving else ImageFeatures.lite0
+    load_features = partial(_features, chosen.features, moving)
     report: dict[str, Any] = {"run": asdict(chosen)} | ({"lpips_net": net} if "lpips" in distances else {})
     report["parameters"] = sum(weights.numel() for weights in run.model.parameters())
     report |= evaluate_reconstruction(
@@ -113,6 +120,13 @@ def measure(run: Run) -> Measured:
     if moving:
         return Measured(report, lambda path: clip_page(run.model, pictures, shown, path.with_suffix(".gif")))
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
+
+
+def _features(name: str, moving: bool) -> ImageFeatures:
+    if name == "lite0":
+        return ImageFeatures.lite0_over_time() if moving else ImageFeatures.lite0()
+    features = ImageFeatures.inception(name.removeprefix(_INCEPTION))
+    return features.over_time() if moving else features
 
 
 def _of_frames(network: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
