@@ -1,15 +1,19 @@
-"""Mutants of the exact lookup: one change each that must not pass the tests named with it."""
+"""Mutants of the exact lookup and of the truncated cross-entropy: one change each that must not pass the tests named
+with it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 CPU, PTX, BOUNDS = ("cpu_bounds", "cpu", "cpu_operator"), ("ptx",), ("gpu_bounds", "cuda")
+TRUNCATION = ("truncation_bounds", "truncation")
 FILES = {
     "cpu_bounds": "tests/spae_ops/test_nearest_code_cpu_bounds.py",
     "cpu": "tests/spae_ops/test_nearest_code_cpu.py",
     "cpu_operator": "tests/spae_ops/test_nearest_code_cpu_operator.py",
     "tiles": "tests/spae_ops/test_tiles.py",
+    "truncation": "tests/spae_ops/test_distance_cross_entropy_truncation.py",
+    "truncation_bounds": "tests/spae_ops/test_distance_cross_entropy_bounds.py",
     "gpu_bounds": "tests/spae_ops/test_nearest_code_gpu_bounds.py",
     "cuda": "tests/spae_ops/test_nearest_code_cuda.py",
     "triton": "tests/spae_ops/test_nearest_code_triton.py",
@@ -34,6 +38,8 @@ H, CPU_DIR, CUDA_DIR = (
     "csrc/nearest_code/cuda/",
 )
 PTX_H, SM80, SM90A, ROWS = (CUDA_DIR + name for name in ("ptx.cuh", "sm80.cu", "sm90a.cu", "rows.cu"))
+CROSS_ENTROPY = "csrc/distance_cross_entropy/"
+TRUNCATE, PROBLEM, EXACT = (CROSS_ENTROPY + name for name in ("truncate.cpp", "problem.h", "exact.cpp"))
 TILES_H, SCHEDULE = "csrc/simd/tiles.h", "csrc/simd/tile_schedule.h"
 BOUND, TRITON = "spae_ops/lookup/tensor_cores.py", "spae_ops/lookup/triton_kernel.py"
 
@@ -55,6 +61,34 @@ MUTANTS = [
     Mutant("tiles' check starts at 0", TILES_H, "kCheckStart = 1 << 28", "kCheckStart = 0", ("tiles",)),
     Mutant("tiles are not checked", SCHEDULE, "whole &= equal(", "whole |= equal(", ("tiles",)),
     Mutant("a tile's last step adds up twice", "csrc/simd/packed_tiles.cpp", "skip = step * kLineWords - begin", "skip = 0 * begin", ("tiles",)),
+    # The cut of truncated cross-entropies (distance_cross_entropy.h), and the thresholds that its codes reach. The bounds
+    # of the scores are those of lookups, above.
+    Mutant("25 bits are cut", PROBLEM, "kCutBits = 26", "kCutBits = 25", TRUNCATION),
+    Mutant("log K of the cut dropped", PROBLEM, "gap(std::log(static_cast<double>(input.codes.count())) +", "gap(", TRUNCATION),
+    Mutant("codes beyond the cut are kept", EXACT, "/ temperature <= problem_.gap", "/ temperature <= 2 * problem_.gap", TRUNCATION),
+    Mutant("codes are summed as they are found", EXACT, "return a.code < b.code;", "return false;", TRUNCATION),
+    Mutant("a threshold without tau G", TRUNCATE, "(nearest + problem_.in.temperature * problem_.gap)", "nearest", TRUNCATION),
+    Mutant("a running threshold without tau G", TRUNCATE, "lower - reach_)", "lower - 0 * reach_)", TRUNCATION),
+    Mutant("half of tau G in running thresholds", TRUNCATE, "reach_ = 0.5 *", "reach_ = 0.25 *", TRUNCATION),
+    Mutant("a running threshold without the scores' margin", TRUNCATE, "scores[best] - screen_", "scores[best] - 0 * screen_", TRUNCATION),
+    Mutant("a running threshold with half of the scores' margin", TRUNCATE, "scores[best] - screen_", "scores[best] - 0.5 * screen_", TRUNCATION),
+    Mutant("a running threshold without E_q", TRUNCATE, "- 2 * bound.slack", "- 0 * bound.slack", TRUNCATION),
+    Mutant("the target sets running thresholds", TRUNCATE, "if (code == problem_.in.target[bound.query] || code >= count_)", "if (code >= count_)", TRUNCATION),
+    Mutant("the target sets the first threshold", TRUNCATE, "if (first + j != target && (code", "if ((code", TRUNCATION),
+    Mutant("the target is summed", TRUNCATE, "&& first + j != problem_.in.target[row.query])", ")", TRUNCATION),
+    Mutant("roundings of |Q|^2 dropped", H, "rounding = static_cast<double>(width + 8)", "rounding = 0 * static_cast<double>(width + 8)", TRUNCATION),
+    Mutant("rows beyond the range are screened, cross-entropy", TRUNCATE, "screened = norm <= kMaxScreenNorm", "screened = norm <= 0x1p1000", TRUNCATION),
+    Mutant(
+        "2^-48 of the cut dropped",
+        TRUNCATE,
+        "kRoundings = 1 + 0x1p-48",
+        "kRoundings = 1",
+        TRUNCATION,
+        "It is for the proof to be short. In a threshold the cut's roundings, 5w of it, are half as much in units of "
+        "scores, and the term for those of |Q|^2, (D + 8) w (|Q|^2 + s^2 S), has at least 6w s^2 S to spare. In a running "
+        "threshold they are below 2^-47 of what separates scores at all (2.1 N_q N_k + N_k^2), of which int8's A8 and B "
+        "have 12u and 0.8u to spare.",
+    ),
     # The GPU bound (tensor_cores.py) and where the kernels evaluate it.
     Mutant("G = 0", BOUND, "gamma = padded * 2.0**-22", "gamma = 0", BOUNDS),
     Mutant("G / 8", BOUND, "gamma = padded * 2.0**-22", "gamma = padded * 2.0**-25", BOUNDS),

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from catalogue import CPU, FILES, MUTANTS, Mutant
+from catalogue import CPU, FILES, MUTANTS, TRUNCATION, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build/mutants"
@@ -38,6 +38,7 @@ SOURCES = (
     "spae/testing/oracles.py",
     "tests/spae_ops/conftest.py",
 )
+TRUNCATED = ("csrc/distance_cross_entropy", "spae_ops/cross_entropy")
 EMULATOR = "tests/spae_ops/cuda_emulator"
 
 
@@ -84,8 +85,10 @@ def run(chosen: list[Mutant], verdicts: dict[str, Any]) -> None:
 def sources_of(mutant: Mutant) -> str:
     """A digest of the files that decide whether a mutant survives, as they are now, and of the mutant."""
     tests = [FILES[name] for name in mutant.tests]
+    emulator = () if mutant.tests[0] in (*CPU, *TRUNCATION) else (EMULATOR,)
+    more = TRUNCATED if mutant.tests == TRUNCATION else ()
     listed = subprocess.run(
-        ["git", "ls-files", "-z", *SOURCES, EMULATOR, *tests],
+        ["git", "ls-files", "-z", *SOURCES, *more, *emulator, *tests],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -93,7 +96,7 @@ def sources_of(mutant: Mutant) -> str:
     )
     digest = hashlib.sha256(repr((mutant.file, mutant.old, mutant.new, mutant.tests)).encode())
     for name in sorted(filter(None, listed.stdout.split("\0"))):
-        if (mutant.tests[0] in CPU and name.startswith(EMULATOR)) or not (ROOT / name).is_file():
+        if not (ROOT / name).is_file():
             continue
         digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
     return digest.hexdigest()[:16]
@@ -196,7 +199,7 @@ def write_table(verdicts: dict[str, Any]) -> None:
     ran = [(m, verdict) for m, verdict in found if verdict != NOT_RUN]
     killed = [m for m, verdict in ran if verdict not in (SURVIVED, NO_BUILD)]
     lines = [
-        "# Mutants of the exact lookup",
+        "# Mutants of the exact lookup and of the truncated cross-entropy",
         "",
         f"`make mutants`: of {len(found)} mutants {len(ran)} ran and {len(killed)} were killed. Each is one change to the "
         "source (`tests/mutants/catalogue.py`); what kills it is the first test that fails. Dates in brackets: a file of "

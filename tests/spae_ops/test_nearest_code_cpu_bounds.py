@@ -131,22 +131,6 @@ def test_products_that_underflow(isa, screen):
     check(gaussian(100, 16, seed=1) * 2.0**-75, codes)
 
 
-def rotation(width: int) -> torch.Tensor:
-    """The orthogonal map before rounding to int8, float64 [D, D]: x -> x @ rotation, its inverse the transpose."""
-    state, flips, blocks, left = 1, [], [], width
-    for _ in range(width):
-        state = (state * 1664525 + 1013904223) % 2**32
-        flips.append(-1.0 if state >> 31 else 1.0)
-    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-    while left:
-        block = torch.ones(1, 1, dtype=torch.float64)
-        while 4 * len(block) <= left:
-            block = torch.kron(pair, torch.kron(pair, block)) / 2
-        blocks.append(block)
-        left -= len(block)
-    return torch.tensor(flips, dtype=torch.float64)[:, None] * torch.block_diag(*blocks)
-
-
 def exact_in_int8() -> torch.Tensor:
     """Codes [.., 64] that are integers times a step once rotated, the integers' sum times the step the same in all."""
     product, rows = 14_414_400, []  # of many divisors
@@ -158,7 +142,7 @@ def exact_in_int8() -> torch.Tensor:
         integers[0] = 127
         integers[1 : 1 + total - int(integers.sum())] += 1
         assert integers.max() == 127
-        rows.append(step * integers @ rotation(64).T)
+        rows.append(step * integers @ torch.from_numpy(oracles.int8_rotation(64)).T)
     exact = torch.stack(rows)
     assert (exact.float() == exact).all()
     return exact.float()
@@ -206,7 +190,7 @@ def test_what_was_prepared_keeps_its_word(width):
     assert (norms >= exact).all()
     assert (norms >= rounded.norm(dim=1)).all()
     assert (norms <= 1.01 * exact).all()
-    rotated = framed @ rotation(width)
+    rotated = framed @ torch.from_numpy(oracles.int8_rotation(width))
     assert (residuals >= (rotated - rounded).norm(dim=1) + 2 * U * exact).all()
     assert (bias + 0.5 * exact**2 - 3 * U * norms**2).abs().le(0.6 * U * norms**2).all()
     prefix = min(width, ((width + 3) // 4 + 4) // 5 * 4)
