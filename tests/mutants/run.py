@@ -1,5 +1,5 @@
 """The mutation run, `make mutants`: applies every mutant of catalogue.py to a copy of the tree, rebuilds what it needs and
-runs the tests named with it, which must fail; then, without a mutant, those that did, which must pass.
+runs the tests named with it, which must fail; in the end, without a mutant, those that did, which must pass.
 
 Writes results/mutants.json, and the same as a table beside it. One mutant after another; half an hour or so on two
 idle cores. A verdict keeps a digest of the sources and tests that it is of. `--resume` keeps those that have not
@@ -61,25 +61,41 @@ def main() -> int:
 
 
 def run(chosen: list[Mutant], verdicts: dict[str, Any]) -> None:
-    """Judges mutants, each as soon as it is known into VERDICTS; a killer must pass where nothing is changed."""
-    last, passes = "", {}
+    """Judges mutants, each as soon as it is known into VERDICTS."""
+    last = ""
     for mutant in chosen:
         killer = judge(mutant, rebuild=is_built(mutant.file) or is_built(last))
         last = mutant.file
-        if "::" in killer:
-            if killer not in passes:
-                rebuilt = not is_built(mutant.file) or build()
-                passes[killer] = rebuilt and not run_tests(killer.partition(" ")[0])
-                last = ""
-            if not passes[killer]:
-                raise RuntimeError(f"{killer} fails without a mutant too, see {FOLDER / 'tests.log'}")
         verdicts[mutant.name] = {
             "verdict": killer,
             "date": time.strftime("%Y-%m-%d"),
             "sources": sources_of(mutant),
         }
-        VERDICTS.write_text(json.dumps(verdicts, indent=1) + "\n")
+        save(verdicts)
         print(f"{mutant.name}: {killer}", flush=True)
+    confirm(verdicts)
+
+
+def confirm(verdicts: dict[str, Any]) -> None:
+    """What killed a mutant must pass where nothing is changed; what has is marked so.
+
+    Raises:
+        RuntimeError: one does not.
+    """
+    new = [v for v in verdicts.values() if "::" in v["verdict"] and not v.get("passes")]
+    if not new:
+        return
+    killers = sorted({verdict["verdict"].partition(" ")[0] for verdict in new})
+    failed = run_tests(*killers) if build() else "the build"
+    if failed:
+        raise RuntimeError(f"without a mutant: expected all to pass, {failed} does not, see {FOLDER}")
+    for verdict in new:
+        verdict["passes"] = True
+    save(verdicts)
+
+
+def save(verdicts: dict[str, Any]) -> None:
+    VERDICTS.write_text(json.dumps(verdicts, indent=1) + "\n")
 
 
 def sources_of(mutant: Mutant) -> str:
@@ -164,21 +180,21 @@ def build() -> bool:
         return subprocess.run(command, cwd=TREE, env=environment, stdout=log, stderr=log).returncode == 0
 
 
-def run_tests(chosen: str) -> str:
-    """Of a file of tests, or one of them, the first that fails; empty if none does."""
+def run_tests(*chosen: str) -> str:
+    """Of files of tests, or some of them, the first that fails; empty if none does."""
     environment = os.environ | {
         "PYTHONPATH": str(TREE),
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider", chosen]
+    options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider", *chosen]
     command = [sys.executable, "-X", "faulthandler", "-m", "pytest", *options]
     try:
         result = subprocess.run(
             command, cwd=TREE, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT
         )
     except subprocess.TimeoutExpired:
-        return f"{chosen} runs longer than {TIME_LIMIT} s"
+        return f"{chosen[0]} runs longer than {TIME_LIMIT} s"
     (FOLDER / "tests.log").write_text(result.stdout + result.stderr)
     if result.returncode == 0:
         return ""
@@ -186,7 +202,7 @@ def run_tests(chosen: str) -> str:
         return failed[1]
     crashed = re.search(r'File ".*?", line \d+ in (test_\w+)', result.stderr)
     if result.returncode < 0 and crashed:
-        return f"{chosen.partition('::')[0]}::{crashed[1]} (ends by signal {-result.returncode})"
+        return f"{chosen[0].partition('::')[0]}::{crashed[1]} (ends by signal {-result.returncode})"
     return NO_BUILD  # an error in a fixture or in collection is no verdict on the mutant
 
 

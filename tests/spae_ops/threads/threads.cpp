@@ -136,23 +136,36 @@ void check_lost_tiles(const Matrix& x, const Matrix& codes) {
 }
 
 void check_cross_entropy(const Matrix& x, const Matrix& codes, double temperature) {
+  using spae::TruncateChoice;
   const Prepared prepared(codes);
-  const spae::PreparedCodes p = prepared.get();
+  const spae::PreparedCodes packed = prepared.get();
   const Rows queries = x.view(), table = codes.view();
   std::vector<int64_t> target(static_cast<size_t>(x.rows));
   for (size_t i = 0; i < target.size(); ++i) target[i] = static_cast<int64_t>(i * 37) % codes.rows;
-  const spae::CrossEntropyInput input{queries, table,   target.data(), temperature, p.panels,
-                                      p.bias,  p.norms, p.shift,       p.scale};
+  const spae::CrossEntropyInput input{queries, table, packed, target.data(), temperature};
   for (const auto isa : spae::simd::available()) {
-    std::vector<float> first;
-    for (const unsigned threads : {1u, 2u, 5u}) {
-      torch::stable::num_threads = threads;
-      std::vector<float> out(static_cast<size_t>(x.rows * (x.width + 1)));
-      spae::distance_cross_entropy(input, *spae::simd::find(isa), out.data(), out.data() + x.rows);
-      if (threads == 1) first = out;
-      if (out != first) fail("cross-entropy, " + std::string(isa) + ", " + std::to_string(threads) + " threads");
+    for (const auto truncate : {TruncateChoice::kAuto, TruncateChoice::kOff, TruncateChoice::kOn}) {
+      std::vector<float> first;
+      for (const unsigned threads : {1u, 2u, 5u}) {
+        torch::stable::num_threads = threads;
+        std::vector<float> out(static_cast<size_t>(x.rows * (x.width + 1)));
+        std::vector<int64_t> evaluated(static_cast<size_t>(x.rows));
+        spae::distance_cross_entropy(input, *spae::simd::find(isa), {truncate, true},
+                                     {out.data(), out.data() + x.rows, evaluated.data()});
+        if (threads == 1) first = out;
+        if (out != first) fail("cross-entropy, " + std::string(isa) + ", " + std::to_string(threads) + " threads");
+      }
     }
   }
+}
+
+// Rows near codes among others, of so many codes that truncation is tried: some rows are truncated, some are not.
+void check_truncation() {
+  const Matrix codes = gaussian(4200, 64, 4);
+  Matrix x = gaussian(140, 64, 5);
+  for (int64_t i = 0; i < 110 * x.width; ++i)
+    x.values[static_cast<size_t>(i)] = codes.values[static_cast<size_t>(i)] + 0.3f * x.values[static_cast<size_t>(i)];
+  check_cross_entropy(x, codes, 1.0);
 }
 
 }  // namespace
@@ -174,6 +187,7 @@ int main() {
   check_searches("duplicates", x, duplicates, nullptr, 1);
   check_lost_tiles(near, codes);
   for (const double temperature : {0.5, 50.0}) check_cross_entropy(near, codes, temperature);
+  check_truncation();
   std::puts("all right");
   return 0;
 }
