@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CPU, PTX, BOUNDS = ("cpu_bounds", "cpu", "cpu_operator"), ("ptx",), ("gpu_bounds", "cuda")
-TRUNCATION = ("truncation_bounds", "truncation")
+TILES, TRUNCATION = ("tiles",), ("truncation_bounds", "truncation")
 FILES = {
     "cpu_bounds": "tests/spae_ops/test_nearest_code_cpu_bounds.py",
     "cpu": "tests/spae_ops/test_nearest_code_cpu.py",
@@ -58,9 +58,9 @@ MUTANTS = [
     Mutant("2^-11 of prefixes dropped", CPU_DIR + "prepare.cpp", " * (1.0 + 0x1p-11));", ");", CPU),
     Mutant("2u N of r_k dropped", CPU_DIR + "prepare.cpp", "2 * kUnit * norm + quantize", "quantize", CPU),
     # AMX's tiles: their check, and their last step.
-    Mutant("tiles' check starts at 0", TILES_H, "kCheckStart = 1 << 28", "kCheckStart = 0", ("tiles",)),
-    Mutant("tiles are not checked", SCHEDULE, "whole &= equal(", "whole |= equal(", ("tiles",)),
-    Mutant("a tile's last step adds up twice", "csrc/simd/packed_tiles.cpp", "skip = step * kLineWords - begin", "skip = 0 * begin", ("tiles",)),
+    Mutant("tiles' check starts at 0", TILES_H, "kCheckStart = 1 << 28", "kCheckStart = 0", TILES),
+    Mutant("tiles are not checked", SCHEDULE, "whole &= equal(", "whole |= equal(", TILES),
+    Mutant("a tile's last step adds up twice", "csrc/simd/packed_tiles.cpp", "skip = step * kLineWords - begin", "skip = 0 * begin", TILES),
     # The cut of truncated cross-entropies (distance_cross_entropy.h), and the thresholds that its codes reach. The bounds
     # of the scores are those of lookups, above.
     Mutant("25 bits are cut", PROBLEM, "kCutBits = 26", "kCutBits = 25", TRUNCATION),

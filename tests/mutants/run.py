@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from catalogue import CPU, FILES, MUTANTS, TRUNCATION, Mutant
+from catalogue import CPU, FILES, MUTANTS, TILES, TRUNCATION, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build/mutants"
@@ -28,18 +28,17 @@ TREE, LOG = FOLDER / "tree", FOLDER / "log"
 VERDICTS = ROOT / "results/mutants.json"
 TIME_LIMIT = 1800
 SURVIVED, NO_BUILD, NOT_RUN = "survived", "does not build", "not run"
-# What a verdict rests on, beside the tests' own files and what Git ignores.
+# What a verdict rests on, beside the tests' own files and what Git ignores: all, and by what the tests are of.
 SOURCES = (
     "csrc/common",
-    "csrc/simd",
-    "csrc/nearest_code",
     "setup.py",
     "spae_ops/lookup",
     "spae/testing/oracles.py",
     "tests/spae_ops/conftest.py",
 )
-TRUNCATED = ("csrc/distance_cross_entropy", "spae_ops/cross_entropy")
-EMULATOR = "tests/spae_ops/cuda_emulator"
+ON_CPU = ("csrc/nearest_code/cpu", "csrc/simd", "spae/testing/int8.py")
+ON_GPU = ("csrc/nearest_code/cuda", "tests/spae_ops/cuda_emulator")
+TRUNCATED = (*ON_CPU, "csrc/distance_cross_entropy", "spae_ops/cross_entropy")
 
 
 def main() -> int:
@@ -101,10 +100,9 @@ def save(verdicts: dict[str, Any]) -> None:
 def sources_of(mutant: Mutant) -> str:
     """A digest of the files that decide whether a mutant survives, as they are now, and of the mutant."""
     tests = [FILES[name] for name in mutant.tests]
-    emulator = () if mutant.tests[0] in (*CPU, *TRUNCATION) else (EMULATOR,)
-    more = TRUNCATED if mutant.tests == TRUNCATION else ()
+    more = TRUNCATED if mutant.tests == TRUNCATION else ON_CPU if mutant.tests in (CPU, TILES) else ON_GPU
     listed = subprocess.run(
-        ["git", "ls-files", "-z", *SOURCES, *more, *emulator, *tests],
+        ["git", "ls-files", "-z", *SOURCES, *more, *tests],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spae.testing import oracles
+from spae.testing import int8, oracles
 from spae_ops import _extension
 from spae_ops.cross_entropy import cpu
 
@@ -47,7 +47,7 @@ def gaussian(*shape, seed=0):
 def from_tails(tails: Tensor) -> Tensor:
     """Rows [.., 64] in fp32, without rounding, that have these tails once rotated, and nothing before."""
     rotated = torch.cat([torch.zeros(*tails.shape[:-1], PREFIX), tails], -1).double()
-    rows = rotated @ torch.from_numpy(oracles.int8_rotation(WIDTH)).T
+    rows = rotated @ torch.from_numpy(int8.rotation(WIDTH)).T
     assert (rows.float() == rows).all()
     return rows.float()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from spae.testing import oracles
+from spae.testing import int8, oracles
 from spae_ops import _extension
 from spae_ops.lookup import cpu
 
@@ -142,7 +142,7 @@ def exact_in_int8() -> torch.Tensor:
         integers[0] = 127
         integers[1 : 1 + total - int(integers.sum())] += 1
         assert integers.max() == 127
-        rows.append(step * integers @ torch.from_numpy(oracles.int8_rotation(64)).T)
+        rows.append(step * integers @ torch.from_numpy(int8.rotation(64)).T)
     exact = torch.stack(rows)
     assert (exact.float() == exact).all()
     return exact.float()
@@ -190,7 +190,7 @@ def test_what_was_prepared_keeps_its_word(width):
     assert (norms >= exact).all()
     assert (norms >= rounded.norm(dim=1)).all()
     assert (norms <= 1.01 * exact).all()
-    rotated = framed @ torch.from_numpy(oracles.int8_rotation(width))
+    rotated = framed @ torch.from_numpy(int8.rotation(width))
     assert (residuals >= (rotated - rounded).norm(dim=1) + 2 * U * exact).all()
     assert (bias + 0.5 * exact**2 - 3 * U * norms**2).abs().le(0.6 * U * norms**2).all()
     prefix = min(width, ((width + 3) // 4 + 4) // 5 * 4)
