@@ -155,3 +155,23 @@ def test_rows_beyond_the_range_are_not_screened(isa, monkeypatch):
     assert cpu.num_evaluated(x, codes, prepared, target, 1e70).tolist() == [-1]
     loss, _ = cpu.loss_and_gradient(x, codes, prepared, target, 1e70, False)
     assert loss.item() == pytest.approx(oracles.distance_cross_entropy(x, codes, target, 1e70)[0], rel=1e-6)
+
+
+def test_codes_are_summed_in_the_order_of_ids(isa, monkeypatch):
+    """Three codes at the same distance, of which the first takes the second's part of the gradient and the third gives
+    back the first's; the last's tile is looked at first, for the nearest code is in it."""
+    monkeypatch.setenv("SPAE_TRUNCATE", "on")
+    large = 2.0**60
+    codes = torch.tensor([0.0, 4 * large, 0.0, 0.0]).repeat(96, 1)
+    first, second, third, nearest = 5, TILE + 5, 2 * TILE + 5, 2 * TILE + 6
+    codes[first] = torch.tensor([large, 0, 0, 0])
+    codes[second] = torch.tensor([1, large, 0, 0])
+    codes[third] = torch.tensor([-large, 0, 0, 0])
+    codes[nearest] = torch.tensor([0, large * (1 - 2.0**-10), 0, 0])
+    x, target, temperature = torch.zeros(1, 4), torch.tensor([TILE]), large**2 * 2.0**-5
+    assert (oracles.squared_distances(x, codes[[first, second, third]]) == large**2).all()
+    prepared = cpu.prepare(codes)
+    assert cpu.num_evaluated(x, codes, prepared, target, temperature).tolist() == [4]
+    _, gradient = cpu.loss_and_gradient(x, codes, prepared, target, temperature, True)
+    assert gradient[0, 0] == 0
+    assert gradient[0, 1] != 0
