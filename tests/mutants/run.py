@@ -81,11 +81,15 @@ def confirm(verdicts: dict[str, Any]) -> None:
     Raises:
         RuntimeError: one does not.
     """
-    new = [v for v in verdicts.values() if "::" in v["verdict"] and not v.get("passes")]
-    if not new:
-        return
-    killers = sorted({verdict["verdict"].partition(" ")[0] for verdict in new})
-    failed = run_tests(*killers) if build() else "the build"
+    now = [verdicts[m.name] for m in MUTANTS if verdicts.get(m.name, {}).get("sources") == sources_of(m)]
+    new = [v for v in now if "::" in v["verdict"] and not v.get("passes")]
+    killers = {v["verdict"] for v in new if v["verdict"].endswith("]") or " " not in v["verdict"]}
+    chosen = [sorted(killers)] if killers else []
+    for verdict in {v["verdict"] for v in new} - killers:  # the test's name alone is known
+        file, _, how = verdict.partition("::")
+        chosen.append([file, "-k", how.partition(" ")[0]])
+    failed = ("" if build() else "the build") if chosen else ""
+    failed = failed or next(filter(None, (run_tests(*tests) for tests in chosen)), "")
     if failed:
         raise RuntimeError(f"without a mutant: expected all to pass, {failed} does not, see {FOLDER}")
     for verdict in new:
