@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CPU, PTX, BOUNDS = ("cpu_bounds", "cpu", "cpu_operator"), ("ptx",), ("gpu_bounds", "cuda")
-TILES, TRUNCATION = ("tiles",), ("truncation_bounds", "truncation")
+TILES, TRUNCATION, LOSS = ("tiles",), ("truncation_bounds", "truncation"), ("cross_entropy",)
 FILES = {
     "cpu_bounds": "tests/spae_ops/test_nearest_code_cpu_bounds.py",
     "cpu": "tests/spae_ops/test_nearest_code_cpu.py",
     "cpu_operator": "tests/spae_ops/test_nearest_code_cpu_operator.py",
     "tiles": "tests/spae_ops/test_tiles.py",
+    "cross_entropy": "tests/spae_ops/test_distance_cross_entropy_cpu.py",
     "truncation": "tests/spae_ops/test_distance_cross_entropy_truncation.py",
     "truncation_bounds": "tests/spae_ops/test_distance_cross_entropy_bounds.py",
     "gpu_bounds": "tests/spae_ops/test_nearest_code_gpu_bounds.py",
@@ -77,7 +78,7 @@ MUTANTS = [
     Mutant("the target sets the first threshold", TRUNCATE, "if (first + j != target && (code", "if ((code", TRUNCATION),
     Mutant("the target is summed", TRUNCATE, "&& first + j != problem_.in.target[row.query])", ")", TRUNCATION),
     Mutant("roundings of |Q|^2 dropped", H, "rounding = static_cast<double>(width + 8)", "rounding = 0 * static_cast<double>(width + 8)", TRUNCATION),
-    Mutant("rows beyond the range are screened, cross-entropy", TRUNCATE, "screened = norm <= kMaxScreenNorm", "screened = norm <= 0x1p1000", TRUNCATION),
+    Mutant("rows beyond the range are screened, cross-entropy", TRUNCATE, "screened = norm <= kMaxScreenNorm", "screened = norm <= 0x1p1000", LOSS),
     Mutant(
         "2^-48 of the cut dropped",
         TRUNCATE,

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from catalogue import CPU, FILES, MUTANTS, TILES, TRUNCATION, Mutant
+from catalogue import CPU, FILES, LOSS, MUTANTS, TILES, TRUNCATION, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build/mutants"
@@ -104,7 +104,13 @@ def save(verdicts: dict[str, Any]) -> None:
 def sources_of(mutant: Mutant) -> str:
     """A digest of the files that decide whether a mutant survives, as they are now, and of the mutant."""
     tests = [FILES[name] for name in mutant.tests]
-    more = TRUNCATED if mutant.tests == TRUNCATION else ON_CPU if mutant.tests in (CPU, TILES) else ON_GPU
+    more = (
+        TRUNCATED
+        if mutant.tests in (TRUNCATION, LOSS)
+        else ON_CPU
+        if mutant.tests in (CPU, TILES)
+        else ON_GPU
+    )
     listed = subprocess.run(
         ["git", "ls-files", "-z", *SOURCES, *more, *tests],
         cwd=ROOT,

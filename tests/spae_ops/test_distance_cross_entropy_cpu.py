@@ -86,6 +86,19 @@ def check(x, codes, target, temperature):
     assert (error <= peer + 1e-6 * wanted_gradient.abs() + scale * (1e-6 + rounding.clamp_max(1))).all()
 
 
+def test_rows_beyond_the_screens_range(isa):
+    """Their scores would overflow, of both signs; framed, they are still in fp32's range."""
+    codes, x, target = gaussian(300, 64) * 2.0**-40, torch.full((1, 64), 2.0**86), torch.tensor([5])
+    prepared = cpu.prepare(codes)
+    assert cpu.num_evaluated(x, codes, prepared, target, 1e50).tolist() == [-1]
+    loss, _ = cpu.loss_and_gradient(x, codes, prepared, target, 1e50, False)
+    assert loss.item() == pytest.approx(reference_loss(x, codes, target, 1e50), rel=1e-6)
+
+
+def reference_loss(x, codes, target, temperature) -> float:
+    return reference.loss_and_gradient(x, codes, [], target, temperature, False)[0].item()
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 16, 31, 33, 100, 129, 576])
 def test_widths(isa, width):
     check(gaussian(37, width, seed=1), gaussian(300, width), targets(37, 300), 1.0 + width)
