@@ -6,13 +6,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CPU, PTX, BOUNDS = ("cpu_bounds", "cpu", "cpu_operator"), ("ptx",), ("gpu_bounds", "cuda")
-TILES, TRUNCATION, LOSS = ("tiles",), ("truncation_bounds", "truncation"), ("cross_entropy",)
+TILES, TRUNCATION = ("tiles",), ("truncation_bounds", "truncation")
+LOSS, TIES = ("cross_entropy",), ("ties",)
 FILES = {
     "cpu_bounds": "tests/spae_ops/test_nearest_code_cpu_bounds.py",
     "cpu": "tests/spae_ops/test_nearest_code_cpu.py",
     "cpu_operator": "tests/spae_ops/test_nearest_code_cpu_operator.py",
     "tiles": "tests/spae_ops/test_tiles.py",
     "cross_entropy": "tests/spae_ops/test_distance_cross_entropy_cpu.py",
+    "ties": "tests/spae_ops/test_distance_cross_entropy_ties.py",
     "truncation": "tests/spae_ops/test_distance_cross_entropy_truncation.py",
     "truncation_bounds": "tests/spae_ops/test_distance_cross_entropy_bounds.py",
     "gpu_bounds": "tests/spae_ops/test_nearest_code_gpu_bounds.py",
@@ -73,7 +75,7 @@ MUTANTS = [
     Mutant("half of tau G in running thresholds", TRUNCATE, "reach_ = 0.5 *", "reach_ = 0.25 *", TRUNCATION),
     Mutant("a running threshold without the scores' margin", TRUNCATE, "scores[best] - screen_", "scores[best] - 0 * screen_", TRUNCATION),
     Mutant("a running threshold with half of the scores' margin", TRUNCATE, "scores[best] - screen_", "scores[best] - 0.5 * screen_", TRUNCATION),
-    Mutant("a running threshold without E_q", TRUNCATE, "- 2 * bound.slack", "- 0 * bound.slack", TRUNCATION),
+    Mutant("a running threshold without E_q", TRUNCATE, "- 2 * bound.slack", "- 0 * bound.slack", TIES),
     Mutant("the target sets running thresholds", TRUNCATE, "if (code == problem_.in.target[bound.query] || code >= count_)", "if (code >= count_)", TRUNCATION),
     Mutant("the target sets the first threshold", TRUNCATE, "if (first + j != target && (code", "if ((code", TRUNCATION),
     Mutant("the target is summed", TRUNCATE, "&& first + j != problem_.in.target[row.query])", ")", TRUNCATION),

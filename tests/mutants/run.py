@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from catalogue import CPU, FILES, LOSS, MUTANTS, TILES, TRUNCATION, Mutant
+from catalogue import CPU, FILES, LOSS, MUTANTS, TIES, TILES, TRUNCATION, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build/mutants"
@@ -106,7 +106,7 @@ def sources_of(mutant: Mutant) -> str:
     tests = [FILES[name] for name in mutant.tests]
     more = (
         TRUNCATED
-        if mutant.tests in (TRUNCATION, LOSS)
+        if mutant.tests in (TRUNCATION, LOSS, TIES)
         else ON_CPU
         if mutant.tests in (CPU, TILES)
         else ON_GPU

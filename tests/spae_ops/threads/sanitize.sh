@@ -74,7 +74,7 @@ assert 'sanitize' in spae_ops._extension.load().__file__")
 "$(dirname "$python")/pytest" -q -k "not compile and not resident_memory" tests/spae_ops/test_nearest_code_cpu.py \
     tests/spae_ops/test_nearest_code_cpu_bounds.py tests/spae_ops/test_nearest_code_cpu_operator.py tests/spae_ops/test_tiles.py \
     tests/spae_ops/test_distance_cross_entropy_cpu.py tests/spae_ops/test_distance_cross_entropy_truncation.py \
-    tests/spae_ops/test_distance_cross_entropy_bounds.py tests/spae_ops/test_pyramid_quantize_cpu.py \
+    tests/spae_ops/test_distance_cross_entropy_bounds.py tests/spae_ops/test_distance_cross_entropy_ties.py tests/spae_ops/test_pyramid_quantize_cpu.py \
     tests/spae_ops/test_pyramid_quantize.py tests/spae_ops/test_code_index.py tests/spae_ops/test_vmap.py
 # Of the tests of every implementation those of the C++: what torch's own code makes takes hours under a sanitizer.
 "$(dirname "$python")/pytest" -q -k "cpu and not compile and not opcheck" tests/spae_ops/test_nearest_code.py \
