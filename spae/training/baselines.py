@@ -18,15 +18,17 @@ def baselines(
     Rows are of size^2 tokens: "vqgan", "lqae" and "v2l-local" in one grid; "rq" in four of a side half as
     long, as RQ-VAE spends them; "spae-flat" in three such grids, behind layers of 1, 2, 4 .. tokens (one
     token fewer in all). "spae" and "v2l" have the preset's pyramid: V2L's layers before the last are its
-    global words. Where the side is halved, the backbone has one more downsampling.
+    global words. "v2l-local-text" and "v2l-local-llm" are V2L's ablation of "v2l-local": its local words by
+    the text encoder's vectors as they are, and by the language model's. Where the side is halved, the
+    backbone has one more downsampling.
 
     The objective is the preset's, but only a SPAE's words are guided. Nothing has an adversary that the
     preset has not: a VQGAN of that name alone.
 
     multipliers: the preset's. words: a folder that `V2LWords` saved; None leaves V2L out.
 
-    >>> list(baselines(8, [1, 2, 4], "words"))
-    ['vqgan', 'rq', 'lqae', 'spae-flat', 'v2l-local', 'spae', 'v2l']
+    >>> list(baselines(8, [1, 2, 4]))
+    ['vqgan', 'rq', 'lqae', 'spae-flat', 'spae']
     """
     if size < 2 or size & (size - 1):
         raise ValueError(f"size: expected a power of two, at least 2, got {size}")
@@ -40,6 +42,8 @@ def baselines(
         "lqae": ("tokenizer=lqae", "codebook={}", "model.latent_norm=unit", unguided, one),
         "spae-flat": (f"model.grids={[*_halves(half), *[[half, half]] * 3]}", coarser),
         "v2l-local": (one,),
+        "v2l-local-text": (one, "model.local_vectors=text"),
+        "v2l-local-llm": (one, "model.local_vectors=llm"),
         "spae": (),
         "v2l": (),
     }

@@ -18,8 +18,9 @@ from spae.tokenizers.v2l_words import V2LWords
 from spae.training.baselines import baselines
 from spae.training.presets import load_preset
 
-NAMES = ["vqgan", "rq", "lqae", "spae-flat", "v2l-local", "spae", "v2l"]
-CLASSES = [VQGAN, RQ, LQAE, SPAE, V2LTokenizer, SPAE, V2LTokenizer]
+LOCAL = {"v2l-local": "projected", "v2l-local-text": "text", "v2l-local-llm": "llm"}
+NAMES = ["vqgan", "rq", "lqae", "spae-flat", *LOCAL, "spae", "v2l"]
+CLASSES = [VQGAN, RQ, LQAE, SPAE, *[V2LTokenizer] * 3, SPAE, V2LTokenizer]
 
 
 @pytest.fixture
@@ -52,7 +53,10 @@ def recipe(tmp_path, picture_folder, monkeypatch):
 
 
 @pytest.fixture
-def words(tmp_path):
+def words(tmp_path, monkeypatch):
+    """Words of V2L, and a language model's table of them."""
+    table = Codebook.from_arrays([f" v{i}" for i in range(20)], torch.rand(20, 7) - 0.5, name="llm")
+    monkeypatch.setattr("spae.tokenizers.v2l._llm_table", lambda *_: table)
     vectors = torch.randn(20, 12, generator=torch.Generator().manual_seed(1))
     book = Codebook.from_arrays([f" v{i}" for i in range(20)], vectors, name="toy")
     rows = {"global": list(range(10)), "local": list(range(5, 20))}
@@ -69,6 +73,8 @@ def test_all_rows_of_one_budget(recipe, words):
     tokens = {row: model.pyramid.num_tokens for row, model in models.items()}
     assert tokens == {**dict.fromkeys(NAMES, 16), "spae-flat": 15, "spae": 21, "v2l": 21}
     assert models["v2l"].pyramid.num_tokens_upto(2) == 5
+    assert {row: models[row].config.local_vectors for row in LOCAL} == LOCAL
+    assert [models[row].local.dim for row in LOCAL] == [8, 12, 7]
     assert len({json.dumps([p.train, p.data]) for p in presets.values()}) == 1
     assert len({model.config.channels for model in models.values()}) == 1
 
