@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from spae.commands import own_command
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spae.codebook.expansion import Expansion
     from spae.scorers.protocol import ImageTextScorer
 
 ABOUT = "Make the words of a V2L tokenizer: phrases by a language model, those that describe an image kept."
@@ -44,6 +50,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=int, default=5, help="phrases kept of each image (default: 5, the paper's)"
     )
+    parser.add_argument(
+        "--compare",
+        metavar="SPLIT",
+        help="a held-out split of the data: how well words, bigrams and trigrams describe its images, into "
+        "phrases.json and phrases.md",
+    )
+    parser.add_argument("--images", type=int, default=300, help="of that split, evenly spread (default: 300)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -69,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         journal=arguments.out / "journal.jsonl",
         progress=True,
     )
-    features = dataset_features(scorer, images)
+    features = dataset_features(scorer, images).cpu()
     made = V2LWords.of(expansion, scorer, features, keep=arguments.keep, progress=True)
     made.save(arguments.out)
     counts = ", ".join(f"{count} of {ids}" for ids, count in enumerate(made.about["counts"], 1))
@@ -77,6 +90,45 @@ def run(arguments: argparse.Namespace) -> None:
         f"{arguments.out}: {len(made.vocabularies['local'])} local words; "
         f"{len(made.vocabularies['global'])} global ones of {len(expansion)} phrases, by ids: {counts}"
     )
+    if arguments.compare is not None:
+        _compare(arguments, expansion, scorer, features)
+
+
+def _compare(
+    arguments: argparse.Namespace, expansion: Expansion, scorer: ImageTextScorer, taught: Tensor
+) -> None:
+    """`phrases.json` and `phrases.md`."""
+    from spae.data import open_data
+    from spae.eval.host import host
+    from spae.eval.images import spread
+    from spae.eval.phrases import evaluate_phrases, phrases_table
+    from spae.scorers import CaptionScorer, TextFeatureCache, dataset_features
+
+    opened = open_data(arguments.data, arguments.compare, image_size=(arguments.size, arguments.size))
+    asked = spread(opened, arguments.images)
+    run: dict[str, Any] = {name: getattr(arguments, name) for name in ("data", "words", "limit", "keep")}
+    run |= {"split": arguments.compare, "taught": len(taught), "asked": len(asked)}
+    named, groups = None, None
+    if all(asked.captions):
+        judge, groups = CaptionScorer(), asked.captions
+        named = TextFeatureCache(judge).features(expansion.words), dataset_features(judge, asked)
+        run |= {"judge": judge.name, "groups": len(set(groups))}
+    rows = evaluate_phrases(
+        expansion,
+        TextFeatureCache(scorer).features(expansion.words),
+        taught,
+        dataset_features(scorer, asked).cpu(),
+        named=named,
+        groups=groups,
+        counts=sorted({1, arguments.keep}),
+        keep=arguments.keep,
+    )
+    about = {"llm": arguments.llm, "prompt": expansion.about["prompt"], "scorer": scorer.name, "run": run}
+    report = {"command": own_command(), "host": host(), **about, "rows": rows}
+    (arguments.out / "phrases.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    text = f"{phrases_table(report)}\n\n    {report['command']}\n"
+    (arguments.out / "phrases.md").write_text(text, encoding="utf-8")
+    print(phrases_table(report))
 
 
 def _scorer(arguments: argparse.Namespace) -> ImageTextScorer:

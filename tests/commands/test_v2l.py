@@ -27,6 +27,13 @@ class Scorer:
         return torch.nn.functional.normalize(images.mean((2, 3)).abs() @ torch.ones(3, 8), dim=1)
 
 
+class Judge(Scorer):
+    name, checksum = "names", "names-1"
+
+    def caption_features(self, captions):
+        return self.text_features(captions)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch, picture):
     """A folder of named pictures, and a language model in a folder; the current folder."""
@@ -57,6 +64,18 @@ def test_expand_makes_what_a_preset_loads(here, monkeypatch, capsys):
     assert len(words.vocabularies["global"]) > 1
     assert words.about["images"] == 16
     assert "words: 20 local words;" in capsys.readouterr().out
+    assert not (here / "words/phrases.json").exists()
+    monkeypatch.setattr("spae.scorers.CaptionScorer", Judge)
+    compared = ["--keep", "2", "--compare", "test", "--images", "4", "--out", "words"]
+    assert main(["expand", *options, "--limit", "20", *compared]) == 0
+    report = json.loads((here / "words/phrases.json").read_text())
+    expected = {"taught": 16, "asked": 4, "split": "test", "judge": "names", "groups": 2}
+    assert {name: report["run"][name] for name in expected} == expected
+    assert [row["longest"] for row in report["rows"]] == [1, 1, 2, 2, 3, 3]
+    assert report["rows"][-1]["phrases"] == sum(V2LWords.load("words").about["expansion"]["counts"])
+    table = (here / "words/phrases.md").read_text().split("\n\n")[0]
+    assert "| with trigrams |" in table
+    assert table in capsys.readouterr().out
     bad = ["expand", *options, "--out", "other"]
     assert main([*bad, "--scorer", "clip"]) == 1
     assert main([*bad, "--scorer", "open_clip:a/b", "--ridge", "map"]) == 1
