@@ -238,6 +238,10 @@ class V2LTokenizer(Tokenizer):
     def _vectors_of(self, rows: Tensor) -> Tensor:
         """What rows of the codebook, int64 [..], are looked up by before the projector: [.., width]."""
         if self._table is None or self._place is None:
+            if rows is self._rows and not torch.compiler.is_compiling():
+                first, last = int(rows[0]), int(rows[-1])
+                if last - first + 1 == len(rows):  # a view: a copy would be most of what an index anew costs
+                    return self.codebook.vectors[first : last + 1]
             return self.codebook(rows)
         places = self._place[rows]
         if (places < 0).any():

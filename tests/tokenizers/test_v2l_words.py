@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from spae import V2LTokenizer
+from spae import V2LConfig, V2LTokenizer
 from spae.codebook.expansion import Expansion
 from spae.scorers import ConSEScorer
 from spae.tokenizers.v2l_words import V2LWords
@@ -92,6 +92,25 @@ def test_a_preset_builds_on_them(tmp_path):
     assert preset.objective == {"beta": 0.3, "lambda_": 0.1, "eta": 1.0, "perceptual": "lite0"}
     with pytest.raises(ValueError, match="codebook: expected no fields but folder"):
         load_preset("v2l32", ["codebook.words=all"])
+
+
+@pytest.mark.parametrize("local", [[1, 2, 3, 4], [1, 2, 4, 5]], ids=["in a row", "with a gap"])
+def test_local_words_are_not_copied_for_every_step_of_the_projector(local, monkeypatch):
+    """Whose index is made anew each time: words that stand in a row are seen where they lie."""
+    from spae.tokenizers import projected
+
+    config = V2LConfig((8, 8), (2,), channels=8, multipliers=(1, 1, 1), num_res_blocks=1, local_dim=2)
+    model = V2LTokenizer(config, EXPANSION.codebook(vectors()), {"local": local})
+    images, first = torch.rand(2, 3, 8, 8) * 2 - 1, model.codebook.vectors[1].data_ptr()
+    seen, project = [], model.local.forward
+    monkeypatch.setattr(model.local, "forward", lambda v: seen.append(v) or project(v))
+    monkeypatch.setattr(projected, "CodeIndex", lambda rows: rows)
+    monkeypatch.setattr(
+        projected, "nearest_code", lambda z, rows: SimpleNamespace(ids=z.sum(-1).long() * 0 + 3)
+    )
+    assert set(model(images).tokens.ids.flatten().tolist()) == {local[3]}
+    assert torch.equal(seen[0], vectors()[local])
+    assert (seen[0].data_ptr() == first) == (local[-1] == 4)
 
 
 def test_the_papers_setting():
