@@ -68,7 +68,9 @@ def test_a_new_result_comes_in_by_itself(tool, tmp_path):
     assert "| **a** (ours) | 500 of" in text
     tool.draw([new], tmp_path)
     assert (tmp_path / "reconstruction.png").stat().st_size > 5000
-    assert "No run is committed yet; `spae eval fewshot` makes one." in tool.text([new])
+    nothing = tool.text([new])
+    assert "No run is committed yet; `spae eval fewshot` makes one." in nothing
+    assert "No run is committed yet; `spae tune frozen` makes one." in nothing
 
 
 def test_repeats_and_words_become_lines(tool):

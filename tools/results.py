@@ -16,9 +16,12 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.report import ratio
+from spae.eval.frozen import frozen_table
+from spae.eval.phrases import phrases_table
 from spae.eval.reconstruction import quality_curves
 from spae.eval.run import find, table_of, tasks
 from spae.eval.table import markdown
+from spae.eval.tuning import tuning_table
 from spae.figures import Curve, curves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +31,12 @@ LABELS = {
     "cross-entropy": ("kind", "temperature", "queries", "passes"),
     "pyramid": ("kind", "rule", "batch"),
     "quantizer": ("work", "axis", "value"),
+}
+# Reports of other commands than `spae eval`, by their file's name: the command, and their table.
+OTHERS = {
+    "tuning": ("spae tune", tuning_table),
+    "frozen": ("spae tune frozen", frozen_table),
+    "phrases": ("spae expand --compare SPLIT", phrases_table),
 }
 PUBLISHED = json.loads((ROOT / "results/published.json").read_text(encoding="utf-8"))
 
@@ -50,7 +59,7 @@ def results() -> list[Result]:
     """All reports of evaluations, sorted by name."""
     found = []
     for file in sorted((ROOT / "results").glob("*/*.json")):
-        if file.stem in tasks():
+        if file.stem in tasks() or file.stem in OTHERS:
             found.append(Result(file.parent.name, file.stem, _read(file)))
     for file in sorted((ROOT / "spae/bundled").glob("*/report.json")):
         report = _read(file)
@@ -71,7 +80,8 @@ def text(found: list[Result]) -> str:
         mine = [result for result in found if result.task in names]
         lines = [f"## {title}", about]
         if names and not mine:
-            commands = " or ".join(f"`spae eval {name}`" for name in names)
+            made = (OTHERS[name][0] if name in OTHERS else f"spae eval {name}" for name in names)
+            commands = " or ".join(f"`{command}`" for command in made)
             lines.append(f"No run is committed yet; {commands} makes one.")
         lines += [*extra(mine), *(_shown(result) for result in mine)]
         parts.append("\n\n".join(line for line in lines if line))
@@ -193,7 +203,8 @@ def plain(mine: list[Result]) -> Iterator[str]:
 
 def _shown(result: Result) -> str:
     """A result's own table, below its name, with what makes it again."""
-    table = table_of(find(result.task), result.report)
+    other = OTHERS.get(result.task)
+    table = other[1](result.report) if other else table_of(find(result.task), result.report)
     host = result.report.get("host") or next(iter(result.of_models.values())).get("host")
     where = f"Host: {_host({'host': host})}." if host else "Host: not recorded, a CPU."
     page = Path("results") / result.name / f"{result.task}.png"
@@ -349,6 +360,9 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], str, Extra], ...] = (
     ("Video", ("frames", "motion"), "Clips as words, and drawn as told.", plain),
     ("Sound", ("sound",), "Recordings as words.", plain),
     ("Denoising", ("denoise", "windows"), "", plain),
+    ("Words and phrases", ("phrases",), "V2L's global words, of one, two and three ids.", plain),
+    ("Tuned language models", ("tuning",), "By LoRA on a tokenizer's words, before and after.", plain),
+    ("Frozen", ("frozen",), "Two embeddings an image in place of words, on the episodes above.", plain),
     ("Strides", ("strides",), "", plain),
     ("Speed", (), "", speed),
 )
