@@ -33,7 +33,10 @@ def clip_page(model: Tokenizer, clips: Tensor, tokens: PyramidTokens, path: Path
     scale = max(1, -(-_LEAST_SIDE // clips.shape[-1]))
     height, width = clips.shape[-2] * scale, clips.shape[-1] * scale
     columns, row = width + _GAP, height + _LINE + _GAP
-    words = [frame_words(layers, tokens.pyramid, clips.shape[2]) for layers in model.words(tokens)]
+    causal = getattr(model.config, "causal", False)
+    words = [
+        frame_words(layers, tokens.pyramid, clips.shape[2], causal=causal) for layers in model.words(tokens)
+    ]
     pages = []
     for time in range(clips.shape[2]):
         page = Image.new("RGB", (columns * len(titles) + _GAP, row * len(clips) + _LINE + _GAP), "white")
@@ -53,18 +56,17 @@ def clip_page(model: Tokenizer, clips: Tensor, tokens: PyramidTokens, path: Path
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=_MILLISECONDS, loop=0)
 
 
-def frame_words(layers: list[list[str]], pyramid: Pyramid, frames: int) -> list[str]:
+def frame_words(layers: list[list[str]], pyramid: Pyramid, frames: int, *, causal: bool) -> list[str]:
     """For each of a clip's frames its words of the layers that have one a frame or one in all.
 
-    layers: of one clip (`words(tokens)[clip]`). frames: T; of T' latent frames the first stands alone where
-    T is 1 + f k, and otherwise all span as many.
+    layers: of one clip (`words(tokens)[clip]`). frames: T. causal: of T' latent frames the first stands
+    alone, for T is 1 + f (T' - 1); otherwise all span as many.
     """
     cells = pyramid.shape[0]
-    alone = frames % cells != 0 or frames == cells == 1
-    factor = (frames - 1) // (cells - 1) if alone and cells > 1 else max(1, frames // cells)
+    factor = max(1, frames - 1) // max(1, cells - 1) if causal else frames // cells
     said = []
     for time in range(frames):
-        cell = -(-time // factor) if alone else time // factor
+        cell = -(-time // factor) if causal else time // factor
         spoken = [
             shown(words[cell * grid[0] // cells])
             for words, grid in zip(layers, pyramid.grids, strict=False)

@@ -121,7 +121,7 @@ def run_clips(model: Tokenizer, model_name: str, num_clips: int, out: Path) -> N
     tokens = encode_all(model, videos)
     print("held-out clips, the words of theirs that stand for a moment or for all (_ is a leading space):")
     for caption, words in zip(clips.captions, model.words(tokens), strict=True):
-        moments = frame_words(words, model.pyramid, model.pyramid.shape[0])
+        moments = frame_words(words, model.pyramid, model.pyramid.shape[0], causal=False)  # of latent frames
         print(f"  {caption or 'a clip'}: {', '.join(moments)}")
     print()
     print(layer_table(evaluate_reconstruction(model, videos, tokens=tokens)))

@@ -76,15 +76,29 @@ def test_a_report_of_clips_has_their_frames(model):
     assert "temporal_difference_error" not in image["layers"][0]
 
 
-def test_words_of_each_frame():
+@pytest.mark.parametrize(
+    ("causal", "frames", "spans"),
+    [
+        (True, 5, (1, 2, 2)),
+        (True, 9, (1, 4, 4)),
+        (True, 3, (1, 1, 1)),
+        (False, 6, (2, 2, 2)),
+        (False, 9, (3, 3, 3)),
+    ],
+)
+def test_words_of_each_frame(causal, frames, spans):
+    """Nine frames in three latent ones are 1 + 4 + 4 or 3 + 3 + 3: only the model knows."""
     grids = ((1, 1, 1), (3, 1, 1), (3, 2, 2))
     layers = [[" a"], [" b", " c", " d"], [" x"] * 12]
-    said = frame_words(layers, Pyramid((3, 2, 2), grids), 5)  # causal: 1 + 2 + 2
-    assert said == ["_a  _b", "_a  _c", "_a  _c", "_a  _d", "_a  _d"]
-    even = frame_words(layers, Pyramid((3, 2, 2), grids), 6)
-    assert even == ["_a  _b"] * 2 + ["_a  _c"] * 2 + ["_a  _d"] * 2
-    assert frame_words([[" a"]], Pyramid((1, 2, 2), ((1, 1, 1),)), 1) == ["_a"]
-    assert frame_words(layers[1:], Pyramid((3, 2, 2), grids[1:]), 3) == ["_b", "_c", "_d"]
+    said = frame_words(layers, Pyramid((3, 2, 2), grids), frames, causal=causal)
+    expected = [f"_a  _{word}" for word, span in zip("bcd", spans, strict=True) for _ in range(span)]
+    assert said == expected
+
+
+def test_words_of_a_single_latent_frame():
+    pyramid = Pyramid((1, 2, 2), ((1, 1, 1),))
+    for causal, frames in ((True, 1), (False, 1), (False, 4)):
+        assert frame_words([[" a"]], pyramid, frames, causal=causal) == ["_a"] * frames
 
 
 def test_an_animated_page(tmp_path, model):
