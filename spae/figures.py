@@ -130,7 +130,8 @@ def picture_grid(
     rows = -(-len(images) // columns)
     titles = [captions[i : i + columns] for i in range(0, len(captions), columns)]
     lines = sum(max(len(caption.splitlines()) for caption in row) for row in titles)
-    figure = _figure(width * columns, width * rows + 0.2 * lines)
+    height = width * images.shape[-2] / images.shape[-1]
+    figure = _figure(width * columns, height * rows + 0.2 * lines)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for place, image, caption in zip(axes, images, captions, strict=False):
         _picture(place, image, caption)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from spae import data
 from spae.codebook import WordIds
+from spae.data.open import parse
 from spae.eval.classifier import Classifier, DigitClassifier, FeatureClassifier
 from spae.eval.drawing import Drawing, add_drawing, described
 from spae.eval.images import stack
@@ -25,7 +26,7 @@ from spae.eval.table import markdown, shown
 from spae.figures import picture_grid
 from spae.incontext import Example, Lexicon, Task
 from spae.incontext.lexicon import seen_masks
-from spae.metrics import psnr, ssim
+from spae.metrics import psnr, ssim, temporal_difference_error
 from spae.tokenizers import PyramidTokens
 from spae.tokenizers.batches import decode_all, encode_all
 
@@ -37,7 +38,7 @@ DATA = {
 }
 _LEARNT = 2000  # images of the pool that a classifier of features is fitted to
 _PAGE_ROWS = 6
-_PRIOR = 200  # images; the language model may write the words that occur in them, layer by layer
+_PRIOR = 200
 _NO_DIFFERENCE = 60.0  # dB; where nothing differs PSNR has no value
 
 
@@ -89,8 +90,22 @@ def restoration_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {field.name: getattr(arguments, field.name) for field in fields(Restoration)}
 
 
+class Subject(Protocol):
+    """What a run is about; see `Restoration`. layers: how many are generated; None: all."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def images(self) -> int: ...
+    @property
+    def layers(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
 class Restored(NamedTuple):
-    """images: [N, C, H, W] in [-1, 1]. tokens: theirs, where they were made of tokens."""
+    """images: [N, C, H, W] in [-1, 1], or clips [N, C, T, H, W]. tokens: theirs, where they were made of
+    tokens."""
 
     images: Tensor
     tokens: PyramidTokens | None = None
@@ -99,15 +114,16 @@ class Restored(NamedTuple):
 class Lab:
     """The images of a run, and what is measured on them.
 
-    originals: [N, C, H, W], what is restored; tokens: theirs, of the layers that are generated. pool: the
-    data set that examples come from.
+    originals: [N, C, H, W] (clips [N, C, T, H, W]), what is restored; tokens: theirs, of the layers that are
+    generated. pool: the data set that examples come from; prior: tokens of up to 200 of its images. The
+    language model may write the words that occur in these, layer by layer.
     """
 
     def __init__(self, run: Run) -> None:
-        chosen: Restoration = run.settings
+        chosen: Subject = run.settings
         self.run, self.model, self.chosen = run, run.model, chosen
         model = run.model
-        self.pool, asked = _opened(chosen.data, run.size)
+        self.pool, asked = _opened(chosen.data, model.config.image_size)
         if chosen.images > len(asked):
             raise ValueError(f"images: expected at most {len(asked)}, got {chosen.images}")
         items = random.Random(f"{chosen.seed} images").sample(range(len(asked)), chosen.images)
@@ -117,13 +133,16 @@ class Lab:
         self.tokens = encode_all(model, self.originals).upto(self.layers)
         count = min(_PRIOR, len(self.pool))
         prior_items = random.Random(chosen.seed).sample(range(len(self.pool)), count)
-        prior = encode_all(model, stack(self.pool, prior_items))
-        self._masks = seen_masks(prior, len(model.codebook))
+        self.prior = encode_all(model, stack(self.pool, prior_items))
+        self._masks = seen_masks(self.prior, len(model.codebook))
         self.lexicon = Lexicon.of(model, run.asked, self._masks)
 
     @cached_property
     def classifier(self) -> Classifier | None:
-        """Reads the class of an image; None where the data has no classes, or others in the two splits."""
+        """Reads the class of an image; None of clips, and where the data has no classes, or others in the two
+        splits."""
+        if self.originals.ndim > 4:
+            return None
         if self.chosen.data == "digits":
             return DigitClassifier()
         labels = torch.as_tensor(self.pool.labels)
@@ -139,12 +158,15 @@ class Lab:
         return self.run.folder / "segments.jsonl"
 
     def decode(self, task: Task, queries: list[Example]) -> PyramidTokens:
-        return self.chosen.decode(
-            self.run.asked, task, queries, self.lexicon, log=self.log, seed=self.chosen.seed
-        )
+        chosen: Restoration = self.chosen  # type: ignore[assignment]
+        return chosen.decode(self.run.asked, task, queries, self.lexicon, log=self.log, seed=self.chosen.seed)
 
     def restored(self, tokens: PyramidTokens) -> Restored:
         return Restored(decode_all(self.model, tokens), tokens)
+
+    def completed(self, tokens: PyramidTokens, hidden: Tensor) -> Restored:
+        """With the originals' words where nothing is hidden, bool [n]."""
+        return self.restored(replace(tokens, ids=torch.where(hidden, tokens.ids, self.tokens.ids)))
 
     def nearest(self, candidates: Sequence[tuple[WordIds, ...]], i: int) -> tuple[WordIds, ...]:
         """The candidate whose image is most like original i."""
@@ -164,30 +186,46 @@ class Lab:
         return {"random words": self.restored(words), "own words": self.restored(self.tokens)}
 
     def rows(
-        self, task: str, methods: dict[str, Restored], region: Callable[[Tensor], Tensor] = lambda x: x
+        self,
+        task: str,
+        methods: dict[str, Restored],
+        region: Callable[[Tensor], Tensor] = lambda x: x,
+        words: Tensor | None = None,
     ) -> list[dict[str, Any]]:
-        """PSNR and SSIM of each method's images over a region of them, the share of whole images that a
-        classifier reads as what the original is, and the share of the original's words."""
-        rows = []
+        """PSNR, SSIM (of clips the mean over frames, and the temporal difference error) of each method's
+        images over a region of them, the share of whole images that a classifier reads as what the original
+        is, and the share of the original's words, at all places or at those of `words`, bool [n]."""
+        rows, wanted = [], region(self.originals)
+        places = slice(None) if words is None else words
         for name, (images, tokens) in methods.items():
-            quality = psnr(region(self.originals), region(images)).clamp(max=_NO_DIFFERENCE)
+            made = region(images)
+            quality = psnr(wanted, made).clamp(max=_NO_DIFFERENCE)
             row: dict[str, Any] = {"task": task, "method": name, "psnr": mean(quality)._asdict()}
-            row["ssim"] = mean(ssim(region(self.originals), region(images)))._asdict()
+            row["ssim"] = mean(_ssim(wanted, made))._asdict()
+            if wanted.ndim == 5 and wanted.shape[2] > 1:
+                changes = mean(temporal_difference_error(wanted, made))
+                row["temporal_difference_error"] = changes._asdict()
             if (right := self._right(images)) is not None:
                 row["read"] = right
             if tokens is not None:
-                same = (tokens.ids == self.tokens.ids).double().mean(1)
+                same = (tokens.ids == self.tokens.ids)[:, places].double().mean(1)
                 share = mean(same)
                 row["words"] = share._replace(low=max(0.0, share.low), high=min(1.0, share.high))._asdict()
             rows.append(row)
         return rows
 
-    def measured(self, rows: list[dict[str, Any]], pages: list[tuple[str, dict[str, Restored]]]) -> Measured:
-        """The report of all rows; its page shows the first images, one part of it for each of `pages`."""
-        report: dict[str, Any] = {"run": asdict(self.chosen), "rows": rows}
+    def measured(
+        self,
+        rows: list[dict[str, Any]],
+        pages: list[tuple[str, dict[str, Restored]]],
+        region: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> Measured:
+        """The report of all rows; its page shows a region of the first images, one part of it for each of
+        `pages`."""
+        report: dict[str, Any] = {"run": asdict(self.run.settings), "rows": rows}
         if (right := self._right(self.originals)) is not None:
             report["originals read"] = right
-        return Measured(report, lambda path: self._draw(pages, path))
+        return Measured(report, lambda path: self._draw(pages, path, region))
 
     def _right(self, images: Tensor) -> dict[str, float] | None:
         if self.classifier is None:
@@ -195,13 +233,21 @@ class Lab:
         right = self.classifier.predict(images) == self._labels
         return proportion(int(right.sum()), len(right))._asdict()
 
-    def _draw(self, pages: list[tuple[str, dict[str, Restored]]], path: Path) -> None:
+    def _draw(
+        self,
+        pages: list[tuple[str, dict[str, Restored]]],
+        path: Path,
+        region: Callable[[Tensor], Tensor],
+    ) -> None:
         pictures, titles = [], []
         each = min(max(1, _PAGE_ROWS // len(pages)), self.chosen.images)
         for title, methods in pages:
-            columns = {title: Restored(self.originals), "degraded": methods["degraded"], **methods}
+            columns = {title: Restored(self.originals), **methods}
+            if "degraded" in methods:  # beside the original
+                columns = {title: columns[title], "degraded": columns["degraded"], **columns}
+            shown_images = {name: region(images) for name, (images, _) in columns.items()}
             for i in range(each):
-                pictures += [images[i] for images, _ in columns.values()]
+                pictures += [_still(images[i]) for images in shown_images.values()]
                 titles += list(columns) if i == 0 else [""] * len(columns)
         columns = len(titles) // (len(pages) * each)
         picture_grid(torch.stack(pictures), titles, path, columns=columns, width=1.35)
@@ -212,14 +258,18 @@ def restoration_table(report: dict[str, Any], how: str = "") -> str:
     # Earlier reports have fewer measures.
     columns = {name: title for name, title in _COLUMNS.items() if any(name in row for row in report["rows"])}
     rows = [
-        [row["task"], row["method"], *(shown(row[name]) if name in row else "" for name in columns)]
+        [
+            row["task"],
+            row["method"],
+            *(shown(row[name], _DECIMALS.get(name, 2)) if name in row else "" for name in columns),
+        ]
         for row in report["rows"]
     ]
     run = report["run"]
     how = how or f"{run['condition_layers']} layers shown, {described(run)}"
     note = (
-        f"{report['llm']}, {run['images']} {run['data']}, {how}, seed {run['seed']}; means over images with "
-        "95% intervals."
+        f"{report['llm']}, {run['images']} {_called(run['data'])}, {how}, seed {run['seed']}; means over "
+        "images with 95% intervals."
     )
     if "originals read" in report:
         note += f" Of the originals {shown(report['originals read'])} are read as what they are."
@@ -229,18 +279,44 @@ def restoration_table(report: dict[str, Any], how: str = "") -> str:
 _COLUMNS = {
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
+    "temporal_difference_error": "temporal difference error",
     "read": "read right",
     "words": "share of the original's words",
 }
+_DECIMALS = {"temporal_difference_error": 4}
 
 
-def _opened(name: str, size: int) -> tuple[Any, Any]:
+def _called(spec: str) -> str:
+    """Data in a sentence: of a mapping only what it names."""
+    return parse(spec)[1] if spec.lstrip().startswith("{") else spec
+
+
+def _ssim(images: Tensor, others: Tensor) -> Tensor:
+    """Of clips the mean over their frames."""
+    if images.ndim == 4:
+        return ssim(images, others)
+    frames = (clips.transpose(1, 2).flatten(0, 1) for clips in (images, others))
+    return ssim(*frames).reshape(len(images), -1).mean(1)
+
+
+def _still(image: Tensor) -> Tensor:
+    """An image [C, H, W] as it is; of a clip [C, T, H, W] the first, the middle and the last frame below each
+    other."""
+    if image.ndim == 3:
+        return image
+    places = sorted({0, image.shape[1] // 2, image.shape[1] - 1})
+    return image[:, places].flatten(1, 2)
+
+
+def _opened(name: str, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """The data that examples are drawn from, and that which is restored."""
-    if name in DATA:
-        of, *splits = DATA[name]
-        shown_data, asked = (data.load(of, split, size=size) for split in splits)
-    else:
-        shown_data, asked = (data.open_data(name, split, image_size=size) for split in ("train", "test"))
+    if name not in DATA:
+        shown_data, asked = (data.open_data(name, split, image_size=shape) for split in ("train", "test"))
+        return shown_data, asked
+    if len(shape) != 2:
+        raise ValueError(f"data: expected clips (spae.data.open_data), for a model of {shape}, got {name!r}")
+    of, *splits = DATA[name]
+    shown_data, asked = (data.load(of, split, size=shape[0]) for split in splits)
     return shown_data, asked
 
 

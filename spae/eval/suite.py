@@ -30,6 +30,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "outpaint": (*_FEW, "--images", "2"),
     "windows": ("--images", "2", "--windows", "16", "--steps", "8"),
     "frames": ("--clips", "8"),
+    "nextframe": ("--images", "2", "--examples", "4", "--layers", "2"),
     "motion": ("--contexts", "1", "--examples", "4", "--pool", "40", "--held-out", "8"),
 }
 """Options with which a task takes seconds, and its figures say that it runs, no more."""
@@ -43,7 +44,7 @@ def options(task: str, data: str, *, quick: bool) -> list[str]:
         if data == "emoji" and task == "semantics":
             return []
         return [*chosen, "--data", data, *(["--split", "new_both"] if data == "emoji" else [])]
-    if task in ("sound", "frames"):  # which say themselves where the data are none of theirs
+    if task in ("sound", "frames", "nextframe"):  # which say themselves where the data are none of theirs
         return [*chosen, "--data", data]
     if task in _DRAWN and data == "fashion":
         return [*chosen, "--data", "garments", "--sums", "0"]

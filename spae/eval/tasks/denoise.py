@@ -4,11 +4,9 @@ and less (SPAE section 3.2; V2L)."""
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from spae.eval.drawing import Drawing, described
@@ -179,12 +177,6 @@ def restore(lab: Lab, name: str, kinds: tuple[str, ...] = KINDS) -> dict[str, Re
     methods["majority"] = lab.restored(lab.lexicon.tokens(most))
     methods["nearest example"] = lab.restored(lab.lexicon.tokens(nearest))
     methods |= {"degraded": Restored(degraded), **lab.limits()}
-    return methods if hidden is None else {k: _kept(lab, m, hidden) for k, m in methods.items()}
-
-
-def _kept(lab: Lab, method: Restored, hidden: Tensor) -> Restored:
-    """With the original's words where nothing is hidden."""
-    if method.tokens is None:
-        return method
-    ids = torch.where(hidden, method.tokens.ids, lab.tokens.ids)
-    return lab.restored(replace(method.tokens, ids=ids))
+    if hidden is None:
+        return methods
+    return {k: m if m.tokens is None else lab.completed(m.tokens, hidden) for k, m in methods.items()}

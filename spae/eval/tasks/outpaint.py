@@ -73,7 +73,7 @@ def measure(run: Run) -> Measured:
     methods = _draw(lab, run.settings)
     known = lab.originals.shape[-2] // 2
     whole = {
-        name: Restored(torch.cat([lab.originals[..., :known, :], images[..., known:, :]], 2), tokens)
+        name: Restored(torch.cat([lab.originals[..., :known, :], images[..., known:, :]], -2), tokens)
         for name, (images, tokens) in methods.items()
         if name != "degraded"
     } | {"degraded": methods["degraded"]}
@@ -106,7 +106,7 @@ def _draw(lab: Lab, chosen: Outpainting) -> dict[str, Restored]:
             )
             answers[kind].append(lab.decode(task, queries))
         nearest.append(examples[_like(lab.originals[here], examples)])
-        means.append(examples.mean(0, keepdim=True).expand(each, -1, -1, -1))
+        means.append(examples.mean(0, keepdim=True).expand(each, *examples.shape[1:]))
     methods = {kind: lab.restored(join(parts)) for kind, parts in answers.items()}
     methods["nearest example"] = Restored(torch.cat(nearest))
     methods["mean example"] = Restored(torch.cat(means))

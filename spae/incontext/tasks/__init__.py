@@ -1,6 +1,7 @@
 """In-context tasks: what a frozen language model is shown, what it is asked, and what counts as right."""
 
 from spae.incontext.tasks.classification import Verdict, classification_task, classify
+from spae.incontext.tasks.continuation import continuation_task, later_tokens
 from spae.incontext.tasks.denoising import (
     DEGRADATIONS,
     RATES,
@@ -41,11 +42,13 @@ __all__ = [
     "check_stop",
     "classification_task",
     "classify",
+    "continuation_task",
     "corrupt",
     "denoising_task",
     "hidden_places",
     "hidden_tokens",
     "image_query",
+    "later_tokens",
     "majority",
     "paired_task",
     "question_about",

@@ -30,7 +30,7 @@ RATES = tuple(0.50 - 0.03 * i for i in range(10))
 
 
 def inpainting(images: Tensor) -> Tensor:
-    """Images [B, C, H, W] with the central half of each side grey."""
+    """Images [B, C, .., H, W] with the central half of each side grey, clips in every frame."""
     height, width = images.shape[-2:]
     degraded = images.clone()
     degraded[..., height // 4 : height - height // 4, width // 4 : width - width // 4] = 0
@@ -38,25 +38,27 @@ def inpainting(images: Tensor) -> Tensor:
 
 
 def outpainting(images: Tensor) -> Tensor:
-    """Images [B, C, H, W] with the lower half grey."""
+    """Images [B, C, .., H, W] with the lower half grey, clips in every frame."""
     degraded = images.clone()
     degraded[..., images.shape[-2] // 2 :, :] = 0
     return degraded
 
 
 def blur(images: Tensor) -> Tensor:
-    """Images [B, C, H, W] at a quarter of their resolution."""
-    small = F.interpolate(images, scale_factor=0.25, mode="area")
-    return F.interpolate(small, size=images.shape[-2:], mode="bilinear")
+    """Images [B, C, .., H, W] at a quarter of their resolution, clips frame by frame."""
+    sides = images.shape[-2:]
+    planes = images.flatten(0, -3)[:, None]
+    small = F.interpolate(planes, size=[max(1, side // 4) for side in sides], mode="area")
+    return F.interpolate(small, size=sides, mode="bilinear").reshape(images.shape)
 
 
 def translation(images: Tensor) -> Tensor:
-    """Images [B, C, H, W] moved right by a quarter of their width, around the edge."""
+    """Images [B, C, .., H, W] moved right by a quarter of their width, around the edge."""
     return images.roll(images.shape[-1] // 4, dims=-1)
 
 
 def rotation(images: Tensor) -> Tensor:
-    """Square images [B, C, H, H] turned by 90 degrees anticlockwise."""
+    """Square images [B, C, .., H, H] turned by 90 degrees anticlockwise."""
     return images.rot90(1, dims=(-2, -1))
 
 
@@ -71,7 +73,7 @@ DEGRADATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def hidden_tokens(name: str, pyramid: Pyramid, *, local: bool = False) -> Tensor | None:
     """Which tokens V2L masks in a task, bool [n]: those at the latent positions that the degradation makes
-    grey. None where it masks none: the whole image is degraded.
+    grey, of clips at every moment. None where it masks none: the whole image is degraded.
 
     local: only tokens of the last layer, as a V2L's, whose global words stand at no position.
     """
@@ -80,7 +82,7 @@ def hidden_tokens(name: str, pyramid: Pyramid, *, local: bool = False) -> Tensor
     if not grey.any():
         return None
     places = [pyramid.positions(layer) for layer in range(pyramid.num_layers)]
-    hidden = torch.cat([grey[position[:, 0], position[:, 1]] for position in places])
+    hidden = torch.cat([grey[tuple(position.T)] for position in places])
     if local:
         hidden[: -pyramid.tokens_per_layer[-1]] = False
     return hidden
