@@ -132,6 +132,16 @@ def _kind(answer: str) -> str:
     return "shape" if answer in ("circle", "rectangle", "triangle") else "color"
 
 
+def directions(shape: tuple[int, ...]) -> LabelledSet:
+    """400 test clips of a digit, 14 pixels large, that goes left, right, up or down: which way?"""
+    from spae.data.moving_mnist import DIRECTIONS, MovingMNIST
+
+    options: dict[str, Any] = {"digits": 1, "motion": "straight", "digit_size": 14, "count": 400}
+    clips = MovingMNIST("test", shape[1], frames=shape[0], **options)
+    assert clips.directions is not None  # the motion is straight
+    return LabelledSet(clips, Labels(_first(clips.directions[:, 0].tolist())), DIRECTIONS)
+
+
 DATA: dict[str, Callable[[int], LabelledSet]] = {
     "digits": digits,
     "garments": garments,
@@ -140,12 +150,13 @@ DATA: dict[str, Callable[[int], LabelledSet]] = {
     "easy-vqa": easy_vqa,
     "easy-vqa-colors": easy_vqa_colors,
 }
+CLIPS: dict[str, Callable[[tuple[int, ...]], LabelledSet]] = {"directions": directions}
 SPLITS = ("dev", "report")
 MOST = 100  # items of a class, of sets with thousands
 _DEV = 3  # one in so many is of the development split
 
 
-def check_data(name: str, known: Iterable[str] = DATA) -> None:
+def check_data(name: str, known: Iterable[str] = (*DATA, *CLIPS)) -> None:
     """Raises ValueError unless this is a known name or a specification of `spae.data.open_data`."""
     if name in known:
         return
@@ -158,26 +169,32 @@ def check_data(name: str, known: Iterable[str] = DATA) -> None:
 
 
 def labelled_set(
-    name: str, size: int, *, classes: Sequence[str] = (), split: str | None = None
+    name: str, shape: int | tuple[int, ...], *, classes: Sequence[str] = (), split: str | None = None
 ) -> LabelledSet:
-    """What episodes about some data are drawn from: one of `DATA`, or the test split of whatever
+    """What episodes about some data are drawn from: one of `DATA` or `CLIPS`, or the test split of whatever
     `spae.data.open_data` opens, up to `MOST` items of a class.
 
+    shape: of the images, (height, width) or a side; of clips (frames, height, width).
     classes: names of all classes in place of the data's own, or where it has none. split: "dev" is a third
     of the items, which no choice of prompts or options may go beyond, "report" the others; None is all. Of
     sets whose queries are of other pictures of the same concepts the concepts are divided.
 
-    Raises ValueError for classes without names and for others than data with questions can have, and what
-    `open_data` raises.
+    Raises ValueError for classes without names and for others than data with questions can have, for clips
+    where images are expected or the reverse, and what `open_data` raises.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split: expected {' or '.join(SPLITS)}, got {split!r}")
-    found = _named(name, size, classes) if name in DATA else _opened(name, size, classes)
+    shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
+    found = _named(name, shape, classes) if name in (*DATA, *CLIPS) else _opened(name, shape, classes)
     return found if split is None else _part(found, split)
 
 
-def _named(name: str, size: int, classes: Sequence[str]) -> LabelledSet:
-    found = DATA[name](size)
+def _named(name: str, shape: tuple[int, ...], classes: Sequence[str]) -> LabelledSet:
+    expected = 3 if name in CLIPS else 2
+    if len(shape) != expected:
+        kinds = {2: f"images, such as {next(iter(DATA))}", 3: f"clips, such as {next(iter(CLIPS))}"}
+        raise ValueError(f"data: expected {kinds[len(shape)]}, for a model of {shape}, got {name!r}")
+    found = CLIPS[name](shape) if name in CLIPS else DATA[name](shape[0])
     if not classes:
         return found
     if found.questions is not None or len(classes) != len(found.names):
@@ -186,8 +203,8 @@ def _named(name: str, size: int, classes: Sequence[str]) -> LabelledSet:
     return replace(found, names=tuple(classes))
 
 
-def _opened(spec: str, size: int, classes: Sequence[str]) -> LabelledSet:
-    images = data.open_data(spec, "test", image_size=size)
+def _opened(spec: str, shape: tuple[int, ...], classes: Sequence[str]) -> LabelledSet:
+    images = data.open_data(spec, "test", image_size=shape)
     assert isinstance(images, data.Images)  # `Views` are of training images
     labels = images.labels.tolist()
     count = max(labels) + 1

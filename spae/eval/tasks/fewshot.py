@@ -60,8 +60,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--data",
         default="digits",
         help="digits (default); garments; emoji: held-out concepts by a held-out vendor, at most 3 shots; "
-        "emoji-groups: their kinds, such as bird and tool; or any labelled data as for training: a folder "
-        "of class folders, shards, cifar10:ARCHIVE, ..",
+        "emoji-groups: their kinds, such as bird and tool; directions: which way a digit goes in a clip; or "
+        "any labelled data as for training: a folder of class folders, shards, cifar10:ARCHIVE, ..",
     )
     parser.add_argument(
         "--classes", nargs="+", default=[], help="names of all classes, in place of the data's own"
@@ -174,7 +174,8 @@ def measure(run: Run) -> Measured:
     """
     published = [part for part in run.settings if isinstance(part, Published)]
     parts: list[FewShot] = [part for part in run.settings if not isinstance(part, Published)]
-    sets = [labelled_set(part.data, run.size, classes=part.classes, split=part.split) for part in parts]
+    shape = run.model.config.image_size
+    sets = [labelled_set(part.data, shape, classes=part.classes, split=part.split) for part in parts]
     played = [
         [
             (setting, sample_episodes(labelled.labels, setting, part.episodes, seed=part.seed))
@@ -216,7 +217,7 @@ def _rows(
     pictures = EpisodePictures(labelled, [e for _, episodes in played for e in episodes])
     tokens = [encode_items(model, of) for of in pictures.each]
     features = {"pixels": pictures.features(pixels)}
-    if part.lite0:
+    if part.lite0 and len(model.config.image_size) == 2:
         features["Lite0"] = pictures.features(lite0_features)
     for layers in part.layers:
         words = [words_of(model, llm, of, layers) for of in tokens]

@@ -6,12 +6,13 @@ import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from spae.configs import Count, checked
+from spae.data.mnist import WORDS
 from spae.data.moving_mnist import DIRECTIONS, MovingMNIST
 from spae.eval.drawing import Drawing, add_drawing, described, drawing_options
 from spae.eval.images import stack
@@ -26,6 +27,7 @@ from spae.tokenizers.batches import decode_all, encode_all
 
 ABOUT = "Clips of digits drawn as told, left, right, up or down, by a frozen language model."
 USES_LLM = True
+Captions = Literal["digits", "words", "ways"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Motion(Drawing):
 
     contexts: how often other examples are drawn; each answers a query for every direction. examples: clips a
     context shows, as many of each direction. pool: training clips that examples are drawn from. held_out:
-    clips whose reconstructions are measured. digit_size: see `MovingMNIST`.
+    clips whose reconstructions are measured. digit_size: see `MovingMNIST`. captions: "3 moving left", "three
+    moving left", or no more than "left".
     """
 
     contexts: Count = 10
@@ -42,12 +45,14 @@ class Motion(Drawing):
     pool: Count = 400
     held_out: Count = 64
     digit_size: Count = 14
+    captions: Captions = "digits"
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("contexts", "examples", "pool", "held_out", "digit_size"):
             checked(name, getattr(self, name), Count)
+        checked("captions", self.captions, Captions)
         if self.examples % len(DIRECTIONS):
             raise ValueError(f"examples: expected a multiple of {len(DIRECTIONS)}, got {self.examples}")
 
@@ -62,11 +67,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     ):
         default = getattr(Motion, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: {default})")
+    parser.add_argument(
+        "--captions",
+        choices=get_args(Captions),
+        default=Motion.captions,
+        help="3 moving left (default), three moving left, or left",
+    )
     add_drawing(parser, Motion())
 
 
 def settings(arguments: argparse.Namespace) -> Motion:
-    own = ("contexts", "examples", "pool", "held_out", "digit_size", "seed")
+    own = ("contexts", "examples", "pool", "held_out", "digit_size", "captions", "seed")
     return Motion(**{name: getattr(arguments, name) for name in own}, **drawing_options(arguments))
 
 
@@ -125,9 +136,16 @@ def table(report: dict[str, Any]) -> str:
     header = ["clips", "trials", *(f"{n} layers" for n in range(1, len(report["captions"]) + 1)), "chance"]
     note = (
         f"{report['llm']}, {report['prompts']['examples']} examples a context, "
-        f"{described(report['prompts'])}; reconstructed: held-out clips from their own words"
+        f"{described(report['prompts'])}{_extras(report['prompts'])}; reconstructed: held-out clips from "
+        "their own words"
     )
     return markdown(header, rows, note)
+
+
+def _extras(prompts: dict[str, Any]) -> str:
+    """What earlier reports do not have."""
+    how = prompts.get("captions", Motion.captions)
+    return "" if how == Motion.captions else f', captions such as "{_told("3 moving left", how)}"'
 
 
 def _clips(model: Tokenizer, asked: Motion, split: Any) -> MovingMNIST:
@@ -149,17 +167,24 @@ def _drawn(
     ids = []
     for number in range(asked.contexts):
         chosen = _examples(_ways(train), asked.examples, generator)
-        captions = [train.captions[item] for item in chosen]
+        captions = [_told(train.captions[item], asked.captions) for item in chosen]
         digits = [generator.randrange(10) for _ in DIRECTIONS]
         if shuffled:
             random.Random(f"{asked.seed} {number}").shuffle(captions)
         task = captioned_images_task([words[item] for item in chosen], captions)
-        queries = [image_query(f"{d} moving {way}") for d, way in zip(digits, DIRECTIONS, strict=True)]
+        wanted = [f"{digit} moving {way}" for digit, way in zip(digits, DIRECTIONS, strict=True)]
+        queries = [image_query(_told(caption, asked.captions)) for caption in wanted]
         log = run.folder / "segments.jsonl"
         ids.append(asked.decode(run.asked, task, queries, lexicon, log=log, seed=asked.seed + number).ids)
     return PyramidTokens(torch.cat(ids), run.model.pyramid), torch.arange(len(DIRECTIONS)).repeat(
         asked.contexts
     )
+
+
+def _told(caption: str, captions: Captions) -> str:
+    """A caption of `MovingMNIST`, "3 moving left", as it is asked for."""
+    digit, moving, way = caption.split()
+    return {"digits": caption, "words": f"{WORDS[int(digit)]} {moving} {way}", "ways": way}[captions]
 
 
 def _ways(clips: MovingMNIST) -> Tensor:
