@@ -357,7 +357,7 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], str, Extra], ...] = (
     ("Ablation", (), "The nine rows of the paper's table 4.", ablation),
     ("Semantics by layer", ("semantics",), "How well each layer's words fit the images.", semantics),
     ("Drawing", ("generate", "outpaint"), "Images that a frozen language model wrote, word by word.", plain),
-    ("Video", ("frames", "motion"), "Clips as words, and drawn as told.", plain),
+    ("Video", ("frames", "motion", "nextframe"), "Clips as words, drawn as told, and continued.", plain),
     ("Sound", ("sound",), "Recordings as words.", plain),
     ("Denoising", ("denoise", "windows"), "", plain),
     ("Words and phrases", ("phrases",), "V2L's global words, of one, two and three ids.", plain),

@@ -18,6 +18,7 @@ TASKS = [
     "frames",
     "generate",
     "motion",
+    "nextframe",
     "outpaint",
     "reconstruction",
     "semantics",

@@ -33,7 +33,7 @@ class NextFrame(Config):
 
     section = "nextframe"
 
-    data: str
+    data: str = "moving-mnist"
     images: Annotated[int, Range(2)] = 20
     moments: Count = 1
     examples: Count = 20
@@ -44,7 +44,9 @@ class NextFrame(Config):
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, help="clips, as for training (open_data)")
+    parser.add_argument(
+        "--data", default=NextFrame.data, help="clips, as for training (default: moving-mnist, as it is)"
+    )
     for name, what in (
         ("images", "clips that are continued"),
         ("moments", "latent frames that are hidden, the last ones"),
