@@ -72,6 +72,22 @@ def test_a_run_asks_for_every_direction_and_has_its_control(model, tiny, tmp_pat
         for number, row in enumerate(report[kind], 1):
             found = directions_of(model.decode(PyramidTokens.cat(parts).upto(number)))
             assert row["value"] == (found == torch.arange(4).repeat(2)).float().mean().item()
+    assert [row["trials"] for row in report["vote"]] == [8, 8]
+    # Each way has one example: it alone votes.
+    single = [
+        example.answer
+        for task, _ in tasks[:2]
+        for way in DIRECTIONS
+        for example in task.examples
+        if example.condition.endswith(way)
+    ]
+    rows = model.codebook.llm_ids.tolist()
+    votes = PyramidTokens(
+        torch.tensor([[rows.index(word) for word in answer] for answer in single]), model.pyramid
+    )
+    for number, row in enumerate(report["vote"], 1):
+        found = directions_of(model.decode(votes.upto(number)))
+        assert row["value"] == (found == torch.arange(4).repeat(2)).float().mean().item()
     assert len(tasks) == 4
     for (task, queries), (dealt, others) in zip(tasks[:2], tasks[2:], strict=True):
         assert [query.condition.split()[-1] for query in queries] == list(DIRECTIONS)

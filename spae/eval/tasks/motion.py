@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +21,7 @@ from spae.eval.statistics import proportion
 from spae.eval.table import markdown, shown
 from spae.incontext import Lexicon
 from spae.incontext.lexicon import seen_masks
+from spae.incontext.tasks.denoising import majority
 from spae.incontext.tasks.generation import captioned_images_task, image_query
 from spae.tokenizers import PyramidTokens, Tokenizer
 from spae.tokenizers.batches import decode_all, encode_all
@@ -94,9 +95,10 @@ def directions_of(clips: Tensor) -> Tensor:
 
 
 def measure(run: Run) -> Measured:
-    """Draw with captions and, as the control, with the examples' captions dealt out at random; measure what
-    reconstructions of held-out clips keep of their motion, which bounds both. Finished segments are kept in
-    `segments.jsonl`.
+    """Draw with captions and, as the control, with the examples' captions dealt out at random. Beside them
+    stand "vote", at each place the commonest word of the examples that go as asked, for which no language
+    model is needed, and what reconstructions of held-out clips keep of their motion. Finished segments are
+    kept in `segments.jsonl`.
 
     Raises ValueError for a model of other than square clips.
     """
@@ -113,17 +115,19 @@ def measure(run: Run) -> Measured:
             _share(decode_all(run.model, seen.upto(number)), _ways(test)) for number in range(1, layers + 1)
         ],
     }
-    for name, shuffled in (("captions", False), ("shuffled captions", True)):
-        drawn, wanted = _drawn(run, train, tokens, shuffled=shuffled)
+    drawn, voted = _drawn(run, train, tokens, shuffled=False)
+    dealt, _ = _drawn(run, train, tokens, shuffled=True)
+    wanted = torch.arange(len(DIRECTIONS)).repeat(asked.contexts)
+    for name, made in (("captions", drawn), ("shuffled captions", dealt), ("vote", voted)):
         report[name] = [
-            _share(decode_all(run.model, drawn.upto(number)), wanted) for number in range(1, layers + 1)
+            _share(decode_all(run.model, made.upto(number)), wanted) for number in range(1, layers + 1)
         ]
     return Measured(report)
 
 
 def table(report: dict[str, Any]) -> str:
     """The share of clips that move as told, by how many layers they are decoded from, with 95% intervals."""
-    kinds = ("captions", "shuffled captions", "reconstructed")
+    kinds = [kind for kind in ("captions", "shuffled captions", "vote", "reconstructed") if kind in report]
     rows = [
         [
             kind,
@@ -159,14 +163,15 @@ def _clips(model: Tokenizer, asked: Motion, split: Any) -> MovingMNIST:
 
 def _drawn(
     run: Run, train: MovingMNIST, tokens: PyramidTokens, *, shuffled: bool
-) -> tuple[PyramidTokens, Tensor]:
-    """What the model writes for a query of each direction in each context, and the directions asked."""
+) -> tuple[PyramidTokens, PyramidTokens]:
+    """What the model writes for a query of each direction in each context, and what the examples that go that
+    way vote for."""
     asked: Motion = run.settings
     lexicon = Lexicon.of(run.model, run.asked, seen_masks(tokens, len(run.model.codebook)))
-    words, generator = lexicon.llm_ids(tokens), random.Random(asked.seed)
-    ids = []
+    words, ways, generator = lexicon.llm_ids(tokens), _ways(train), random.Random(asked.seed)
+    ids, votes = [], []
     for number in range(asked.contexts):
-        chosen = _examples(_ways(train), asked.examples, generator)
+        chosen = _examples(ways, asked.examples, generator)
         captions = [_told(train.captions[item], asked.captions) for item in chosen]
         digits = [generator.randrange(10) for _ in DIRECTIONS]
         if shuffled:
@@ -176,9 +181,12 @@ def _drawn(
         queries = [image_query(_told(caption, asked.captions)) for caption in wanted]
         log = run.folder / "segments.jsonl"
         ids.append(asked.decode(run.asked, task, queries, lexicon, log=log, seed=asked.seed + number).ids)
-    return PyramidTokens(torch.cat(ids), run.model.pyramid), torch.arange(len(DIRECTIONS)).repeat(
-        asked.contexts
-    )
+        for way in range(len(DIRECTIONS)):
+            going = [
+                example for example, item in zip(task.examples, chosen, strict=True) if ways[item] == way
+            ]
+            votes.append(majority(replace(task, examples=tuple(going))))
+    return PyramidTokens(torch.cat(ids), run.model.pyramid), lexicon.tokens(votes)
 
 
 def _told(caption: str, captions: Captions) -> str:
