@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spae import data
@@ -240,7 +241,8 @@ class Lab:
         region: Callable[[Tensor], Tensor],
     ) -> None:
         pictures, titles = [], []
-        each = min(max(1, _PAGE_ROWS // len(pages)), self.chosen.images)
+        rows = _PAGE_ROWS if self.originals.ndim == 4 else _PAGE_ROWS // 2  # which are higher
+        each = min(max(1, rows // len(pages)), self.chosen.images)
         for title, methods in pages:
             columns = {title: Restored(self.originals), **methods}
             if "degraded" in methods:  # beside the original
@@ -301,11 +303,12 @@ def _ssim(images: Tensor, others: Tensor) -> Tensor:
 
 def _still(image: Tensor) -> Tensor:
     """An image [C, H, W] as it is; of a clip [C, T, H, W] the first, the middle and the last frame below each
-    other."""
+    other, a white line between."""
     if image.ndim == 3:
         return image
     places = sorted({0, image.shape[1] // 2, image.shape[1] - 1})
-    return image[:, places].flatten(1, 2)
+    frames = F.pad(image[:, places], (0, 0, 0, 1), value=1.0).flatten(1, 2)
+    return frames[:, :-1]
 
 
 def _opened(name: str, shape: tuple[int, ...]) -> tuple[Any, Any]:
