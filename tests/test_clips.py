@@ -12,9 +12,12 @@ from spae.cli import main
 from spae.clips import clip_page, frame_words
 from spae.eval.features import ImageFeatures
 from spae.eval.reconstruction import evaluate_reconstruction, layer_table
+from spae.eval.run import Run, evaluate, find
+from spae.eval.tasks.reconstruction import Images
 from spae.metrics import frechet_distance, psnr, psnr_per_frame, temporal_difference_error
 from spae_ops import Pyramid
 
+RECONSTRUCTION = Images("x", lpips="none", features="none")
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow (the extra data)")
 
 
@@ -164,6 +167,15 @@ def test_the_command_measures_clips(tmp_path, monkeypatch, model, capsys):
     assert report["layers"][2]["frechet"] > 0
     with Image.open(tmp_path / "o" / "reconstruction.gif") as page:
         assert page.n_frames == 5
+
+
+@pytest.mark.parametrize(("caption", "named"), [("w3", True), ("3 moving left", False)])
+def test_names_count_where_the_first_word_can_be_one(monkeypatch, model, caption, named):
+    data = Coloured(clips(4))
+    data.captions = [caption] * 4
+    monkeypatch.setattr("spae.eval.tasks.reconstruction.open_data", lambda *_, **__: data)
+    report = evaluate(find("reconstruction"), Run("r", RECONSTRUCTION, model))
+    assert ("named" in report) == named
 
 
 class Coloured(list):

@@ -22,6 +22,7 @@ from spae.eval.run import Measured, Run
 from spae.figures import reconstruction_page
 from spae.models.dists import DISTSNetwork
 from spae.models.lpips import LPIPSNetwork
+from spae.tokenizers import Tokenizer
 from spae.tokenizers.batches import encode_all
 
 T = TypeVar("T")
@@ -113,13 +114,21 @@ def measure(run: Run) -> Measured:
         similarity=images.ndim == 4,
         features=_or_none("the features' distributions are", load_features) if wanted else None,
     )
-    if run.model.pyramid.tokens_per_layer[0] == 1 and all(dataset.captions):
+    said = not _first_words(run.model).isdisjoint(dataset.captions)  # "3 moving left" cannot be
+    if run.model.pyramid.tokens_per_layer[0] == 1 and all(dataset.captions) and said:
         report["named"] = share_named(run.model, tokens, dataset.captions)
     pictures = images[:: max(1, len(images) // _PICTURES)][:_PICTURES]
     shown = encode_all(run.model, pictures)
     if moving:
         return Measured(report, lambda path: clip_page(run.model, pictures, shown, path.with_suffix(".gif")))
     return Measured(report, lambda path: reconstruction_page(run.model, pictures, shown, path))
+
+
+def _first_words(model: Tokenizer) -> set[str]:
+    """What the first layer may say, without leading spaces."""
+    masks, words = model.word_masks, model.codebook.words
+    rows = range(len(words)) if masks is None else masks[0].nonzero()[:, 0].tolist()
+    return {words[row].strip() for row in rows}
 
 
 def _features(name: str, moving: bool) -> ImageFeatures:
