@@ -279,7 +279,8 @@ def _reconstructions(found: list[Result]) -> dict[str, dict[str, Any]]:
     for result in found:
         if result.task in ("reconstruction", "digits"):
             for model, report in result.of_models.items():
-                by_name[model if "models" in result.report else result.name] = report
+                name = model if "models" in result.report else result.name
+                by_name[f"{result.name}, {model}" if name in by_name else name] = report
     return by_name
 
 
