@@ -67,7 +67,7 @@ wheel: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
-# Kills processes at random moments and checks that nothing is lost, 100 in all; about ten minutes, not in CI.
+# Kills processes at random moments and checks that nothing is lost, 150 in all; a quarter of an hour, not in CI.
 torture: install
 	$(RUN) tests/torture/kills.py --kills 25
 	$(RUN) tests/torture/train_kills.py --kills 25

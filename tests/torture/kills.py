@@ -2,11 +2,13 @@
 
     python tests/torture/kills.py --kills 25 --out results/torture.json
 
-Three kinds of process are killed, each until it has been killed so many times:
+Five kinds of process are killed, each until it has been killed so many times:
 
 http     a client that asks a server for many answers and records them. Afterwards each answer is there, and no
          more requests were made twice than were under way at a kill.
 decode   progressive decoding with a log. Afterwards the tokens are those of a run that nobody disturbed.
+tokenize pictures to shards of ids. Afterwards the shards are, byte for byte, those of a run that nobody disturbed.
+eval     few-shot classification with a log. Afterwards the report is that of a run that nobody disturbed.
 fetch    the download of an asset by pip. After every kill the asset is absent or whole, and no client is left;
          afterwards it is whole, with nothing beside it.
 
@@ -32,7 +34,7 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 PROMPTS, CONCURRENCY, TOKENS = 150, 4, 2
 
@@ -114,6 +116,45 @@ def decode(log: str) -> list[list[int]]:
     ).ids.tolist()
 
 
+def toy() -> tuple[Any, Any]:
+    """A tokenizer of 8 x 8 pictures over words of the tiny language model, and that model."""
+    import torch
+
+    from spae import SPAE, Codebook, SPAEConfig
+    from spae.testing.tiny_llm import tiny_llm, tiny_words
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    llm, ids = tiny_llm(), torch.arange(60) * 3 + 20
+    config = SPAEConfig((8, 8), (1, 2, 2), channels=4, multipliers=(1, 1, 1), num_res_blocks=1)
+    book = Codebook.from_arrays(tiny_words(llm, ids), torch.randn(60, 6), llm_ids=ids)
+    return SPAE(config, book).eval(), llm
+
+
+def tokenize(source: str, out: str) -> dict[str, str]:
+    from spae.scale import TokenizeConfig, tokenize_collection
+
+    model, _ = toy()
+    ready()
+    config = TokenizeConfig(shard_size=2, batch_size=1, loaders=0, progress=False)
+    tokenize_collection(model, source, out, config)
+    files = sorted(path for path in Path(out).glob("0*"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def evaluate(source: str, out: str) -> dict[str, Any]:
+    from spae.eval.episodes import FewShotSetting
+    from spae.eval.run import Run
+    from spae.eval.run import evaluate as evaluated
+    from spae.eval.tasks import fewshot
+
+    model, llm = toy()
+    ready()
+    settings = FewShotSetting(2), FewShotSetting(2, 3)
+    asked = fewshot.FewShot(source, (1, 2), settings, 20, 0, lite0=False)
+    return evaluated(cast(Any, fewshot), Run("fewshot", (asked,), model, llm, Path(out)))
+
+
 def fetch(asset: str) -> str:
     from spae import assets
 
@@ -179,6 +220,39 @@ def torture_decode(kills: int, folder: Path) -> dict[str, Any]:
     return {"kills": killed}
 
 
+def pictures(folder: Path) -> str:
+    """Two classes of pictures, train and test."""
+    from PIL import Image
+
+    draw = random.Random(0)
+    for number in range(80):
+        place = folder / ("train" if number % 2 else "test") / "ab"[number // 2 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("RGB", (8, 8), draw.randbytes(192)).save(place / f"{number:02}.png")
+    return str(folder)
+
+
+def torture_tokenize(kills: int, folder: Path) -> dict[str, Any]:
+    return _torture_parts("tokenize", kills, 3.0, folder)
+
+
+def torture_eval(kills: int, folder: Path) -> dict[str, Any]:
+    return _torture_parts("evaluate", kills, 3.0, folder)
+
+
+def _torture_parts(name: str, kills: int, longest: float, folder: Path) -> dict[str, Any]:
+    """What writes into a folder: a new one whenever one is complete."""
+    source, killed, rounds = pictures(folder / "pictures"), 0, 0
+    process, _ = child(name, source, str(folder / "whole"))
+    expected = json.loads(process.communicate()[0])
+    while killed < kills:
+        part = min(5, kills - killed)
+        found = kill_often(part, longest, lambda: None, name, source, str(folder / f"out-{rounds}"))
+        assert found["result"] == expected
+        killed, rounds = killed + part, rounds + 1
+    return {"kills": killed}
+
+
 def torture_fetch(kills: int, folder: Path) -> dict[str, Any]:
     from spae import assets
 
@@ -226,25 +300,40 @@ def _those_in(folder: Path) -> list[str]:
     return found
 
 
+CHILDREN: dict[str, Callable[..., Any]] = {
+    "ask": ask,
+    "decode": decode,
+    "tokenize": tokenize,
+    "evaluate": evaluate,
+    "fetch": fetch,
+}
+TORTURES = {
+    "http": torture_http,
+    "decode": torture_decode,
+    "tokenize": torture_tokenize,
+    "eval": torture_eval,
+    "fetch": torture_fetch,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=25, help="of each kind (default: 25)")
-    parser.add_argument("--kinds", nargs="+", default=["http", "decode", "fetch"])
+    parser.add_argument("--kinds", nargs="+", default=[*TORTURES])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file for the counts")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         name, *rest = arguments.child
-        print(json.dumps({"ask": ask, "decode": decode, "fetch": fetch}[name](*rest)), flush=True)
+        print(json.dumps(CHILDREN[name](*rest)), flush=True)
         return 0
     random.seed(arguments.seed)
     results: dict[str, Any] = {}
-    kinds = {"http": torture_http, "decode": torture_decode, "fetch": torture_fetch}
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                results[kind] = {**kinds[kind](arguments.kills, Path(folder)), "lost": 0}
+                results[kind] = {**TORTURES[kind](arguments.kills, Path(folder)), "lost": 0}
             except AssertionError as error:
                 results[kind] = {"failed": str(error)}
         print(f"{kind}: {results[kind]}", file=sys.stderr, flush=True)
