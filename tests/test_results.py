@@ -86,3 +86,17 @@ def test_repeats_and_words_become_lines(tool):
     by_repeats = tool._by_repeats({"rows": [row(1, 3, 0.5), row(1, 0, 0.4)]})
     assert by_repeats["2-way, exact"].x == [1, 4]
     assert tool._averaged([row(1, 0, 0.4), row(1, 0, 0.6)]) == "0.500 (0.40 to 0.60)"
+
+
+def test_tables_of_other_commands_can_still_be_made(tool):
+    """Those of `spae eval`: tests/eval/test_run.py."""
+    from spae.eval import ablation
+    from spae.eval.run import tasks
+
+    tables = {name: table for name, (_, table) in tool.OTHERS.items()} | {"ablation": ablation.table}
+    files = [file for file in (ROOT / "results").glob("*/*.json") if file.stem not in tasks()]
+    assert {file.stem for file in files} >= {"ablation", "frozen", "phrases"}
+    for file in files:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        text = file.with_suffix(".md").read_text(encoding="utf-8")
+        assert text == f"{tables[file.stem](report)}\n\n    {report['command']}\n", file
