@@ -53,7 +53,32 @@ class FeatureDistance(nn.Module):
         return [nn.functional.normalize(features, dim=1, eps=1e-6) for features in values]
 
 
-class LPIPS(nn.Module):
+class _Published(nn.Module):
+    """A published distance as a term of the loss: a frozen network in evaluation mode, and stays so."""
+
+    name: str
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def train(self, mode: bool = True) -> _Published:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """Mean distance of images and reconstruction, both [B, 3, *shape] in [-1, 1]; video counts frame by
+        frame. The gradient reaches only the reconstruction."""
+        images, reconstruction = _frames(images.float()), _frames(reconstruction.float())
+        if not isinstance(self.network, LPIPSNetwork | DISTSNetwork):
+            return self.network(reconstruction, images.detach()).mean()
+        with torch.no_grad():
+            wanted = self.network.features(images)
+        return self.network.distance(self.network.features(reconstruction), wanted).mean()
+
+
+class LPIPS(_Published):
     """LPIPS (Zhang et al. 2018), version 0.1.
 
     net: "vgg", the one usual as a loss, or "alex": from the asset "lpips" (`LPIPSNetwork`), fetched where it
@@ -67,26 +92,10 @@ class LPIPS(nn.Module):
     name = "lpips"
 
     def __init__(self, net: Literal["vgg", "alex", "squeeze"] = "vgg") -> None:
-        super().__init__()
-        self.network = _squeeze() if net == "squeeze" else LPIPSNetwork.load(net)
-        self.eval()
-
-    def train(self, mode: bool = True) -> LPIPS:
-        """Stays in evaluation mode."""
-        return super().train(False)
-
-    def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
-        """Mean LPIPS of images and reconstruction, both [B, 3, *shape] in [-1, 1]; video counts frame by
-        frame. The gradient reaches only the reconstruction."""
-        images, reconstruction = _frames(images.float()), _frames(reconstruction.float())
-        if not isinstance(self.network, LPIPSNetwork):
-            return self.network(reconstruction, images.detach()).mean()
-        with torch.no_grad():
-            wanted = self.network.features(images)
-        return self.network.distance(self.network.features(reconstruction), wanted).mean()
+        super().__init__(_squeeze() if net == "squeeze" else LPIPSNetwork.load(net))
 
 
-class DISTS(nn.Module):
+class DISTS(_Published):
     """DISTS (Ding et al. 2020): from the assets "dists" and "lpips" (`DISTSNetwork`), fetched where missing.
 
     Raises AssetNotCached or AssetError where they cannot be had.
@@ -95,21 +104,7 @@ class DISTS(nn.Module):
     name = "dists"
 
     def __init__(self) -> None:
-        super().__init__()
-        self.network = DISTSNetwork.load()
-        self.eval()
-
-    def train(self, mode: bool = True) -> DISTS:
-        """Stays in evaluation mode."""
-        return super().train(False)
-
-    def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
-        """Mean DISTS of images and reconstruction, both [B, 3, *shape] in [-1, 1]; video counts frame by
-        frame. The gradient reaches only the reconstruction."""
-        images, reconstruction = _frames(images.float()), _frames(reconstruction.float())
-        with torch.no_grad():
-            wanted = self.network.features(images)
-        return self.network.distance(self.network.features(reconstruction), wanted).mean()
+        super().__init__(DISTSNetwork.load())
 
 
 def _squeeze() -> nn.Module:

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spae import assets
-from spae.models.lpips import SCALE, SHIFT, convolutions, published_weights
+from spae.models.lpips import SCALE, SHIFT, check_pictures, convolutions, published_weights
 
 _ASSET = "dists"
 _CHANNELS = (3, 64, 128, 256, 512, 512)  # the pixels themselves, then VGG16's five maps
 _STABLE = 1e-6  # the paper's c1 and c2
-_LEAST = 16
 
 
 class DISTSNetwork(nn.Module):
@@ -62,12 +61,7 @@ class DISTSNetwork(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The pixels in [0, 1] and five maps float32 [B, C_i, H_i, W_i]."""
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"images: expected float [B, 3, H, W], got {images.dtype} {list(images.shape)}")
-        if min(images.shape[2:]) < _LEAST:
-            raise ValueError(
-                f"images: expected at least {_LEAST} x {_LEAST} pixels, got {list(images.shape[2:])}"
-            )
+        check_pictures("vgg", images)
         maps = [(images.float() + 1) / 2]
         x = ((images.float() - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
         for number, stage in enumerate(self.stages):

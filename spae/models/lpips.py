@@ -86,7 +86,7 @@ class LPIPSNetwork(nn.Module):
     def __init__(self, net: Net = "vgg") -> None:
         super().__init__()
         checked("net", net, Net)
-        self.net = net
+        self.net: Net = net
         self.stages = convolutions(net)
         self.weights = nn.ParameterList(torch.rand(stage.channels[-1]) for stage in _NETS[net].stages)
         for name, values in (("shift", SHIFT), ("scale", SCALE)):
@@ -117,12 +117,7 @@ class LPIPSNetwork(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The five maps float32 [B, C_i, H_i, W_i], every cell of unit length."""
-        least = _NETS[self.net].least
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"images: expected float [B, 3, H, W], got {images.dtype} {list(images.shape)}")
-        if min(images.shape[2:]) < least:
-            got = list(images.shape[2:])
-            raise ValueError(f"images: expected at least {least} x {least} pixels for {self.net}, got {got}")
+        check_pictures(self.net, images)
         x = ((images.float() - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
         maps = []
         for stage, convolutions in zip(_NETS[self.net].stages, self.stages, strict=True):
@@ -148,6 +143,16 @@ def unit(features: Tensor) -> Tensor:
     """
     norm = torch.linalg.vector_norm(features.float(), dim=1, keepdim=True)
     return features.float() / (norm + _EPSILON)
+
+
+def check_pictures(net: Net, images: Tensor) -> None:
+    """Raises ValueError for others than float [B, 3, H, W] of a size that leaves the last map a cell."""
+    least = _NETS[net].least
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"images: expected float [B, 3, H, W], got {images.dtype} {list(images.shape)}")
+    if min(images.shape[2:]) < least:
+        got = list(images.shape[2:])
+        raise ValueError(f"images: expected at least {least} x {least} pixels for {net}, got {got}")
 
 
 def convolutions(net: Net) -> nn.ModuleList:

@@ -1,5 +1,6 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,6 +133,7 @@ def test_the_command_measures_any_folder(tmp_path, monkeypatch, capsys):
             return furthest
 
     monkeypatch.setattr(reconstruction, "LPIPSNetwork", Network)
+    monkeypatch.setattr(reconstruction, "DISTSNetwork", SimpleNamespace(load=lambda: furthest))
     monkeypatch.setattr(ImageFeatures, "lite0", lambda: SEEN)
     command = ["eval", "reconstruction", "--data", str(tmp_path / "data"), "--images", "3", "--json"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
@@ -139,6 +141,9 @@ def test_the_command_measures_any_folder(tmp_path, monkeypatch, capsys):
     assert (report["images"], report["lpips_net"]) == (3, "vgg")
     assert report["layers"][2]["lpips"] > 0
     assert "LPIPS 0.1 over vgg" in (tmp_path / "out/reconstruction.md").read_text()
+    assert "dists" not in report["layers"][2]
+    assert main([*command, "--dists"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][2]["dists"] == report["layers"][2]["lpips"]
     assert main([*command, "--lpips", "alex"]) == 0
     captured = capsys.readouterr()
     assert "lpips" not in json.loads(captured.out)["layers"][0]
@@ -151,7 +156,7 @@ def test_the_command_measures_any_folder(tmp_path, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert "frechet" not in json.loads(captured.out)["layers"][0]
     assert "the features' distributions are not measured: not here" in captured.err
-    assert asked == ["vgg", "alex"]
+    assert asked == ["vgg", "vgg", "alex"]
     assert main([*command, "--images", "1"]) != 0
     assert "images: expected at least 2, for figures with intervals, got 1 of 7" in capsys.readouterr().err
     assert main([*command, "--images", "0"]) != 0

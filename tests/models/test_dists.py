@@ -92,7 +92,7 @@ def test_the_gradient_is_finite_also_where_nothing_varies(loaded):
 def test_images_of_other_shapes_are_refused():
     network = DISTSNetwork()
     assert network.features(pictures(0, (16, 16)))[-1].numel() > 0
-    with pytest.raises(ValueError, match=r"images: expected at least 16 x 16 pixels, got \[15, 16\]"):
+    with pytest.raises(ValueError, match=r"images: expected at least 16 x 16 pixels for vgg, got \[15, 16\]"):
         network.features(pictures(0, (15, 16)))
     with pytest.raises(ValueError, match=r"images: expected float \[B, 3, H, W\], got torch.float32 \[2, 1,"):
         network.features(pictures(0)[:, :1])

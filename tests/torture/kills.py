@@ -245,6 +245,7 @@ def _torture_parts(name: str, kills: int, longest: float, folder: Path) -> dict[
     source, killed, rounds = pictures(folder / "pictures"), 0, 0
     process, _ = child(name, source, str(folder / "whole"))
     expected = json.loads(process.communicate()[0])
+    assert expected, "nothing was made"
     while killed < kills:
         part = min(5, kills - killed)
         found = kill_often(part, longest, lambda: None, name, source, str(folder / f"out-{rounds}"))
