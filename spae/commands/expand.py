@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--scorer",
         default="conse",
         metavar="NAME",
-        help="conse (default), or open_clip:ARCHITECTURE/CHECKPOINT, e.g. open_clip:ViT-L-14/openai",
+        help="conse (default), caption, or open_clip:ARCHITECTURE/CHECKPOINT, e.g. open_clip:ViT-L-14/openai",
     )
     parser.add_argument("--ridge", type=Path, help="of conse: a map fitted to captions (RidgeMap.save)")
     parser.add_argument("--data", default="emoji", help="training images, as `spae train` takes them")
@@ -132,16 +132,10 @@ def _compare(
 
 
 def _scorer(arguments: argparse.Namespace) -> ImageTextScorer:
-    from spae.scorers import ConSEScorer, OpenCLIPScorer
+    from spae.scorers import ConSEScorer, load_scorer
 
-    kind, _, model = arguments.scorer.partition(":")
-    if arguments.scorer == "conse":
-        return ConSEScorer.load(ridge=arguments.ridge)
-    if arguments.ridge is not None:
+    if arguments.ridge is None:
+        return load_scorer(arguments.scorer)
+    if arguments.scorer != "conse":
         raise ValueError(f"ridge: expected none beside {arguments.scorer}, got {arguments.ridge}")
-    architecture, slash, checkpoint = model.partition("/")
-    if kind != "open_clip" or not slash:
-        raise ValueError(
-            f"scorer: expected conse or open_clip:ARCHITECTURE/CHECKPOINT, got {arguments.scorer!r}"
-        )
-    return OpenCLIPScorer.load(architecture, checkpoint)
+    return ConSEScorer.load(ridge=arguments.ridge)

@@ -55,7 +55,7 @@ def codebook(count=40):
 
 
 def test_expand_makes_what_a_preset_loads(here, monkeypatch, capsys):
-    monkeypatch.setattr("spae.scorers.ConSEScorer.load", lambda ridge: Scorer())
+    monkeypatch.setattr("spae.scorers.ConSEScorer.load", lambda: Scorer())
     codebook().save(here / "book")
     options = ["--llm", "llm", "--codebook", "book", "--words", "all", "--data", "pictures", "--size", "16"]
     assert main(["expand", *options, "--limit", "20", "--keep", "2", "--out", "words"]) == 0
@@ -81,7 +81,7 @@ def test_expand_makes_what_a_preset_loads(here, monkeypatch, capsys):
     assert main([*bad, "--scorer", "open_clip:a/b", "--ridge", "map"]) == 1
     assert main([*bad, "--keep", "0"]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert "scorer: expected conse or open_clip:ARCHITECTURE/CHECKPOINT, got 'clip'" in errors[0]
+    assert "scorer: expected caption, conse or open_clip:ARCHITECTURE/CHECKPOINT, got 'clip'" in errors[0]
     assert "ridge: expected none beside open_clip:a/b, got map" in errors[1]
     assert "keep: expected a whole number from 1, got 0" in errors[2]
     assert not (here / "other").exists()

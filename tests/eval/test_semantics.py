@@ -130,7 +130,7 @@ def test_the_command_scores_any_folder(tmp_path, monkeypatch, capsys):
     (tmp_path / "data/train").mkdir()
     monkeypatch.setenv("SPAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("spae.commands.eval.load_tokenizer", lambda name: model())
-    monkeypatch.setattr("spae.scorers.ConSEScorer", Toy)
+    monkeypatch.setattr("spae.scorers.named.ConSEScorer", Toy)
     command = ["eval", "semantics", "--data", str(tmp_path / "data"), "--scorer", "conse", "--json"]
     assert main([*command, "--regions", "1", "2", "--images", "6"]) == 0
     report = json.loads(capsys.readouterr().out)

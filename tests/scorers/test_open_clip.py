@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from spae.scorers import ImageTextScorer, OpenCLIPScorer
+from spae.scorers import ImageTextScorer, OpenCLIPScorer, check_scorer, load_scorer
 from spae.scorers.open_clip import import_open_clip
 
 CONFIG = {
@@ -72,6 +72,19 @@ def test_features_are_unit_for_any_size_batch_and_precision(scorer, checkpoint):
     small = OpenCLIPScorer.load("tiny-for-spae", checkpoint, batch_size=3)
     torch.testing.assert_close(small.image_features(images), whole)
     torch.testing.assert_close(small.text_features(["a", "b"]), scorer.text_features(["a", "b"]))
+
+
+def test_commands_name_it_by_architecture_and_checkpoint(scorer, checkpoint):
+    """The checkpoint is a path here, with slashes of its own."""
+    assert load_scorer(f"open_clip:tiny-for-spae/{checkpoint}").checksum == scorer.checksum
+
+
+@pytest.mark.parametrize("name", ["clip", "open_clip", "open_clip:ViT-B-32", "open_clip:/a", "conse:a"])
+def test_unknown_names_are_named_before_anything_is_loaded(name):
+    with pytest.raises(
+        ValueError, match=f"scorer: expected caption, conse or open_clip:ARCH.*, got '{name}'"
+    ):
+        check_scorer(name)
 
 
 def test_the_checksum_sees_weights_templates_and_precision(scorer, checkpoint):

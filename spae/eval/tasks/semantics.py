@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ class Semantics(Config):
 
     data: "emoji", in its four splits, or what else `open_data` opens, in its `split`. images: of other data,
     how many, evenly spread; None: all. scorer: "caption" reads names, "conse" sees pixels. regions: crops by
-    which the cells of the layers are scored (`Regions`); more than the whole takes a scorer of pixels.
+    which the cells of the layers are scored (`Regions`); more than the whole takes a scorer of pixels. Other
+    scorers: `load_scorer`.
     """
 
     section = "semantics"
@@ -42,11 +43,14 @@ class Semantics(Config):
     data: str = "emoji"
     split: str = "test"
     images: Count | None = None
-    scorer: Literal["caption", "conse"] = "caption"
+    scorer: str = "caption"
     regions: tuple[Count, ...] = (1,)
 
     def __post_init__(self) -> None:
+        from spae.scorers import check_scorer
+
         super().__post_init__()
+        check_scorer(self.scorer)
         if self.data == "emoji":
             for name, value, whole in (("split", self.split, "test"), ("images", self.images, None)):
                 if value != whole:
@@ -70,8 +74,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         default="caption",
-        choices=("caption", "conse"),
-        help="caption (default) compares words with each image's name, conse sees pixels",
+        metavar="NAME",
+        help="caption (default) compares words with each image's name, conse sees pixels, as does "
+        "open_clip:ARCHITECTURE/CHECKPOINT, whose scores are the CLIP score and CLIP-R",
     )
     parser.add_argument(
         "--regions",
@@ -89,10 +94,10 @@ def settings(arguments: argparse.Namespace) -> Semantics:
 
 
 def measure(run: Run) -> Measured:
-    from spae.scorers import CaptionScorer, ConSEScorer
+    from spae.scorers import load_scorer
 
     chosen: Semantics = run.settings
-    scorer = CaptionScorer() if chosen.scorer == "caption" else ConSEScorer.load()
+    scorer = load_scorer(chosen.scorer)
     if chosen.data == "emoji":
         report = evaluate_emoji(run.model, scorer, Regions(chosen.regions))
         return Measured(report, partial(draw_emoji, run.model))
@@ -136,6 +141,7 @@ def table(report: dict[str, Any]) -> str:
         "images",
         "layer",
         "words",
+        "score",
         "relative score",
         "random",
         "best",
@@ -148,6 +154,7 @@ def table(report: dict[str, Any]) -> str:
             str(result["images"]),
             str(row["layer"]),
             str(row["words_per_image"]),
+            f"{row['similarity']:.3f}",
             f"{row['score']:.3f} ± {row['interval']:.3f}",
             f"{row['random']:.3f}",
             f"{row['best']:.3f}",
