@@ -13,6 +13,7 @@ from spae.commands import load_tokenizer, own_command
 
 if TYPE_CHECKING:
     from spae.llm import FrozenLLM
+    from spae.tokenizers import Tokenizer
 
 ABOUT = "Measure tokenizers."
 # Of a server, by option and by field of `spae.llm.http.Server`.
@@ -80,7 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
     llm = _load_llm(arguments) if task.USES_LLM else None
 
     def run_of(name: str) -> Run:
-        return Run(arguments.what, settings, load_tokenizer(name), llm, arguments.out, own_command())
+        model = _load_model(arguments, name, llm)
+        return Run(arguments.what, settings, model, llm, arguments.out, own_command())
 
     names = arguments.model
     report = evaluate(task, run_of(*names)) if len(names) == 1 else evaluate_models(task, names, run_of)
@@ -93,11 +95,14 @@ def _run_all(arguments: argparse.Namespace) -> None:
 
     chosen = [name for name in arguments.tasks or tasks() if not arguments.no_llm or name in without_llm()]
     # Loaded once, when first asked for.
-    model, llm = cache(load_tokenizer), cache(lambda: _load_llm(arguments))
+    llm = cache(lambda: _load_llm(arguments))
+    load = cache(lambda name, asked: _load_model(arguments, name, llm() if asked else None))
 
     def run_of(task: str, name: str) -> Run:
         of = settings(task, arguments.data, quick=arguments.quick, seed=arguments.seed)
-        return Run(task, of, model(name), llm() if find(task).USES_LLM else None, None, own_command())
+        asked = find(task).USES_LLM
+        model = load(name, asked and arguments.borrow_words)
+        return Run(task, of, model, llm() if asked else None, None, own_command())
 
     report = {"command": own_command(), **evaluate_suite(chosen, arguments.model, run_of, arguments.out)}
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -129,7 +134,19 @@ def _add_llm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--llm-key", metavar="VARIABLE", help="of a server: the environment variable that holds its API key"
     )
+    parser.add_argument(
+        "--borrow-words",
+        action="store_true",
+        help="let codes that are no words of the language model, as a VQGAN's, borrow some of its words",
+    )
     parser.add_argument("--seed", type=int, default=0)
+
+
+def _load_model(arguments: argparse.Namespace, name: str, llm: FrozenLLM | None) -> Tokenizer:
+    from spae.incontext import borrow_words
+
+    model = load_tokenizer(name)
+    return borrow_words(model, llm) if llm is not None and arguments.borrow_words else model
 
 
 def _load_llm(arguments: argparse.Namespace) -> FrozenLLM:

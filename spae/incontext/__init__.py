@@ -1,5 +1,6 @@
 """In-context learning with a frozen language model: prompts, progressive decoding, tasks."""
 
+from spae.incontext.borrowed import borrow_words
 from spae.incontext.decoding import decode, estimate
 from spae.incontext.lexicon import Lexicon, seen_masks
 from spae.incontext.passes import Options, segments
@@ -12,6 +13,7 @@ __all__ = [
     "Prompt",
     "Task",
     "Template",
+    "borrow_words",
     "decode",
     "estimate",
     "prompt",

@@ -24,6 +24,7 @@ class Lexicon:
     masks: bool [K] over codebook rows, one for all layers or one per layer: True = may be generated. None
         means every word. The model's control tokens (`llm.special_ids`) are never allowed, and every layer
         needs at least one word that is.
+    llm_ids: int64 [K], how the words are written in place of the codebook's own ids (`borrow_words`).
 
     Raises ValueError for masks that leave a layer without words, for a codebook without LLM ids or with
     repeated ones, and for one of another model's vocabulary: the model does not read its ids as its words.
@@ -35,20 +36,26 @@ class Lexicon:
         pyramid: Pyramid,
         llm: FrozenLLM,
         masks: Tensor | Sequence[Tensor] | None = None,
+        *,
+        llm_ids: Tensor | None = None,
     ) -> None:
         self.codebook = codebook
         self.pyramid = pyramid
-        if codebook.llm_ids is None:
+        borrowed = llm_ids is not None
+        llm_ids = llm_ids if borrowed else codebook.llm_ids
+        if llm_ids is None:
             raise ValueError(
-                f"codebook: expected one with llm_ids, got {codebook.name!r}, which is in no language"
+                f"codebook: expected one with llm_ids, got {codebook.name!r}, which is in no language; "
+                f"its codes may borrow words (spae.incontext.borrow_words)"
             )
-        self._words = spellings(codebook.llm_ids)
+        self._words = spellings(llm_ids)
         self._rows = {word: row for row, word in enumerate(self._words)}
         if len(self._rows) != len(codebook):
             raise ValueError(
                 f"codebook: expected distinct llm_ids, got {codebook.name!r}, which repeats some"
             )
-        _check_words(codebook, self._words, llm)
+        if not borrowed:
+            _check_words(codebook, self._words, llm)
         known: dict[int, Trie] = {}  # a mask of several layers is looked through once
         self._tries: list[Trie] = []
         for layer, mask in enumerate(_per_layer(masks, pyramid, len(codebook))):
@@ -62,12 +69,12 @@ class Lexicon:
         cls, tokenizer: Tokenizer, llm: FrozenLLM, masks: Tensor | Sequence[Tensor] | None = None
     ) -> Lexicon:
         """That of a tokenizer: each layer's words are those of its vocabulary there (`Tokenizer.word_masks`)
-        that `masks` allow."""
+        that `masks` allow, or those that it borrowed (`borrow_words`)."""
         codebook, own = tokenizer.codebook, tokenizer.word_masks
         if own is not None:
             given = _per_layer(masks, tokenizer.pyramid, len(codebook))
             masks = [mask & words for mask, words in zip(given, own.cpu(), strict=True)]
-        return cls(codebook, tokenizer.pyramid, llm, masks)
+        return cls(codebook, tokenizer.pyramid, llm, masks, llm_ids=tokenizer.borrowed_ids)
 
     def _trie(self, layer: int, mask: Tensor, special: frozenset[int]) -> Trie:
         words = [self._words[row] for row in mask.nonzero()[:, 0].tolist()]
@@ -161,16 +168,31 @@ def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:
     return masks
 
 
-def _check_words(codebook: CodeTable, ids: list[WordIds], llm: FrozenLLM, at_most: int = 256) -> None:
+def speaks(codebook: CodeTable, llm: FrozenLLM) -> bool:
+    """Whether a codebook's words are those of a language model, by a look at words spread over it."""
+    return codebook.llm_ids is not None and not _foreign(codebook, spellings(codebook.llm_ids), llm)
+
+
+def _check_words(codebook: CodeTable, ids: list[WordIds], llm: FrozenLLM) -> None:
     """Raises ValueError unless words spread over the codebook are those of the model's vocabulary."""
+    if row := _foreign(codebook, ids, llm):
+        raise ValueError(
+            f"codebook: expected the words of {llm.name}, where id {ids[row[0]]} is {row[1]!r}, got "
+            f"{codebook.words[row[0]]!r} in {codebook.name!r}"
+        )
+
+
+def _foreign(
+    codebook: CodeTable, ids: list[WordIds], llm: FrozenLLM, at_most: int = 256
+) -> tuple[int, str] | None:
+    """The first of some rows, spread over the codebook, whose word is another in the model's vocabulary, and
+    which it is there."""
     for row in range(0, len(codebook), max(1, len(codebook) // at_most)):
-        word, llm_id = codebook.words[row], ids[row]
+        word = codebook.words[row]
         # Pieces of characters and control tokens have no text of their own that both would show alike.
-        if word.isascii() and word.strip().isalnum() and (read := llm.decode(ids_of(llm_id))) != word:
-            raise ValueError(
-                f"codebook: expected the words of {llm.name}, where id {llm_id} is {read!r}, got {word!r} in "
-                f"{codebook.name!r}"
-            )
+        if word.isascii() and word.strip().isalnum() and (read := llm.decode(ids_of(ids[row]))) != word:
+            return row, read
+    return None
 
 
 def _per_layer(masks: Tensor | Sequence[Tensor] | None, pyramid: Pyramid, num_words: int) -> list[Tensor]:

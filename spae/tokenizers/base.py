@@ -90,6 +90,7 @@ class Tokenizer(nn.Module, ABC):
     config: SPAEConfig
     codebook: CodeTable
     pyramid: Pyramid
+    borrowed_ids: Tensor | None = None  # [K], by `spae.incontext.borrow_words`; in no checkpoint
 
     def __init__(self, config: SPAEConfig, codebook: CodeTable) -> None:
         super().__init__()
