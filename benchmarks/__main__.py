@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from benchmarks.questions.cross_entropy import CrossEntropy
 from benchmarks.questions.decoding import Decoding
+from benchmarks.questions.growth import Growth
 from benchmarks.questions.lookup import Lookup
 from benchmarks.questions.pyramid import PyramidQuestion
 from benchmarks.questions.quantizer import QuantizerQuestion
 
-_ALL = Lookup(), CrossEntropy(), PyramidQuestion(), QuantizerQuestion(), Decoding()
+_ALL = Lookup(), Growth(), CrossEntropy(), PyramidQuestion(), QuantizerQuestion(), Decoding()
 QUESTIONS = {question.name: question for question in _ALL}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.contestants import Contestant
 
 TURN_SECONDS, TURN_CALLS = 0.2, 10
+ENOUGH_SECONDS = 0.5
 REST = 0.25  # OpenMP threads may spin for 0.2 s after their work, in the way of the next contestant
 ROOT = Path(__file__).parent.parent
 
@@ -42,15 +43,15 @@ class Worker:
     """A contestant's process, seen from outside. It starts at once, so that many can load their libraries
     together; `ready` waits for that, and every answer after it comes from one process at work alone."""
 
-    def __init__(self, contestant: Contestant, setting: Setting, codes: Path) -> None:
-        self.contestant = contestant
+    def __init__(self, contestant: Contestant, setting: Setting, codes: Path | None) -> None:
+        self.contestant, self.setting = contestant, setting
         command = [sys.executable, "-m", "benchmarks.worker", "--contestant", contestant.name]
         command += ["--question", setting.question]
         command += ["--device", setting.device, "--dtype", setting.dtype, "--threads", str(setting.threads)]
         command += ["--also", str(setting.also)] if setting.also else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(setting.threads))
         self._process = subprocess.Popen(
-            [*command, str(codes)],
+            [*command, *([str(codes)] if codes else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -94,7 +95,8 @@ class Case:
     each query or image. parameters: what calls take by name. only: the names of those who take part (None:
     everyone). work: floating-point operations that an exhaustive answer needs, None where that says nothing.
     truth: what the judge of its question wants to know.
-    samples: seconds per call. answers: arrays. peaks: bytes, None where not known. failed: reasons.
+    samples: seconds per call. answers: arrays. peaks: bytes, None where not known. prepared: seconds and
+    bytes, where the case has codes of its own. failed: reasons.
     """
 
     labels: dict[str, Any]
@@ -106,6 +108,7 @@ class Case:
     samples: dict[str, list[float]] = field(default_factory=dict)
     answers: dict[str, list[np.ndarray]] = field(default_factory=dict)
     peaks: dict[str, int | None] = field(default_factory=dict)
+    prepared: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def takes(self, worker: Worker) -> bool:
@@ -119,17 +122,22 @@ def answer(case: Case, workers: Iterable[Worker], folder: Path) -> None:
     for worker in workers:
         if not case.takes(worker):
             continue
-        name = worker.contestant.name
         try:
-            reply = worker.ask(inputs=str(inputs), parameters=case.parameters, answers=str(answers))
+            _answer(case, worker, inputs, answers)
         except Failed as error:
-            case.failed[name] = str(error)
-            continue
-        case.peaks[name] = reply["peak_bytes"]
-        if answers.exists():
-            with np.load(answers) as arrays:
-                case.answers[name] = [arrays[key] for key in arrays.files]
-            answers.unlink()
+            case.failed[worker.contestant.name] = str(error)
+
+
+def _answer(case: Case, worker: Worker, inputs: Path, answers: Path) -> float:
+    """One contestant's answers and peak memory; returns the seconds that it took."""
+    name = worker.contestant.name
+    reply = worker.ask(inputs=str(inputs), parameters=case.parameters, answers=str(answers))
+    case.peaks[name] = reply["peak_bytes"]
+    if answers.exists():
+        with np.load(answers) as arrays:
+            case.answers[name] = [arrays[key] for key in arrays.files]
+        answers.unlink()
+    return reply["seconds"]
 
 
 def take_turns(case: Case, workers: Iterable[Worker], repeats: int) -> None:
@@ -147,3 +155,31 @@ def take_turns(case: Case, workers: Iterable[Worker], repeats: int) -> None:
                 case.samples.pop(name, None)
                 continue
             case.samples.setdefault(name, []).extend(reply["samples"])
+
+
+def one_by_one(case: Case, workers: Iterable[Worker], codes: Path, inputs: Path, repeats: int) -> None:
+    """For cases too large for all at once: each contestant prepares these codes, answers, takes its turns,
+    and lets everything go before the next one starts.
+
+    codes: an .npy file; inputs: an .npz file with the case's. An answer of half a second or more is the only
+    sample; otherwise turns go on until they have taken as long.
+    """
+    answers = inputs.with_name("answers.npz")
+    for worker in workers:
+        name = worker.contestant.name
+        if not case.takes(worker):
+            continue
+        try:
+            worker.ask(codes=str(codes))
+            case.prepared[name] = worker.ask(prepare=True)
+            time.sleep(REST)
+            samples = [_answer(case, worker, inputs, answers)]
+            if samples[0] < ENOUGH_SECONDS:
+                samples = []
+                while len(samples) < repeats * TURN_CALLS and sum(samples) < ENOUGH_SECONDS:
+                    samples += worker.ask(seconds=TURN_SECONDS, calls=TURN_CALLS)["samples"]
+            case.samples[name] = samples
+        except Failed as error:
+            case.failed[name] = str(error)
+        with suppress(Failed):  # of a process that has ended the reason is known
+            worker.ask(forget=True)

@@ -10,7 +10,7 @@ import numpy as np
 from spae.testing import oracles
 
 SAMPLE = 256
-_ROWS = 64
+_ROWS, _CODES = 64, 16384  # in float64 at a time: of a million codes all would take gigabytes
 _SLACK = 1e-9  # relative; a float64 product of any length below a million is good to 1e-10
 
 
@@ -19,19 +19,23 @@ def nearest_by_definition(x: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
     The oracle sees all codes that a plain float64 evaluation cannot rule out with a wide margin.
     """
-    table = codes.astype(np.float64)
-    squares = np.square(table).sum(1)
-    largest = np.sqrt(squares.max())
+    blocks = [codes[start : start + _CODES] for start in range(0, len(codes), _CODES)]
+    largest = np.sqrt(max(np.square(block.astype(np.float64)).sum(1).max() for block in blocks))
     ids = np.empty(len(x), np.int64)
     for start in range(0, len(x), _ROWS):
         q = x[start : start + _ROWS].astype(np.float64)
         norms = np.square(q).sum(1)
-        distances = squares - 2 * q @ table.T + norms[:, None]
+        distances = np.concatenate([_distances(q, norms, block) for block in blocks], 1)
         limits = distances.min(1) + _SLACK * np.square(np.sqrt(norms) + largest)
         for row, limit in enumerate(limits):
             candidates = np.flatnonzero(distances[row] <= limit)
             ids[start + row] = candidates[oracles.topk_codes(q[row : row + 1], codes[candidates], 1)[0][0, 0]]
     return ids
+
+
+def _distances(q: np.ndarray, norms: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    table = codes.astype(np.float64)
+    return np.square(table).sum(1) - 2 * q @ table.T + norms[:, None]
 
 
 def count_mismatches(

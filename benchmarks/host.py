@@ -40,11 +40,16 @@ def host(device: str) -> dict[str, Any]:
         "cores": cores(),
         "isa": [name for name in _ISA if flags and name in flags[1].split()],
         "memory_gib": round(int(memory[1]) / 2**20) if memory else None,
-        "load": round(os.getloadavg()[0], 1),
+        "load": load(),
     }
     if device == "cuda":
         facts["gpu"] = _gpu()
     return facts
+
+
+def load() -> float:
+    """Processes at work or waiting to be, averaged over the last minute."""
+    return round(os.getloadavg()[0], 1)
 
 
 def versions() -> dict[str, str]:

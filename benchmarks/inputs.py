@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SEED = 20230630
 KINDS = ("random", "near-code", "latents")
 NOISE = 0.3
+_ROWS = 16384
 BUNDLED = "bundled:"
 
 
@@ -49,11 +50,15 @@ def make_queries(kind: str, count: int, codes: np.ndarray, source: str) -> np.nd
         if count > len(rows):
             raise ValueError(f"queries: only {len(rows)} latents, got {count}")
         return rows[random.choice(len(rows), count, replace=False)]
-    normal = random.standard_normal((count, codes.shape[1]))
     centre = codes.mean(0, dtype=np.float64)
     spread = codes.std(0, dtype=np.float64)
     if kind == "random":
-        return (centre + spread * normal).astype(np.float32)
+        x = np.empty((count, codes.shape[1]), np.float32)
+        for start in range(0, count, _ROWS):  # float64 of a million rows would be too much at once
+            block = x[start : start + _ROWS]
+            block[:] = centre + spread * random.standard_normal(block.shape)
+        return x
+    normal = random.standard_normal((count, codes.shape[1]))
     radius = np.sqrt(np.square(spread).sum())
     chosen = codes[random.integers(len(codes), size=count)]
     return (chosen + NOISE * radius / np.sqrt(codes.shape[1]) * normal).astype(np.float32)

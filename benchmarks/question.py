@@ -31,7 +31,8 @@ class Question(ABC):
     """One question: its cases, how their answers are judged, and how its results read.
 
     labels: the fields of a row that name its case; groups of rows, tables, panels and floors go by them.
-    answers: what the verdict is about, for messages. note: what readers of the tables must know.
+    answers: what the verdict is about, for messages. note: what readers of the tables must know. rounds: how
+    the samples were taken. own_codes: cases bring their own, so that none are prepared before.
     """
 
     name: ClassVar[str]
@@ -39,6 +40,8 @@ class Question(ABC):
     labels: ClassVar[tuple[str, ...]]
     answers: ClassVar[str] = "ids"
     note: ClassVar[str] = "MiB is the peak of the extra memory, 4 N K the bytes of all distances in float32."
+    rounds: ClassVar[str] = "Medians of {} interleaved rounds"
+    own_codes: ClassVar[bool] = False
     codebook: ClassVar[str] = "smollm2"
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
 
@@ -77,6 +80,15 @@ class Question(ABC):
     def setup(self, arguments: argparse.Namespace) -> dict[str, Any]:
         """Further facts for the record, and for the contestants' common parameters."""
         return {}
+
+    def settings(self, setting: Setting) -> list[Setting]:
+        """Those that each contestant has a process for."""
+        return [setting]
+
+    def sections(self, results: dict[str, Any]) -> list[tuple[str, list[str]]]:
+        """Titles and tables of the Markdown."""
+        groups = report.grouped(self, results["rows"])
+        return [(self.case_title(labels), self.table(rows, results)) for labels, rows in groups]
 
     def plot(self, results: dict[str, Any], file: Path) -> None:
         report.plot_panels(self, results, file)
@@ -120,6 +132,7 @@ class Question(ABC):
     def run(self, arguments: argparse.Namespace) -> int:
         """Exit status: 0, or 1 if one of ours is wrong (then no time is printed), one of ours failed, or the
         guard does not pass."""
+        load_before = host.load()
         also = arguments.also.resolve() if arguments.also else None
         setting = Setting(
             self.name, arguments.device, arguments.dtype, arguments.threads, arguments.repeats, also
@@ -130,17 +143,20 @@ class Question(ABC):
         rows: list[dict[str, Any]] = []
         with (
             tempfile.TemporaryDirectory() as folder,
-            _workers(taking_part, setting, codes, folder, notes) as workers,
+            _workers(
+                taking_part, self.settings(setting), None if self.own_codes else codes, folder, notes
+            ) as workers,
         ):
             for case in self.cases(arguments, codes):
                 try:
-                    rows += self._measure(case, workers, setting, codes, Path(folder), notes)
+                    rows += self.measure(case, workers, setting, codes, Path(folder), notes)
                 except Inexact as error:
                     print(error)
                     say(f"an implementation of ours gave wrong {self.answers}; nothing is timed")
                     return 1
         command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-        facts = {"codebook": codebook, "num_codes": codes.shape[0], "width": codes.shape[1]}
+        facts: dict[str, Any] = {"codebook": codebook, "num_codes": len(codes), "width": codes.shape[1]}
+        facts["load_before"] = load_before
         facts |= self.setup(arguments)
         results = report.record(self, command, facts, setting, notes, rows)
         print(report.markdown(self, results))
@@ -156,7 +172,7 @@ class Question(ABC):
             say(reason)
         return 1 if reasons else 0
 
-    def _measure(
+    def measure(
         self,
         case: Case,
         workers: list[Worker],
@@ -173,7 +189,7 @@ class Question(ABC):
         where = self.case_title(case.labels)
         say(f"{where}: {self.answers} verified, {setting.repeats} rounds")
         contest.take_turns(case, workers, setting.repeats)
-        notes += [_absent(name, f"{where}: {reason}") for name, reason in case.failed.items()]
+        notes += [absent(name, f"{where}: {reason}") for name, reason in case.failed.items()]
         return report.rows_of(case, taking_part, verdicts)
 
     def _file(self, codebook: str, setting: Setting) -> str:
@@ -184,7 +200,7 @@ class Question(ABC):
 
 def _taking_part(only: list[str] | None, setting: Setting) -> tuple[list[Contestant], list[dict[str, Any]]]:
     """Those that can run here, and why the others cannot."""
-    taking_part, absent = [], []
+    taking_part, missing = [], []
     listed = contestants(setting.question, setting.device, setting.also)
     chosen = [c for c in listed if c.kind != "yardstick" and (not only or any(p in c.name for p in only))]
     others = {c.yardstick for c in listed} - {c.yardstick for c in chosen}
@@ -195,33 +211,36 @@ def _taking_part(only: list[str] | None, setting: Setting) -> tuple[list[Contest
         if reason is None:
             taking_part.append(contestant)
         else:
-            absent.append(_absent(contestant.name, reason))
+            missing.append(absent(contestant.name, reason))
     if all(one.kind == "yardstick" for one in taking_part):
         raise ValueError(
-            "only: no contestant is left: " + "; ".join(f"{n['name']}: {n['absent']}" for n in absent)
+            "only: no contestant is left: " + "; ".join(f"{n['name']}: {n['absent']}" for n in missing)
         )
-    return taking_part, absent
+    return taking_part, missing
 
 
 @contextmanager
 def _workers(
     taking_part: list[Contestant],
-    setting: Setting,
-    codes: np.ndarray,
+    settings: list[Setting],
+    codes: np.ndarray | None,
     folder: str,
     notes: list[dict[str, Any]],
 ) -> Iterator[list[Worker]]:
-    """A process per contestant, loaded together and prepared in turn; how that went goes to `notes`."""
-    file = Path(folder) / "codes.npy"
-    np.save(file, codes)
+    """A process per setting and contestant, loaded together and, where there are codes, prepared in turn; how
+    that went goes to `notes`."""
+    file = None
+    if codes is not None:
+        file = Path(folder) / "codes.npy"
+        np.save(file, codes)
     with ExitStack() as stack:
-        started = [Worker(contestant, setting, file) for contestant in taking_part]
-        for worker in started:
+        workers = [Worker(contestant, setting, file) for setting in settings for contestant in taking_part]
+        for worker in workers:
             stack.callback(worker.close)
-        workers = started
-        for step in (Worker.ready, Worker.prepare):
+        for step in (Worker.ready, Worker.prepare) if file else (Worker.ready,):
             workers = [worker for worker in workers if _succeeds(step, worker, notes)]
-        notes += [{"name": worker.contestant.name, **worker.prepared} for worker in workers]
+        if file:
+            notes += [{"name": worker.contestant.name, **worker.prepared} for worker in workers]
         yield workers
 
 
@@ -231,12 +250,12 @@ def _succeeds(step: Callable[[Worker], None], worker: Worker, notes: list[dict[s
     try:
         step(worker)
     except contest.Failed as error:
-        notes.append(_absent(name, str(error)))
+        notes.append(absent(name, str(error)))
         return False
     return True
 
 
-def _absent(name: str, reason: str) -> dict[str, Any]:
+def absent(name: str, reason: str) -> dict[str, Any]:
     return {"name": name, "absent": host.scrubbed(reason)}
 
 

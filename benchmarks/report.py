@@ -17,6 +17,7 @@ from benchmarks.contestants import Contestant
 
 Rows = list[dict[str, Any]]
 INEXACT = "Those in italics round the values further; the fastest peer is the fastest that does not."
+IDLE = 0.5  # load average of the last minute
 _COLOURS = {"ours": "#1b6ca8", "peer": "#8a9299", "inexact": "#c08a3e"}
 
 
@@ -26,8 +27,9 @@ class Reading(Protocol):
     name: ClassVar[str]
     labels: ClassVar[tuple[str, ...]]
     note: ClassVar[str]
+    rounds: ClassVar[str]
 
-    def table(self, rows: Rows, results: dict[str, Any]) -> list[str]: ...
+    def sections(self, results: dict[str, Any]) -> list[tuple[str, list[str]]]: ...
 
     def case_title(self, labels: dict[str, Any]) -> str: ...
 
@@ -110,6 +112,11 @@ def ratio(rows: Rows) -> float | None:
     return peer["median_ms"] / ours["median_ms"] if ours and peer else None
 
 
+def slope(values: Iterable[float], times: Iterable[float]) -> float:
+    """Of the logarithms: 1 where time grows as the value does."""
+    return float(np.polyfit(np.log(list(values)), np.log(list(times)), 1)[0])
+
+
 def heading(results: dict[str, Any]) -> str:
     name = results["question"].capitalize()
     size = f"{results['num_codes']:,} x {results['width']} {results['dtype']}"
@@ -125,24 +132,35 @@ def markdown(question: Reading, results: dict[str, Any]) -> str:
         f"    {results['command']}",
         "",
         f"{results['date']}. {machine['cpu']}, {machine['cores']} cores ({' '.join(machine['isa'])}), "
-        f"{machine['memory_gib']} GiB, load {machine['load']}; {results['threads']} threads."
+        f"{machine['memory_gib']} GiB, {load(results)}; {results['threads']} threads."
         + (f" GPU: {gpu}." if gpu else ""),
         ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
-        f"Medians of {results['rounds']} interleaved rounds, each contestant alone in its process. "
+        f"{question.rounds.format(results['rounds'])}, each contestant alone in its process. "
         + question.note,
     ]
-    for labels, rows in grouped(question, results["rows"]):
-        lines += ["", f"## {sentence(question.case_title(labels))}", "", *question.table(rows, results)]
+    for title, section in question.sections(results):
+        lines += ["", f"## {sentence(title)}", "", *section]
     lines += question.closing(results)
-    lines += ["", "## Preparation", "", "| | seconds | MiB kept |", "|---|--:|--:|"]
-    lines += [
+    prepared = [
         f"| {row['name']} | {row['prepare_seconds']:.2f} | {mebibytes(row['prepared_bytes'])} |"
         for row in results["contestants"]
         if "prepare_seconds" in row
     ]
+    if prepared:
+        lines += ["", "## Preparation", "", "| | seconds | MiB kept |", "|---|--:|--:|", *prepared]
     absent = [f"- {row['name']}: {row['absent']}" for row in results["contestants"] if "absent" in row]
     lines += ["", "Did not run:", "", *absent] if absent else []
     return "\n".join(lines) + "\n"
+
+
+def load(results: dict[str, Any]) -> str:
+    """The machine's load, and whether others were at work before the run began."""
+    after, before = results["host"]["load"], results.get("load_before")
+    if before is None:
+        return f"load {after}"
+    if results.get("busy"):
+        return f"busy: {results['busy']} cores kept so (load {after} after the run)"
+    return f"{'idle' if before < IDLE else 'busy'} (load {before} before the run, {after} after it)"
 
 
 def sentence(text: str) -> str:

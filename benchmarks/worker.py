@@ -3,8 +3,10 @@
 It loads its library and the codes, says that it is ready, and serves requests until its input ends:
 
     {"prepare": true}                                      prepare the codes, measure time and memory
-    {"inputs": FILE, "parameters": {..}, "answers": FILE}  answer once, measure the memory, write the answers
+    {"inputs": FILE, "parameters": {..}, "answers": FILE}  answer once, measure both, write the answers
     {"seconds": 0.2, "calls": 10}                          a turn: time calls on the same inputs
+    {"codes": FILE}                                        other codes from now on, to be prepared
+    {"forget": true}                                       codes, inputs and what was prepared are let go
 
 Inputs and answers are arrays in .npz files; every input has a row for each query, or image, in its first
 dimension.
@@ -97,17 +99,32 @@ def _resident(field: str) -> int:
 class Task:
     """A contestant, its codes, and the inputs and parameters it was last given."""
 
-    def __init__(self, machine: Machine, codes: str) -> None:
+    def __init__(self, machine: Machine, codes: str | None) -> None:
         self.machine = machine
-        self.codes = machine.array(np.load(codes))
+        self.codes: Any = None
         self.call: Any = None
         self.inputs: list[Any] = []
         self.parameters: dict[str, Any] = {}
+        if codes is not None:
+            self.load(codes)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        if "codes" in request:
+            return self.load(**request)
+        if "forget" in request:
+            return self.forget()
         if "prepare" in request:
             return self.prepare()
         return self.check(**request) if "inputs" in request else self.turn(**request)
+
+    def load(self, codes: str) -> dict[str, Any]:
+        self.codes = self.machine.array(np.load(codes))
+        return {}
+
+    def forget(self) -> dict[str, Any]:
+        self.codes, self.call, self.inputs = None, None, []
+        self.machine.held()  # which gives freed memory back
+        return {}
 
     def prepare(self) -> dict[str, Any]:
         before = self.machine.held()
@@ -127,12 +144,14 @@ class Task:
         self._run(self._few(1))
         self.machine.finish()
         before = self.machine.held()
+        start = time.perf_counter()
         found = self._run(self.inputs)
         self.machine.finish()
+        seconds = time.perf_counter() - start
         peak = None if before is None else max(0, self.machine.peak() - before)
         if found is not None:
             np.savez(answers, *map(self.machine.numpy, found if isinstance(found, tuple) else (found,)))
-        return {"peak_bytes": peak}
+        return {"peak_bytes": peak, "seconds": seconds}
 
     def _few(self, rows: int) -> list[Any]:
         return [values[:rows] for values in self.inputs]
@@ -195,7 +214,7 @@ def main() -> None:
     parser.add_argument("--dtype", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--also", type=Path)
-    parser.add_argument("codes", help="the codebook, an .npy file")
+    parser.add_argument("codes", nargs="?", help="the codebook, an .npy file (default: none yet)")
     arguments = parser.parse_args()
     # What libraries print must not come between the replies: standard output becomes standard error.
     with os.fdopen(os.dup(1), "w") as replies:

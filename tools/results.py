@@ -31,6 +31,7 @@ LABELS = {
     "cross-entropy": ("kind", "temperature", "queries", "passes"),
     "pyramid": ("kind", "rule", "batch"),
     "quantizer": ("work", "axis", "value"),
+    "growth": ("axis", "value", "threads"),
 }
 # Reports of other commands than `spae eval`, by their file's name: the command, and their table.
 OTHERS = {

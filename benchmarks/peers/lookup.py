@@ -19,20 +19,20 @@ def ours(device: str) -> list[Contestant]:
     names = our_names("nearest_code")
     return [
         Contestant(
-            f"spae_ops {name}", "ours", device, _prepare(name), our_unavailable("nearest_code", name, device)
+            f"spae_ops {name}", "ours", device, prepare(name), our_unavailable("nearest_code", name, device)
         )
         for name in names
     ]
 
 
-def _prepare(name: Impl) -> Callable[[Any], Call]:
-    def prepare(codes: Any) -> Call:
+def prepare(name: Impl) -> Callable[[Any], Call]:
+    def of(codes: Any) -> Call:
         from spae_ops import CodeIndex, nearest_code
 
         index = CodeIndex(codes, impl=name)
         return lambda x: nearest_code(x, index, impl=name).ids
 
-    return prepare
+    return of
 
 
 def peers(device: str) -> list[Contestant]:

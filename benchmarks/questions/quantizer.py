@@ -181,8 +181,7 @@ def _slopes(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
         for name in dict.fromkeys(row["contestant"] for row in rows):
             points = _points(rows, axis, name)
             if len(points) > 1:
-                values, times = np.log(np.array(points)[:, :2]).T
-                slopes[axis, name] = float(np.polyfit(values, times, 1)[0])
+                slopes[axis, name] = report.slope(*np.array(points)[:, :2].T)
     return slopes
 
 
