@@ -47,6 +47,17 @@ def host(device: str) -> dict[str, Any]:
     return facts
 
 
+def instructions() -> str | None:
+    """The instructions that our compiled operators take: those of SPAE_ISA, or the fastest that run here;
+    "avx512_vnni" where AVX-512 has byte products, "avx512" where not. None without the extension."""
+    import spae_ops
+
+    found = next(row.instructions for row in spae_ops.implementations("nearest_code") if row.name == "cpu")
+    named = os.environ.get("SPAE_ISA", "")
+    name = re.split("[ ,]", found)[0] if named in ("", "auto") else named
+    return ("avx512_vnni" if name == "avx512" and "avx512_vnni" in host("cpu")["isa"] else name) or None
+
+
 def load() -> float:
     """Processes at work or waiting to be, averaged over the last minute."""
     return round(os.getloadavg()[0], 1)

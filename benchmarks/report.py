@@ -86,6 +86,7 @@ def record(
         "versions": host.versions(),
         **facts,
         "device": setting.device,
+        "instructions": host.instructions() if setting.device == "cpu" else None,
         "dtype": setting.dtype,
         "threads": setting.threads,
         "rounds": setting.repeats,
@@ -132,7 +133,8 @@ def markdown(question: Reading, results: dict[str, Any]) -> str:
         f"    {results['command']}",
         "",
         f"{results['date']}. {machine['cpu']}, {machine['cores']} cores ({' '.join(machine['isa'])}), "
-        f"{machine['memory_gib']} GiB, {load(results)}; {results['threads']} threads."
+        f"{machine['memory_gib']} GiB, {load(results)}; {results['threads']} threads"
+        + (f", ours by {results['instructions']}." if results.get("instructions") else ".")
         + (f" GPU: {gpu}." if gpu else ""),
         ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".",
         f"{question.rounds.format(results['rounds'])}, each contestant alone in its process. "

@@ -51,7 +51,8 @@ class QuantizerQuestion(Question):
     def setup(self, arguments: argparse.Namespace) -> dict[str, Any]:
         scale = arguments.channels, arguments.res_blocks
         models = {str(size): model_config(size, *scale) for size in arguments.sizes}
-        return {"models": models, "batch": arguments.batch}
+        names = ("batch", "channels", "res_blocks", "side")
+        return {"models": models, **{name: getattr(arguments, name) for name in names}}
 
     def cases(self, arguments: argparse.Namespace, codes: np.ndarray) -> Iterator[Case]:
         random = np.random.default_rng(inputs.SEED)

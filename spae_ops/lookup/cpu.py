@@ -5,7 +5,8 @@ bit for bit, whatever the instruction set (`SPAE_ISA=amx|avx512|avxvnni|avx2|por
 that runs), the screen (`SPAE_SCREEN=int8|fp32`, default int8 until it leaves too much), pruning by a fifth of
 the dimensions first (`SPAE_PRUNE=on|off`, default where a trial on some of a call's queries finds them near
 codes) and the number of threads (`torch.set_num_threads`). Beyond its results a search takes some 16 MiB, or
-an eightieth of an fp32 [N, K] if that is more, but never less than a block of queries needs.
+an eightieth of an fp32 [N, K] if that is more, up to some 264 MiB, but never less than a block of queries
+needs.
 
 AMX adds up the int8 screen in matrix tiles (`csrc/simd/tiles.h`), of the very panels that the others read. It
 is taken only after a self-test at first use and, where SPAE_ISA does not name it, only by searches that are
