@@ -30,7 +30,10 @@ class QuantizerQuestion(Question):
     about = (__doc__ or "").splitlines()[0]
     labels = ("work", "axis", "value")
     answers = "ids and losses"
-    note = "The quantizer's share is what the work takes longer than without a quantizer, of the whole."
+    note = (
+        "The quantizer's share is what the work takes longer than without a quantizer, of the whole; "
+        "below 0 it is less than the noise."
+    )
     dtypes = ("float32",)
 
     def add_arguments(self, add: Callable[..., Any]) -> None:
@@ -147,14 +150,30 @@ class QuantizerQuestion(Question):
         rows = results["rows"]
         works = [work for work in WORKS if any(row["work"] == work for row in rows)]
         axes = [axis for axis in AXES if any(row["axis"] == axis for row in rows)]
-        figure = report.new_figure(3.4 * max(len(works) * 4 // 3, len(axes), 1) + 0.6, 6.4)
         halves = [(names, draw) for names, draw in ((works, _draw_shares), (axes, _draw_growth)) if names]
+        width = 3.4 * max(len(works) * 4 // 3, len(axes), 1) + 0.6
+        figure = report.new_figure(max(width, 7.5), 3.2 * len(halves) + 0.4)
         parts = figure.subfigures(len(halves), 1, squeeze=False)[:, 0]
         for part, (names, draw) in zip(parts, halves, strict=True):
             for axis, name in zip(part.subplots(1, len(names), squeeze=False)[0], names, strict=True):
                 draw(axis, name, rows)
-        figure.suptitle(report.heading(results), fontsize=11)
+        figure.suptitle(textwrap.fill(_heading(results), 130 if width > 10 else 76), fontsize=11)
         figure.savefig(file, dpi=130)
+
+
+def _heading(results: dict[str, Any]) -> str:
+    """With the models' size, and the contestant's name where there is one."""
+    parts = [report.heading(results)]
+    configs = results["models"].values()
+    sizes = {(config["channels"], config["num_res_blocks"]) for config in configs}
+    for channels, blocks in sorted(sizes):
+        parts.append(f"models of {channels} channels and {blocks} residual block{'s' if blocks > 1 else ''}")
+    names = _contestants(results["rows"])
+    return ", ".join(parts + names if len(names) == 1 else parts)
+
+
+def _contestants(rows: list[dict[str, Any]]) -> list[str]:
+    return [name for name in _STYLE if any(row["contestant"] == name for row in rows)]
 
 
 def _wrong_ids(found: list[np.ndarray], case: Case, codes: np.ndarray) -> int:
@@ -200,10 +219,12 @@ def _config(config: dict[str, Any]) -> str:
 
 
 def _draw_shares(axis: Any, work: str, rows: list[dict[str, Any]]) -> None:
-    """Bars of the quantizer's share of one work, by image size."""
+    """Bars of the quantizer's share of one work, by image size. Shares below 0, where the work took less time
+    with a quantizer than without, are noise: pale."""
+    lowest = min((share for row in rows if (share := _share(row)) is not None), default=0.0)
+    names = _contestants(rows)
     rows = [row for row in rows if row["work"] == work and row["role"] == "ours"]
     sizes = sorted({row["value"] for row in rows})
-    names = [name for name in _STYLE if any(row["contestant"] == name for row in rows)]
     width = 0.8 / max(1, len(names))
     for number, name in enumerate(names):
         shares = {row["value"]: _share(row) for row in rows if row["contestant"] == name}
@@ -211,15 +232,20 @@ def _draw_shares(axis: Any, work: str, rows: list[dict[str, Any]]) -> None:
             if (share := shares.get(size)) is None:
                 continue
             x = place + (number - (len(names) - 1) / 2) * width
-            axis.bar(x, 100 * share, width * 0.94, color=_STYLE[name], label=name if place == 0 else None)
-            label = {"xy": (x, 100 * share), "xytext": (0, 2), "textcoords": "offset points"}
-            axis.annotate(f"{share:.0%}", **label, ha="center", fontsize=8, color="#333333")
+            bar = {"color": _STYLE[name], "alpha": 1 if share >= 0 else 0.35}
+            axis.bar(x, 100 * share, width * 0.94, **bar, label=name if place == 0 else None)
+            up = 1 if share >= 0 else -1
+            label = {"xy": (x, 100 * share), "xytext": (0, 2 * up), "textcoords": "offset points"}
+            align = {"ha": "center", "va": "bottom" if up > 0 else "top"}
+            axis.annotate(f"{share:.0%}", **label, **align, fontsize=8, color="#333333")
     axis.set_xticks(range(len(sizes)), [f"{size} px" for size in sizes])
-    axis.set_ylim(min(0, axis.get_ylim()[0]), 119)
+    axis.set_ylim(100 * lowest - 14 if lowest < 0 else 0, 119 if len(names) > 1 else 105)
     axis.set_yticks(range(0, 101, 25))
+    axis.axhline(0, color="#444444", linewidth=0.8)
     axis.set_ylabel("quantizer's share, %", fontsize=9)
     axis.set_title(textwrap.fill(report.sentence(WORKS[work]), 44), loc="left", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, loc="upper right", ncols=2)
+    if len(names) > 1:
+        axis.legend(fontsize=8, frameon=False, loc="upper right", ncols=2)
     report.tidy(axis, "y")
 
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import report
 from benchmarks.contest import Case
 from benchmarks.question import Inexact
 from benchmarks.questions import quantizer
@@ -79,3 +80,48 @@ def test_losses_that_differ_end_the_run():
     case.answers = {BEFORE: [np.array([1.0]), np.array([2.0])], OURS: [np.array([1.0]), np.array([2.1])]}
     with pytest.raises(Inexact, match=rf"\| {OURS} \| 1 \|"):
         QuantizerQuestion().judge(case, np.zeros((3, 2)), [BEFORE, OURS])
+
+
+def shares(**of):
+    common = {"work": "step", "axis": "pixels", "value": 32, "median_ms": 2.0, "p20_ms": 1.0, "p80_ms": 3.0}
+    return [
+        {**common, "contestant": name, "role": "ours", "yardstick_share": 1 - share}
+        for name, share in of.items()
+    ]
+
+
+def test_a_share_below_nothing_has_its_label_below_its_pale_bar_and_above_the_axis():
+    pytest.importorskip("matplotlib")
+    for rows, legend in ((shares(**{OURS: -0.18}), False), (shares(**{OURS: -0.18, BEFORE: 0.5}), True)):
+        figure = report.new_figure(5, 4)
+        axis = figure.subplots()
+        quantizer._draw_shares(axis, "step", rows)
+        figure.draw_without_rendering()
+        label = next(text for text in axis.texts if text.get_text() == "-18%").get_window_extent()
+        bar = min(axis.patches, key=lambda patch: patch.get_height())
+        assert bar.get_alpha() < 1
+        assert axis.get_window_extent().y0 < label.y0 < label.y1 < bar.get_window_extent().y0
+        assert (axis.get_legend() is not None) == legend
+    figure = report.new_figure(5, 4)
+    quantizer._draw_shares(axis := figure.subplots(), "step", shares(**{OURS: 0.2}))
+    assert axis.get_ylim()[0] == 0
+
+
+def test_the_title_says_how_wide_the_models_are_and_who_is_alone():
+    results = {"question": "quantizer", "codebook": "c", "num_codes": 5, "width": 2, "dtype": "float32"}
+    results |= {"device": "cpu", "rows": shares(**{OURS: 0.2})}
+    models = {"32": {"channels": 128, "num_res_blocks": 2}, "64": {"channels": 128, "num_res_blocks": 2}}
+    ending = "cpu, models of 128 channels and 2 residual blocks, spae_ops auto"
+    assert quantizer._heading({**results, "models": models}).endswith(ending)
+    results["rows"] = shares(**{OURS: 0.2, BEFORE: 0.5})
+    assert quantizer._heading({**results, "models": models}).endswith("2 residual blocks")
+    assert quantizer._heading({**results, "models": {}}).endswith("cpu")
+
+
+def test_growth_is_spoken_of_where_it_was_measured():
+    results = {"rows": shares(**{OURS: 0.2, BEFORE: 0.5}), "models": {}}
+    assert QuantizerQuestion().closing(results) == []
+    rows = [
+        {**row, "axis": "codes", "value": n, "median_ms": float(n)} for n in (1, 2) for row in results["rows"]
+    ]
+    assert "| K | 1.00 | 1.00 |" in QuantizerQuestion().closing({**results, "rows": rows})
