@@ -53,5 +53,6 @@ others gpu-cross-entropy-bfloat16 60 cross-entropy --codebook random:65536x256 -
 others gpu-pyramid 50 pyramid --codebook random:65536x640 --batch 8 --repeats 3
 others gpu-quantizer 70 quantizer --codebook random:65536x256 --batch 8 --channels 128 --res-blocks 2 \
     --sizes 128 --works encode step --axes --repeats 3
+others gpu-growth 80 growth --codebook random:65536x640 --dtype float16 --largest 262144 --repeats 3
 cat "$out/logs/steps.txt"
 exit "$worst"

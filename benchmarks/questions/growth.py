@@ -69,6 +69,8 @@ class Growth(Lookup):
         return [replace(setting, threads=count) for count in sorted(counts)]
 
     def cases(self, arguments: argparse.Namespace, codes: np.ndarray) -> Iterator[Case]:
+        if arguments.largest < (least := min(FIRST[axis] for axis in arguments.axes)):
+            raise ValueError(f"largest: expected at least {least}, got {arguments.largest}")
         for axis in arguments.axes:
             value = FIRST[axis]
             while value <= min(LAST[axis], arguments.largest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks import contest, curves, exactness, inputs, report
 from benchmarks.contest import Case, Setting
 from benchmarks.peers import growth as peers
 from benchmarks.question import Inexact
+from benchmarks.questions import growth
 from benchmarks.questions.growth import FACTOR, Growth
 from spae.testing import oracles
 
@@ -137,6 +139,26 @@ def test_blocks_of_codes_and_of_queries_change_nothing(monkeypatch):
     peers.gemm(torch.from_numpy(codes))(torch.from_numpy(x))
     assert seen == [20, 20, 10]
     assert product is not peers.lookup.peers_of.gemm
+
+
+def test_sizes_that_leave_nothing_are_an_error(bench, tmp_path):
+    done = bench(*TINY[:-1], "32", "--axes", "queries", "--only", "spae_ops", "--out", tmp_path / "tiny")
+    assert done.returncode == 2
+    assert "largest: expected at least 64, got 32" in done.stderr
+
+
+def test_cores_are_kept_busy_for_the_run_alone(monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        growth.subprocess, "Popen", lambda *given: started.append(popen(*given)) or started[-1]
+    )
+    with growth._busy(1):
+        assert started[0].poll() is None
+    assert len(started) == 1
+    assert started[0].poll() is not None
+    with growth._busy(0):
+        assert len(started) == 1
 
 
 def test_slopes_and_memory_are_of_each_curve():
