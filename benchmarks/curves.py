@@ -13,6 +13,7 @@ Rows = list[dict[str, Any]]
 AXES = {"queries": "N", "codes": "K", "width": "D"}
 _COLOURS = {"ours": "#1b6ca8", "peer": "#8a9299", "yardstick": "#444444"}  # in the order of legends
 _MARKS = {"ours": "o", "peer": "s", "yardstick": "x"}
+RESULT = 20  # bytes that our lookup returns of a query: id, squared distance, codes evaluated
 _FLOOR = 2.0**-4  # MiB; less is drawn here, for nothing has no logarithm
 
 
@@ -57,7 +58,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
         panels[0, column].set_title(axis_title(name, results), loc="left", fontsize=10)
         panels[1, column].set_xlabel(f"{AXES[name]}, log scale", fontsize=9)
     panels[0, 0].set_ylabel("ms a call", fontsize=9)
-    panels[1, 0].set_ylabel("MiB of extra memory, ids included", fontsize=9)
+    panels[1, 0].set_ylabel("MiB of extra memory, results included", fontsize=9)
     figure.suptitle(
         f"{report.heading(results)}, {results['host']['cpu']}, {report.load(results)}", fontsize=11
     )
@@ -82,7 +83,7 @@ def _memory(axis: Any, own: dict[tuple[str, int], Rows]) -> None:
     sizes = {row["value"]: row for rows in own.values() for row in rows}
     for style, label, size in (
         ("--", "all distances, 4 N K bytes", lambda row: 4 * row["queries"] * row["num_codes"]),
-        (":", "ids alone, 8 N bytes", lambda row: 8 * row["queries"]),
+        (":", f"our results, {RESULT} N bytes", lambda row: RESULT * row["queries"]),
     ):
         values = sorted(sizes)
         bytes_of = [max(size(sizes[value]) / 2**20, _FLOOR) for value in values]

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import contest, inputs, report
 from benchmarks.contest import Case, Setting, Worker
-from benchmarks.curves import AXES, axis_title, curves, draw, time_slope
+from benchmarks.curves import AXES, RESULT, axis_title, curves, draw, time_slope
 from benchmarks.exactness import SAMPLE
 from benchmarks.question import absent, positive, say
 from benchmarks.questions.lookup import Lookup
@@ -35,7 +35,7 @@ class Growth(Lookup):
     own_codes = True
     note: ClassVar[str] = (
         "An answer that takes half a second or more is the only sample. MiB is the peak of the extra memory, "
-        "beyond queries, codes and what was prepared of them, with ids and distances; 4 N K the bytes of all "
+        "beyond queries, codes and what was prepared of them, with the results; 4 N K the bytes of all "
         f"distances in float32. Exactness: {SAMPLE} queries by the definition in float64, all others against "
         "ours. Along N the codes are the codebook's, along K and D random, as large where held."
     )
@@ -185,16 +185,22 @@ class Growth(Lookup):
             "",
             "## Slopes",
             "",
-            "Of log time over log size; and MiB at the smallest and the largest size.",
+            "Of log time over log size; and MiB at the smallest and the largest size, of ours also without",
+            f"the {RESULT} N bytes of results.",
             "",
         ]
-        lines += ["| | threads | | from | to | slope of time | MiB |", "|---|--:|---|--:|--:|--:|---|"]
+        lines += [
+            "| | threads | | from | to | slope of time | MiB | without |",
+            "|---|--:|---|--:|--:|--:|---|---|",
+        ]
         for (axis, name, threads), rows in curves(results["rows"]).items():
-            memory = f"{report.mebibytes(rows[0]['peak_extra_bytes'])} to " + report.mebibytes(
-                rows[-1]["peak_extra_bytes"]
-            )
-            ends = f"{rows[0]['value']:,} | {rows[-1]['value']:,}"
-            lines.append(f"| {AXES[axis]} | {threads} | {name} | {ends} | {time_slope(rows)} | {memory} |")
+            ends = rows[0], rows[-1]
+            peaks = [row["peak_extra_bytes"] for row in ends]
+            known = rows[0]["role"] == "ours" and None not in peaks
+            bare = [max(0, row["peak_extra_bytes"] - RESULT * row["queries"]) for row in ends if known]
+            cells = [AXES[axis], str(threads), name, *(f"{row['value']:,}" for row in ends), time_slope(rows)]
+            cells += [" to ".join(map(report.mebibytes, values)) for values in (peaks, bare)]
+            lines.append(f"| {' | '.join(cells)} |")
         return lines
 
     def plot(self, results: dict[str, Any], file: Path) -> None:

@@ -165,14 +165,15 @@ def test_slopes_and_memory_are_of_each_curve():
     rows = [
         {"axis": axis, "contestant": "ours", "threads": threads, "role": "ours", "value": n}
         | {"median_ms": 3.0 * n / threads, "peak_extra_bytes": 2**20 * (1 if axis == "queries" else n)}
+        | {"queries": 2**19 // 20 if n == 16 else 0}
         for axis in ("codes", "queries")
         for threads in (1, 2)
         for n in (16, 4, 1)
     ]
     assert list(curves.curves(rows)) == [(a, "ours", t) for a in ("queries", "codes") for t in (2, 1)]
     lines = Growth().closing({"rows": rows})
-    assert "| N | 2 | ours | 1 | 16 | 1.00 | 1.0 to 1.0 |" in lines
-    assert "| K | 1 | ours | 1 | 16 | 1.00 | 1.0 to 16.0 |" in lines
+    assert "| N | 2 | ours | 1 | 16 | 1.00 | 1.0 to 1.0 | 1.0 to 0.5 |" in lines
+    assert "| K | 1 | ours | 1 | 16 | 1.00 | 1.0 to 16.0 | 1.0 to 15.5 |" in lines
     assert curves.time_slope(rows[:1]) == "-"
 
 
