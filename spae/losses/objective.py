@@ -104,6 +104,11 @@ class Objective(nn.Module):
             weight = weight * _dynamic_weight(total, semantic)
         return total + weight * semantic, {**terms, "appearance": total, "semantic": semantic}
 
+    def mixed(self, images: Tensor, guidance: Any) -> tuple[Tensor, Any]:
+        """The images to train on and their guidance: the semantic loss may mix them (`SemanticLoss.mix`)."""
+        mix = getattr(self.semantic, "mix", None)
+        return (images, guidance) if mix is None or guidance is None else mix(images, guidance)
+
     def adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in this update."""
         return self.discriminator is not None and step >= self.config.discriminator_start

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -168,6 +169,14 @@ class _Output(Protocol):
     def features(self) -> Tensor: ...
 
 
+class Mixture(NamedTuple):
+    """Guidance [B, ..] of a batch whose pictures are mixed: `shares[i]` of picture i, float [B], the rest of
+    the one before it in the batch (of the last one, for the first)."""
+
+    guidance: Tensor
+    shares: Tensor
+
+
 class SemanticLoss(nn.Module):
     """The semantic loss of a tokenizer's output, given each image's feature: ``semantic(output, guidance)``.
 
@@ -218,9 +227,28 @@ class SemanticLoss(nn.Module):
         self.register_buffer("offset", None if offset is None else offset.detach().float(), persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, output: _Output, guidance: Tensor) -> Tensor:
+    def mix(self, images: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor | Mixture]:
+        """What the next step trains on, for images [B, C, *shape] and their guidance: with
+        `TargetRules.mixup`, in training mode, each picture mixed with the one before it in the batch.
+
+        Not in the paper. A batch's order is drawn already, so its neighbours are pairs as good as any. The
+        shares are a function of seed and step, as the words are.
+        """
+        if not self.rules.mixup or not self.training:
+            return images, guidance
+        rank, world = _place()
+        stream = self._stream()
+        # RandomState's stream, unlike Generator's, is guaranteed never to change between NumPy versions.
+        random = np.random.RandomState([stream & 0xFFFFFFFF, stream >> 32])
+        drawn = random.beta(self.rules.mixup, self.rules.mixup, len(images) * world)[rank::world]
+        shares = torch.from_numpy(drawn).to(images)
+        weights = shares.view(-1, *[1] * (images.ndim - 1))
+        return torch.lerp(images.roll(1, 0), images, weights), Mixture(guidance, shares)
+
+    def forward(self, output: _Output, guidance: Tensor | Mixture) -> Tensor:
         """output: a `SPAEOutput` of B images. guidance: unit image features [B, E]; [B, R, E] of every region
-        (`TargetRules.regions`), if there are more than one. Returns a scalar."""
+        (`TargetRules.regions`), if there are more than one; or what `mix` gave beside the images. Returns a
+        scalar."""
         z, ids, pyramid = output.features, output.tokens.ids, output.tokens.pyramid
         targets = self.targets(guidance, pyramid, len(z))
         if self.training:
@@ -229,8 +257,13 @@ class SemanticLoss(nn.Module):
             z, ids, self.codebook.index, pyramid, targets, rule=self.rule, temperature=self.temperature
         )
 
-    def targets(self, guidance: Tensor, pyramid: Pyramid, batch: int) -> list[Tensor]:
-        """The words that guide the next step: int64 [B, n_l] for each guided layer. guidance: as above."""
+    def targets(self, guidance: Tensor | Mixture, pyramid: Pyramid, batch: int) -> list[Tensor]:
+        """The words that guide the next step: int64 [B, n_l] for each guided layer. guidance: as above; a
+        position of a mixed picture takes its own picture's word or the other's for the same position, by the
+        shares."""
+        shares = None
+        if isinstance(guidance, Mixture):
+            guidance, shares = guidance
         if len(self.thresholds) > pyramid.num_layers:
             raise ValueError(
                 f"thresholds: expected at most {pyramid.num_layers}, one for each layer, "
@@ -240,7 +273,8 @@ class SemanticLoss(nn.Module):
         scores = self._regional_scores(guidance, batch)
         regions = [rules.regions.of_layer(pyramid, layer).to(scores.device) for layer in layers]
         counts = [len(region) for region in regions]
-        uniform = self._uniform(batch, sum(counts)).to(scores.device).split(counts, dim=1)
+        drawn = self._uniform(batch, sum(counts) * (1 if shares is None else 2)).to(scores.device)
+        uniform = drawn[:, : sum(counts)].split(counts, dim=1)
         targets: dict[int, Tensor] = {}
         for group in same_pools(regions, rules.allowed):
             wanted = regions[group[0]].unique()
@@ -255,7 +289,12 @@ class SemanticLoss(nn.Module):
                 sizes = pools.sizes[:, place].unflatten(0, (batch, len(wanted)))
                 numbers = uniform[layer] if rules.draw == "distinct" else None
                 targets[layer] = draw_targets(ranked, sizes, rows, numbers)
-        return [targets[layer] for layer in layers]
+        words = [targets[layer] for layer in layers]
+        if shares is None:
+            return words
+        own = drawn[:, sum(counts) :] < shares.to(drawn)[:, None]
+        pairs = zip(own.split(counts, dim=1), words, strict=True)
+        return [torch.where(mine, layer, layer.roll(1, 0)) for mine, layer in pairs]
 
     def _pools(self, scores: Tensor, layers: list[int]) -> SemanticPools:
         """Pools of layers whose words are the same, of raw scores [B, R', K]: rows are images' regions."""
@@ -288,14 +327,22 @@ class SemanticLoss(nn.Module):
 
     def _uniform(self, batch: int, count: int) -> Tensor:
         """This process's rows of the step's random numbers, float64 [batch, count]."""
-        shared = dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
-        # Seeds are spread over 64 bits, so that neither the next step nor the next seed repeats a stream.
-        generator = torch.Generator().manual_seed(
-            (self.seed * 0x9E3779B97F4A7C15 + int(self.step) * 0xD1342543DE82EF95) % 2**63
-        )
+        rank, world = _place()
+        generator = torch.Generator().manual_seed(self._stream())
         numbers = torch.rand(batch * world, count, generator=generator, dtype=torch.float64)
         return numbers[rank::world]
+
+    def _stream(self) -> int:
+        """The number of the step's stream of random numbers."""
+        # Seeds are spread over 64 bits, so that neither the next step nor the next seed repeats a stream.
+        return (self.seed * 0x9E3779B97F4A7C15 + int(self.step) * 0xD1342543DE82EF95) % 2**63
+
+
+def _place() -> tuple[int, int]:
+    """This process's number among those that share a batch, and how many those are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
 
 
 def _check_text_features(features: Any, count: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spae.configs import Count, checked
+from spae.configs import Count, Weight, checked
 from spae.losses.regions import Regions
 
 Draw = Literal["uniform", "distinct", "ranked"]
@@ -33,6 +33,8 @@ class TargetRules:
     offset: float [K], taken from the raw scores of each word before anything else, e.g. `hub_offset`.
     allowed: bool [L', K], the words among which each guided layer's pools are found; the others count neither
         as targets nor as the best and worst of eq. 6. None: all.
+    mixup: a above 0 trains on mixed pictures (`SemanticLoss.mix`), as Zhang et al. (2018) do for classes: in
+        shares from Beta(a, a), with words drawn from either picture's pools in these shares. 0: none.
     """
 
     draw: Draw = "uniform"
@@ -41,9 +43,11 @@ class TargetRules:
     regions: Regions = field(default_factory=Regions)
     offset: Tensor | None = None
     allowed: Tensor | None = None
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         checked("draw", self.draw, Draw)
+        checked("mixup", self.mixup, Weight)
         for name in ("least", "most"):
             object.__setattr__(self, name, checked(name, getattr(self, name), Sizes))
 

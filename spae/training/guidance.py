@@ -85,16 +85,24 @@ def semantic_guidance(
         scorer's arguments, in which "codebook" stands for the words of the model's codebook as a
         "vocabulary"; the others, but "start" (`start_guidance`), say what guides:
         "thresholds", "temperature", "seed": see `SemanticLoss`;
-        "draw", "least", "most": see `TargetRules`;
+        "draw", "least", "most", "mixup": see `TargetRules`;
         "regions": fields of `Regions`;
         "hubs", "hub_neighbours": the weight and neighbours of `hub_offset` over this data set; 0 for none;
         "words": "all" or a kind of words (`spae.codebook.kinds`) from which targets come, or a list of
         those; a list of such lists has one for each guided layer.
 
+    Raises ValueError for "mixup" beside a model whose words a regression chooses (`SemanticWords`): no step
+    of training changes those.
+
     All features are computed before the run, those of words and of images from the cache if they are there;
     by default on this process's device.
     """
     found = _parts(entries)
+    if found.rules.get("mixup") and isinstance(getattr(model, "semantic", None), SemanticWords):
+        raise ValueError(
+            f"{_SECTION}.mixup: expected 0 beside model.semantic_projection 'words', which no step changes, "
+            f"got {found.rules['mixup']}"
+        )
     book, regions = model.codebook, found.regions
     scorer = _scorer(found, book.words)
     words = TextFeatureCache(scorer).features(book.words)
@@ -228,7 +236,7 @@ def _parts(entries: Any) -> _Guidance:
         start = dict(start)
         if isinstance(start.get("data"), Mapping):
             parse(start["data"])
-    rules = {entry: rest.pop(entry) for entry in ("draw", "least", "most") if entry in rest}
+    rules = {entry: rest.pop(entry) for entry in ("draw", "least", "most", "mixup") if entry in rest}
     hubs, neighbours = rest.pop("hubs", 0.0), rest.pop("hub_neighbours", 10)
     words, loss = rest.pop("words", None), {"thresholds": THRESHOLDS, **rest}
     TargetRules(**rules).check(len(loss["thresholds"]), 1)
@@ -248,6 +256,7 @@ def _loss_entries(
     hubs: Weight = 0.0,
     hub_neighbours: Count | None = 10,
     words: _Kind | Sequence[_Kind | Sequence[_Kind]] | None = None,
+    mixup: Weight = 0.0,
 ) -> None:
     """What a configuration says of a semantic loss."""
 

@@ -198,6 +198,8 @@ class Trainer:
         pairs: list[tuple[Tensor, Tensor]] = []
         means = _Means(len(parts))
         for number, (images, guidance) in enumerate(parts, 1):
+            if objective is not None:
+                images, guidance = objective.mixed(images, guidance)
             with learner.exchange(gradients=number == len(parts)):
                 output = self.model(images)
                 total, terms = self._loss(output, images, guidance)
