@@ -195,7 +195,7 @@ def _build(folder: Path, into: Path, size: int) -> dict[str, Any]:
     }
     concepts = [
         concept
-        for concept in _concepts(folder)
+        for concept in concepts_of(folder)
         if all(concept["hexcode"] in pictures[vendor] for vendor in VENDORS)
     ]
     pixels = open_pixels(into, (len(concepts) * len(VENDORS), 3, size, size))
@@ -256,7 +256,7 @@ def icon_svg(icons: dict[str, Any], name: str) -> str | None:
     return f'<svg {namespaces} viewBox="{box}" width="{width}" height="{height}">{icon["body"]}</svg>'
 
 
-def _concepts(folder: Path) -> Iterator[dict[str, Any]]:
+def concepts_of(folder: Path) -> Iterator[dict[str, Any]]:
     """The emoji of things in Unicode's order, with their names in every language."""
     wanted = ("package/en/data.json", "package/meta/groups.json")
     files = {

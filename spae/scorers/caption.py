@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from spae.checksum import checksum as checksum_of_parts
+from spae.data.translations import Language, translations
 from spae.models.minilm import MiniLM
 from spae.scorers.protocol import checksum_of, choose_device, unit
 
@@ -22,6 +24,9 @@ class CaptionScorer:
         encoder: n texts -> [n, E]; None loads MiniLM. It lower-cases: "Turkey" is "turkey".
         name, checksum: of an encoder other than MiniLM.
         device: of the MiniLM that is loaded; None: the accelerator's, the CPU without one.
+        languages: whose words `text_features` reads as what they mean in English, where a dictionary from the
+            names of emoji knows them (`translations`, and what that raises; the first counts most): "Hund"
+            gets the feature of "dog". MiniLM itself is English. Captions are not translated. None by default.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class CaptionScorer:
         name: str = "caption-minilm",
         checksum: str | None = None,
         device: torch.device | str | None = None,
+        languages: Sequence[Language] = (),
     ):
         if encoder is not None and not isinstance(encoder, MiniLM) and checksum is None:
             raise ValueError(
@@ -38,7 +44,8 @@ class CaptionScorer:
                 "got None"
             )
         self.encoder = MiniLM.load(device=choose_device(device)) if encoder is None else encoder
-        self.name = name
+        self.meanings = translations(tuple(languages))
+        self.name = "-".join([name, *languages])
         self._checksum = checksum
 
     @property
@@ -46,15 +53,31 @@ class CaptionScorer:
         if self._checksum is None:
             assert isinstance(self.encoder, MiniLM)
             self._checksum = checksum_of(self.encoder.model.state_dict(), "caption", 1)
-        return self._checksum
+        if not self.meanings:
+            return self._checksum
+        return checksum_of_parts([self._checksum, repr(sorted(self.meanings.items()))])
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """n texts -> unit vectors float32 [n, E]."""
-        return unit(self.encoder(list(texts)))
+        """n texts -> unit vectors float32 [n, E]. What the languages' dictionary knows gets the mean of what
+        its meanings get, whatever its case and the white space around it."""
+        features = self._encoded(texts)
+        known = {text: self.meanings.get(text.strip().casefold(), ()) for text in texts}
+        english = list(dict.fromkeys(term for terms in known.values() for term in terms))
+        if not english:
+            return features
+        place = {term: row for row, term in enumerate(english)}
+        encoded = self._encoded(english)
+        for row, text in enumerate(texts):
+            if known[text]:
+                features[row] = unit(encoded[[place[term] for term in known[text]]].mean(0))
+        return features
 
     def caption_features(self, captions: Sequence[str]) -> Tensor:
-        """B images' captions -> unit vectors float32 [B, E]: their `text_features`."""
-        return self.text_features(captions)
+        """B images' captions -> unit vectors float32 [B, E], as the encoder reads them."""
+        return self._encoded(captions)
+
+    def _encoded(self, texts: Sequence[str]) -> Tensor:
+        return unit(self.encoder(list(texts)))
 
     def image_features(self, images: Tensor) -> Tensor:
         """Raises TypeError: there is no caption in pixels."""
