@@ -34,9 +34,10 @@ English, without and with `languages` (all 28): a word of these then has the lik
 that it translates (`spae.data.translations`).
 
 **What the dictionary is.** It is made when it is asked for, of the names and keywords of emoji of things:
-two words mean the same if they stand for nearly the same emoji. `koffie` is {koffie}, and scores for
-"coffee" {coffee} where "coffee" scores {coffee_self} (MiniLM alone: {koffie_alone}); but Gemma's 65,536
-words have no `koffie`, `Kaffee`, `кофе` or `kopi`, only `café`, so that no model of this table can say it.
+two words mean the same if they stand for nearly the same emoji. Of several meanings the one counts that is
+most like them all. `koffie` ({koffie}) is read as "{read}"; for "coffee" it scores {coffee}, where
+"coffee" scores {coffee_self} and MiniLM alone gives `koffie` {koffie_alone}. But Gemma's 65,536 words have
+no `koffie`, `Kaffee`, `кофе` or `kopi`, only `café`: no model of this table can say it.
 
 **What is held out.** The emoji of the 150 concepts that test and stop training, and each English term with
 a word of their names, are not in it: it has {words:,} words, and would have {more:,} more. So a name of
@@ -62,15 +63,31 @@ class Trial:
         self.foreign[rows] = True
         known = alone.clone()
         known[rows] = self.with_languages.text_features([self.book.words[row] for row in rows])
+        self.readings = self.read(sorted({self.keys[row] for row in rows}))
         self.text = {"MiniLM alone": alone, "with the dictionary": known}
 
     def relative(self, captions: Sequence[str], how: str) -> Tensor:
         """Of all words for each caption, float32 [n, K]."""
         return relative_scores(self.plain.caption_features(captions) @ self.text[how].T)
 
+    def read(self, words: Sequence[str]) -> dict[str, str]:
+        """What words of the dictionary are read as: of their meanings the one that scores as they do."""
+        terms = list(dict.fromkeys(term for word in words for term in self.meanings[word]))
+        place = {term: number for number, term in enumerate(terms)}
+        encoded, own = self.plain.text_features(terms), self.with_languages.text_features(words)
+        found = {}
+        for word, feature in zip(words, own, strict=True):
+            of = self.meanings[word]
+            found[word] = of[int((encoded[[place[term] for term in of]] @ feature).argmax())]
+        return found
+
     def meaning(self, row: int) -> str:
-        """What says whether two words say the same: the dictionary's meaning, or the word."""
-        return " ".join(self.meanings.get(self.keys[row], (self.keys[row],)))
+        """What a word says: if the dictionary knows it, what it is read as, else itself."""
+        return self.readings.get(self.keys[row], self.keys[row])
+
+    def shown(self, row: int) -> str:
+        key = self.keys[row]
+        return f"{key} ({self.readings[key]})" if key in self.readings else key
 
 
 def table(*columns: str) -> str:
@@ -82,30 +99,26 @@ def row(*cells: object) -> str:
 
 
 def by_language(trial: Trial) -> Iterator[str]:
-    """Words that gain a meaning, and how well they score for it: in the mean over those that mean the name of
-    a training concept, for that name."""
+    """Words that gain a meaning, and how well they score for it: in the mean over those that are read as the
+    name of a training concept, for that name."""
     names = sorted({name.casefold() for name in Emoji("train", 64).captions})
     scores = {how: trial.relative(names, how) for how in trial.text}
     yield table(
         "language", "words of it", "in the table", *(f"score, {how}" for how in scores), "some of them"
     )
-    total = 0
     for language in LANGUAGES:
         meanings = translations((language,))
         first = {key: place for place, key in reversed(list(enumerate(trial.keys))) if key in meanings}
+        own = [key for key in first if trial.meanings[key] == meanings[key]]
         pairs = [
-            (names.index(term), place)
-            for key, place in first.items()
-            for term in meanings[key]
-            if term in names and trial.meanings[key] == meanings[key]
+            (names.index(trial.readings[key]), first[key]) for key in own if trial.readings[key] in names
         ]
         means = ["-"] * len(scores)
         if pairs:
             picked = tuple(torch.tensor(pairs).T)
             means = [f"{relative[picked].mean():.3f} ({len(pairs)})" for relative in scores.values()]
-        some = sorted((k for k in first if meanings[k][0] in names), key=first.__getitem__)[:4]
-        shown = ", ".join(f"{key} ({' / '.join(meanings[key][:2])})" for key in some)
-        total += len(first)
+        some = sorted(place for _, place in pairs)[:6]
+        shown = ", ".join(map(trial.shown, some))
         yield row(language, len(meanings), len(first), *means, shown)
     yield row("all", len(trial.meanings), f"{int(trial.foreign.sum())} rows", "", "", "")
 
@@ -138,7 +151,7 @@ def by_concept(trial: Trial) -> Iterator[str]:
         for relative in both:
             ranked = relative[number].topk(60)
             keys = [
-                trial.keys[i]
+                trial.shown(i)
                 for i, score in zip(*map(Tensor.tolist, ranked[::-1]), strict=True)
                 if score >= 0.9
             ]
@@ -172,10 +185,7 @@ def chosen(trial: Trial, features: Features) -> Iterator[str]:
     yield ""
     yield table("new picture", "layer 1 and its four words of layer 2, with the dictionary")
     for caption, ids in examples[::9]:
-        said = [
-            f"{trial.keys[i]}{f' ({trial.meanings[trial.keys[i]][0]})' if trial.foreign[i] else ''}"
-            for i in ids
-        ]
+        said = [trial.shown(i) for i in ids]
         yield row(caption, f"**{said[0]}**; {', '.join(said[1:])}")
 
 
@@ -189,7 +199,8 @@ def introduction(trial: Trial) -> str:
         for scorer in (trial.plain, trial.with_languages)
     ]
     return TEXT.format(
-        koffie=" / ".join(trial.meanings["koffie"]),
+        koffie=", ".join(trial.meanings["koffie"]),
+        read=trial.read(["koffie"])["koffie"],
         coffee=f"{found[1][0]:.3f}",
         coffee_self=f"{found[1][1]:.3f}",
         koffie_alone=f"{found[0][0]:.3f}",

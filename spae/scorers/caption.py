@@ -58,8 +58,9 @@ class CaptionScorer:
         return checksum_of_parts([self._checksum, repr(sorted(self.meanings.items()))])
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """n texts -> unit vectors float32 [n, E]. What the languages' dictionary knows gets the mean of what
-        its meanings get, whatever its case and the white space around it."""
+        """n texts -> unit vectors float32 [n, E]. What the languages' dictionary knows, whatever its case and
+        the white space around it, gets what one of its meanings gets, the one most like them all: their mean
+        would be a hub, near to whatever is shown."""
         features = self._encoded(texts)
         known = {text: self.meanings.get(text.strip().casefold(), ()) for text in texts}
         english = list(dict.fromkeys(term for terms in known.values() for term in terms))
@@ -69,7 +70,10 @@ class CaptionScorer:
         encoded = self._encoded(english)
         for row, text in enumerate(texts):
             if known[text]:
-                features[row] = unit(encoded[[place[term] for term in known[text]]].mean(0))
+                meanings = encoded[[place[term] for term in known[text]]]
+                # Rounded, so that of two the first counts, on every host.
+                likeness = (meanings @ meanings.mean(0)).round(decimals=4)
+                features[row] = meanings[likeness.argmax()]
         return features
 
     def caption_features(self, captions: Sequence[str]) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from spae.scorers import CaptionScorer, TextFeatureCache
 from spae.training.guidance import check_guidance
 
-MEANINGS = {"koffie": ("coffee", "cafe"), "hond": ("dog",)}
+MEANINGS = {"koffie": ("cafe", "coffee", "zzz"), "hond": ("dog",), "of": ("b", "a")}
 
 
 def letters(texts) -> torch.Tensor:
@@ -28,17 +28,19 @@ def scorers() -> tuple[CaptionScorer, CaptionScorer]:
 
 def test_a_word_scores_as_what_it_means():
     plain, dutch = scorers()
-    words = [" Hond", "coffee", "koffie", "hond", "zebra", "dog"]
-    found, english = dutch.text_features(words), plain.text_features(["dog", "coffee", "cafe", "zebra"])
-    torch.testing.assert_close(found[0], english[0])
-    assert torch.equal(found[3], found[0])
-    torch.testing.assert_close(found[5], found[0])
-    mean = torch.nn.functional.normalize(english[1] + english[2], dim=0)
-    torch.testing.assert_close(found[2], mean)
+    words = [" Hond", "coffee", "koffie", "hond", "zebra", "dog", "OF"]
+    found, english = dutch.text_features(words), plain.text_features(["dog", "coffee", "zebra", "b"])
+    assert torch.equal(found[0], english[0])
+    assert torch.equal(found[3], english[0])
+    assert torch.equal(found[5], english[0])
     assert torch.equal(found[1], english[1])
-    assert torch.equal(found[4], english[3])
+    assert torch.equal(found[4], english[2])
+    assert torch.equal(found[6], english[3]), "of two the first"
+    terms = plain.text_features(MEANINGS["koffie"])
+    assert torch.equal(found[2], terms[(terms @ terms.mean(0)).argmax()]), "the one most like all"
+    assert not torch.equal(found[2], terms[2])
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(7))
 
 
 def test_what_no_dictionary_knows_and_captions_stay_as_they_are():
