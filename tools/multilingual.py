@@ -45,7 +45,17 @@ theirs in another language scores as MiniLM alone has it, which is mostly by cha
 what it means by a concept that a figure here is about. Translations tell nothing of pictures in any case:
 the map from pictures to meanings is fitted to training pictures and English names. But a table with `dog`
 in ten languages has ten words where it had one, and the best 4 or 8 words may be one guess said several
-times: layers 2 and 3 below therefore also count the different meanings.
+times: the last table therefore also counts how many different things the words say.
+
+**What it shows.** 2,192 of the 65,536 words get a meaning, and then score as it does, 1 for the thing's own
+name by construction. Of the pictures of training concepts 69% have a word that is not English in the pool
+of .9 (before: 3%), of those of held-out ones 16% (2%). On pictures never seen the chosen words fit as well
+as before, not better (.50 in layer 1 of both new): a quarter of them are of other languages, in layer 3
+43%, where 8 words now say 1.9 different things instead of 3.1. So languages are for whoever wants words of
+them; they make no word truer. By a look, about three in ten of the readings in the first table are wrong or
+name what goes with the thing (`über`, `det`, `malam`): a few names are little for statistics. With the mean
+of a word's meanings in place of one of them, 95% of the chosen words were foreign and scored .06 higher,
+for such means are hubs (`bec` for every animal): that was given up.
 """
 
 
