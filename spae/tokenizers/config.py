@@ -31,8 +31,8 @@ class SPAEConfig(Config):
     semantic_projection: "learned", or "frozen" as the start fitted it (`spae.training.start_guidance`): then
         a small set cannot be learnt by heart through it. "words": the latents of these positions are the
         vectors of words that are chosen in the scorer's space (`SemanticWords`), frozen as well, and nothing
-        is joined; the rule is "saq" then, without vocabularies and word_dim. semantic_rank: of the
-        projections' matrices; None: full, which "words" does not take.
+        is joined; the rule is "saq" then, without vocabularies, and a projector is frozen. semantic_rank: of
+        the projections' matrices; None: full, which "words" does not take.
     semantic_pools, semantic_local: of "words", see `SemanticWords`. semantic_size: images below so many
         pixels a side are enlarged to it for the network.
     word_dim: the width of what words are looked up by, their vectors through a projector that begins with the
@@ -116,7 +116,12 @@ class SPAEConfig(Config):
             ("semantic_rank", self.semantic_rank, "a number", self.semantic_rank is not None),
             ("rule", self.rule, "'saq'", self.rule == "saq"),
             ("vocabularies", self.vocabularies, "null", self.vocabularies is None),
-            ("word_dim", self.word_dim, "null", self.word_dim is None),
+            (
+                "word_projector",  # else the latents would have to follow it
+                self.word_projector,
+                "'frozen' or no word_dim",
+                self.word_dim is None or self.word_projector == "frozen",
+            ),
             (
                 "semantic_pools",
                 pools,

@@ -172,13 +172,26 @@ def test_exported_as_a_program():
     assert torch.equal(ids, spae.encode(x).ids)
 
 
+@torch.no_grad()
+def test_words_are_the_same_where_a_frozen_projector_looks_them_up():
+    options = {"semantic_pools": (1, 4, 8), "semantic_local": 0.5}
+    plain, few, x = model(**options), model(word_dim=4, word_projector="frozen", **options), images()
+    assert few.latents(x).shape[1] == 4
+    said, wanted = few.encode(x), plain.encode(x)
+    assert torch.equal(said.upto(3).ids, wanted.upto(3).ids)
+    # Below they are the encoder's, but for the positions that the first layers took.
+    places = plain.semantic.places
+    assert torch.equal(said.layer(3)[:, places], wanted.layer(3)[:, places])
+    assert not torch.equal(said.layer(3), wanted.layer(3))
+
+
 @pytest.mark.parametrize(
     ("message", "changes"),
     [
         ("semantic_rank: expected a number beside semantic_projection 'words', got None", {"semantic_rank": None}),
         ("rule: expected 'saq' beside semantic_projection 'words', got 'rq'", {"rule": "rq"}),
         ("vocabularies: expected null beside", {"vocabularies": ("all",) * 4}),
-        ("word_dim: expected null beside semantic_projection 'words', got 4", {"word_dim": 4}),
+        ("word_projector: expected 'frozen' or no word_dim beside semantic_projection 'words', got 'learned'", {"word_dim": 4}),
         (r"semantic_pools: expected null or one for each of 3 layers beside .*, got \(1, 2\)", {"semantic_pools": (1, 2)}),
         ("semantic_local: expected .*, got 1.5", {"semantic_local": 1.5}),
     ],
