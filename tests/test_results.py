@@ -65,8 +65,10 @@ def test_a_new_result_comes_in_by_itself(tool, tmp_path):
     text = tool.text([*found, new])
     assert "### two-models\n\n| model | layers |" in text
     assert "Host: A processor, 3 cores, torch 9.9." in text
-    assert "| **a** (ours) | 500 of" in text
-    tool.draw([new], tmp_path)
+    assert "| **a, two-models** (ours) | 500 of" in text
+    tool.draw([new], tmp_path)  # such a page has a plot of its own
+    assert not (tmp_path / "reconstruction.png").exists()
+    tool.draw([new, tool.Result("alone", "reconstruction", both["a"])], tmp_path)
     assert (tmp_path / "reconstruction.png").stat().st_size > 5000
     nothing = tool.text([new])
     assert "No run is committed yet; `spae eval fewshot` makes one." in nothing

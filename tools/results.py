@@ -93,9 +93,10 @@ def draw(found: list[Result], folder: Path) -> None:
     """The plots that the text shows."""
     for name, panels, x in _figures(found):
         curves(panels, folder / f"{name}.png", x=x)
-    by_model = _reconstructions(found)
-    if by_model:
-        quality_curves(by_model, folder / "reconstruction.png")
+    # Pages of several models have plots of their own; all in one would be a tangle.
+    alone = _reconstructions([result for result in found if "models" not in result.report])
+    if alone:
+        quality_curves(alone, folder / "reconstruction.png")
 
 
 def fewshot(mine: list[Result]) -> Iterator[str]:
@@ -131,6 +132,8 @@ def reconstruction(mine: list[Result]) -> Iterator[str]:
         words = sum(row["words_per_image"] for row in report["layers"])
         size = "x".join(map(str, report["image_size"]))
         lpips = f"{last['lpips']:.3f}" if "lpips" in last else ""
+        if lpips and report["lpips_net"] != "vgg":
+            lpips += f" ({report['lpips_net']})"
         ours = [f"{last['psnr']:.2f}", lpips, f"{last['frechet']:.1f}" if "frechet" in last else ""]
         rows.append(
             [f"**{name}** (ours)", f"{report['images']} of {size}", str(words), *ours, "", "", "", ""]
@@ -140,10 +143,13 @@ def reconstruction(mine: list[Result]) -> Iterator[str]:
         rows.append([row["system"], "ImageNet", str(row["words"]), "", "", "", *figures])
     ours = ["PSNR, ours", "LPIPS, ours", "Fréchet on Lite0, ours"]
     published = [f"{name}, published" for name in ("PSNR", "LPIPS", "FID", "IS")]
-    note = f"Ours from all layers; other data, so no comparison of methods. {_published('reconstruction')}"
+    note = (
+        "Ours from all layers, LPIPS over VGG16 unless said; other data, so no comparison of methods. "
+        f"{_published('reconstruction')}"
+    )
     yield markdown(["system", "images", "words", *ours, *published], rows, note)
-    if rows and mine:
-        yield f"![Quality against words kept]({PLOTS}/reconstruction.png)"
+    if any("models" not in result.report for result in mine):
+        yield f"![Quality of single models against words kept]({PLOTS}/reconstruction.png)"
 
 
 def semantics(mine: list[Result]) -> Iterator[str]:
@@ -279,9 +285,9 @@ def _reconstructions(found: list[Result]) -> dict[str, dict[str, Any]]:
     by_name = {}
     for result in found:
         if result.task in ("reconstruction", "digits"):
+            data = result.name.removeprefix("reconstruction-")
             for model, report in result.of_models.items():
-                name = model if "models" in result.report else result.name
-                by_name[f"{result.name}, {model}" if name in by_name else name] = report
+                by_name[f"{model}, {data}" if "models" in result.report else result.name] = report
     return by_name
 
 
