@@ -332,7 +332,7 @@ def test_masks_must_fit_and_leave_a_word(codebook, tiny):
 def test_a_tokenizer_s_vocabularies_are_what_may_be_written(codebook, tiny):
     rows = torch.arange(WORDS)
     own = torch.stack([rows < 10, rows < 40, rows >= 40])
-    tokenizer = SimpleNamespace(codebook=codebook, pyramid=PYRAMID, word_masks=own)
+    tokenizer = SimpleNamespace(borrowed_ids=None, codebook=codebook, pyramid=PYRAMID, word_masks=own)
     control = set(tiny.special_ids)
 
     def allowed(lexicon):
@@ -351,7 +351,7 @@ def test_a_tokenizer_s_vocabularies_are_what_may_be_written(codebook, tiny):
         Lexicon.of(tokenizer, tiny, rows >= 10)
     with pytest.raises(ValueError, match=r"masks: expected one per layer \(3\), got 2"):
         Lexicon.of(tokenizer, tiny, [even] * 2)
-    free = SimpleNamespace(codebook=codebook, pyramid=PYRAMID, word_masks=None)
+    free = SimpleNamespace(borrowed_ids=None, codebook=codebook, pyramid=PYRAMID, word_masks=None)
     assert Lexicon.of(free, tiny).fingerprint == Lexicon(codebook, PYRAMID, tiny).fingerprint
 
 
