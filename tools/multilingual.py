@@ -26,18 +26,19 @@ from spae.scorers import CaptionScorer, TextFeatureCache
 
 SOURCES = ("emoji", "emoji-more", "gcompris", "pysiogame")
 SHOWN = ("hot beverage", "dog", "house", "fish", "moon", "book", "bridge at night", "snake", "cheese wedge")
+COFFEES = "koffie", "Kaffee", "кофе", "kopi", "café"
 TEXT = """# Words of other languages, scored as what they mean
 
 `python tools/multilingual.py --features FOLDER`: every figure as printed; nothing trains, seeds play no
-part. The 65,536 words of Gemma's table (`gemma3-65k`) and the scorer `caption`, MiniLM, which knows
-English, without and with `languages` (all 28): a word of these then has the likeness of the English words
-that it translates (`spae.data.translations`).
+part; what they say is in the README beside it. The 65,536 words of Gemma's table (`gemma3-65k`) and the
+scorer `caption`, MiniLM, which knows English, without and with `languages` (all 28): a word of these then
+has the likeness of the English words that it translates (`spae.data.translations`).
 
 **What the dictionary is.** It is made when it is asked for, of the names and keywords of emoji of things:
 two words mean the same if they stand for nearly the same emoji. Of several meanings the one counts that is
 most like them all. `koffie` ({koffie}) is read as "{read}"; for "coffee" it scores {coffee}, where
-"coffee" scores {coffee_self} and MiniLM alone gives `koffie` {koffie_alone}. But Gemma's 65,536 words have
-no `koffie`, `Kaffee`, `кофе` or `kopi`, only `café`: no model of this table can say it.
+"coffee" scores {coffee_self} and MiniLM alone gives `koffie` {koffie_alone}. But of
+{coffees} Gemma's 65,536 words have {said}: a model of this table can say no other.
 
 **What is held out.** The emoji of the 150 concepts that test and stop training, and each English term with
 a word of their names, are not in it: it has {words:,} words, and would have {more:,} more. So a name of
@@ -46,16 +47,6 @@ what it means by a concept that a figure here is about. Translations tell nothin
 the map from pictures to meanings is fitted to training pictures and English names. But a table with `dog`
 in ten languages has ten words where it had one, and the best 4 or 8 words may be one guess said several
 times: the last table therefore also counts how many different things the words say.
-
-**What it shows.** 2,192 of the 65,536 words get a meaning, and then score as it does, 1 for the thing's own
-name by construction. Of the pictures of training concepts 69% have a word that is not English in the pool
-of .9 (before: 3%), of those of held-out ones 16% (2%). On pictures never seen the chosen words fit as well
-as before, not better (.50 in layer 1 of both new): a quarter of them are of other languages, in layer 3
-43%, where 8 words now say 1.9 different things instead of 3.1. So languages are for whoever wants words of
-them; they make no word truer. By a look, about three in ten of the readings in the first table are wrong or
-name what goes with the thing (`über`, `det`, `malam`): a few names are little for statistics. With the mean
-of a word's meanings in place of one of them, 95% of the chosen words were foreign and scored .06 higher,
-for such means are hubs (`bec` for every animal): that was given up.
 """
 
 
@@ -209,6 +200,8 @@ def introduction(trial: Trial) -> str:
         for scorer in (trial.plain, trial.with_languages)
     ]
     return TEXT.format(
+        coffees=", ".join(f"`{word}`" for word in COFFEES),
+        said=", ".join(f"`{word}`" for word in COFFEES if word.casefold() in trial.keys) or "none",
         koffie=", ".join(trial.meanings["koffie"]),
         read=trial.read(["koffie"])["koffie"],
         coffee=f"{found[1][0]:.3f}",
