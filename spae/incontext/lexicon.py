@@ -41,8 +41,8 @@ class Lexicon:
     ) -> None:
         self.codebook = codebook
         self.pyramid = pyramid
-        borrowed = llm_ids is not None
-        llm_ids = llm_ids if borrowed else codebook.llm_ids
+        self._borrowed = llm_ids is not None
+        llm_ids = llm_ids if self._borrowed else codebook.llm_ids
         if llm_ids is None:
             raise ValueError(
                 f"codebook: expected one with llm_ids, got {codebook.name!r}, which is in no language; "
@@ -54,7 +54,7 @@ class Lexicon:
             raise ValueError(
                 f"codebook: expected distinct llm_ids, got {codebook.name!r}, which repeats some"
             )
-        if not borrowed:
+        if not self._borrowed:
             _check_words(codebook, self._words, llm)
         known: dict[int, Trie] = {}  # a mask of several layers is looked through once
         self._tries: list[Trie] = []
@@ -151,7 +151,8 @@ class Lexicon:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the codebook, the pyramid and what is allowed where."""
         sets = [part for trie in self._tries for part in (len(trie).to_bytes(8, "little"), trie.content())]
-        return checksum([f"{self.codebook.checksum} {self.pyramid}", *sets])
+        borrowed = [repr(self._words)] if self._borrowed else []  # of others the codebook's checksum knows
+        return checksum([f"{self.codebook.checksum} {self.pyramid}", *sets, *borrowed])
 
 
 def seen_masks(tokens: PyramidTokens, num_words: int) -> list[Tensor]:

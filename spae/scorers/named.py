@@ -8,13 +8,14 @@ from spae.scorers.open_clip import OpenCLIPScorer
 from spae.scorers.protocol import ImageTextScorer
 
 
-def check_scorer(name: str) -> str:
-    """The same name. Raises ValueError for one that `load_scorer` does not know; nothing is loaded."""
+def check_scorer(name: str) -> None:
+    """Raises ValueError for a name that `load_scorer` does not know. Nothing is loaded."""
     kind, _, model = name.partition(":")
-    architecture, slash, checkpoint = model.partition("/")
-    if name in ("caption", "conse") or (kind == "open_clip" and architecture and slash and checkpoint):
-        return name
-    raise ValueError(f"scorer: expected caption, conse or open_clip:ARCHITECTURE/CHECKPOINT, got {name!r}")
+    architecture, _, checkpoint = model.partition("/")
+    if name not in ("caption", "conse") and not (kind == "open_clip" and architecture and checkpoint):
+        raise ValueError(
+            f"scorer: expected caption, conse or open_clip:ARCHITECTURE/CHECKPOINT, got {name!r}"
+        )
 
 
 def load_scorer(name: str) -> ImageTextScorer:

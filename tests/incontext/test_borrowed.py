@@ -41,6 +41,8 @@ def test_learned_codes_are_written_as_whole_words_and_read_back(llm):
     written = lexicon.llm_ids(tokens)
     assert all(set(image) <= set(ids) for image in written)
     assert torch.equal(lexicon.tokens(written).ids, tokens.ids)
+    model.borrowed_ids = torch.tensor(ids[::-1])  # the same words, for other codes
+    assert Lexicon.of(model, llm).fingerprint != lexicon.fingerprint
 
 
 def test_a_word_that_the_model_has_is_kept_and_no_two_codes_share_one(llm):
